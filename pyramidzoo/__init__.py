@@ -1,0 +1,48 @@
+"""pyramidzoo: the pretrained model zoo of the residual-network era that can prove its numbers.
+
+>>> import pyramidzoo
+>>> model = pyramidzoo.create_model("resnet20_fattorib", weights="cifar10")  # or pyramidzoo.resnet20_fattorib(...)
+
+Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyramidzoo.architectures import list_models as list_models
+    from pyramidzoo.factory import create_model as create_model
+    from pyramidzoo.factory import get_weights as get_weights
+    from pyramidzoo.factory import list_weights as list_weights
+    from pyramidzoo.preprocessing import eval_transform as eval_transform
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "create_model": "pyramidzoo.factory",
+    "eval_transform": "pyramidzoo.preprocessing",
+    "get_weights": "pyramidzoo.factory",
+    "list_models": "pyramidzoo.architectures",
+    "list_weights": "pyramidzoo.factory",
+}
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    from pyramidzoo.architectures import architectures
+
+    if name in architectures():
+        from pyramidzoo.factory import constructors
+
+        return constructors()[name]
+    raise AttributeError(f"module 'pyramidzoo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from pyramidzoo.architectures import architectures
+
+    return sorted([*__all__, *architectures()])

@@ -1,0 +1,180 @@
+"""safetensors files: written as a whole, read strictly, hashed by content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pyramidzoo.errors import IntegrityError, UnavailableError
+from pyramidzoo.files import replacing
+from pyramidzoo.manifest import Preprocessing
+
+COUNTER = "num_batches_tracked"  # BN's batch counters: absent in old files, without effect at momentum 0.1
+
+_DTYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a converted file says of itself in its metadata, enough to build its network and to evaluate it."""
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    dataset: str
+    num_classes: int
+    preprocessing: Preprocessing
+    layout: str
+    origin_sha256: str
+
+    def to_metadata(self) -> dict[str, str]:
+        # "format" is what timm, transformers and the Hub's viewer look for
+        return {"format": "pt", "pyramidzoo": json.dumps(dataclasses.asdict(self), sort_keys=True)}
+
+    @classmethod
+    def of(cls, path: Path) -> Description | None:
+        """The description in a safetensors file, or None where another program wrote it.
+
+        Raises IntegrityError, UnavailableError.
+        """
+        text = read_metadata(path).get("pyramidzoo")
+        if text is None:
+            return None
+        try:
+            content = json.loads(text)
+            settings = {name: _tuple(value) for name, value in content.pop("preprocessing").items()}
+            return cls(preprocessing=Preprocessing(**settings), **content)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise IntegrityError(f"{path}: its metadata do not describe a network ({error}); convert it anew") from error
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Signature:
+    """dtype (safetensors' name) and shape of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{'x'.join(map(str, self.shape))}]"
+
+
+def signature(tensor: Tensor) -> Signature:
+    """The signature of a tensor on any device. Raises IntegrityError for a dtype that no container here holds."""
+    if tensor.dtype not in _DTYPES:
+        raise IntegrityError(f"tensors of {tensor.dtype} do not occur in weights files of the zoo")
+    return Signature(_DTYPES[tensor.dtype], tuple(tensor.shape))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Replace `path` with a safetensors file; the same tensors and metadata give the same bytes."""
+    with replacing(path) as part:
+        try:
+            save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, part, dict(metadata))
+        except SafetensorError as error:  # the library wraps the operating system's errors (disk full) in its own
+            raise UnavailableError(f"cannot write {path}: {error}; nothing was left there") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The string metadata of a safetensors file. Raises IntegrityError, UnavailableError."""
+    with _opened(path) as container:
+        return dict(container.metadata() or {})
+
+
+def read_signatures(path: Path) -> dict[str, Signature]:
+    """Names, dtypes and shapes, from the header alone. Raises IntegrityError, UnavailableError."""
+    with _opened(path) as container:
+        slices = {name: container.get_slice(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+        return {name: Signature(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors, on the CPU. Raises IntegrityError, UnavailableError."""
+    with _opened(path) as container:
+        return {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def check_signatures(
+    found: Mapping[str, Signature], expected: Mapping[str, Signature], *, what: str, next_step: str
+) -> None:
+    """Require exactly the expected names, dtypes and shapes; batch counters may be absent.
+
+    Raises IntegrityError, which names up to five of each kind of difference.
+    """
+    problems = []
+    missing = sorted(name for name in expected.keys() - found.keys() if not name.endswith(COUNTER))
+    unexpected = sorted(found.keys() - expected.keys())
+    wrong = [
+        f"{name} is {found[name]}, not {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    for kind, names in (("missing", missing), ("unexpected", unexpected), ("different", wrong)):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            problems.append(f"{kind}: {', '.join(names[:5])}{more}")
+    if problems:
+        raise IntegrityError(f"{what}: {'; '.join(problems)}; {next_step}")
+
+
+def check_finite(tensors: Mapping[str, Tensor], *, what: str) -> None:
+    """Require that no value is NaN or infinite. Raises IntegrityError, which names the tensors."""
+    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise IntegrityError(f"{what}: NaN or infinite values in {', '.join(sorted(bad)[:5])}; the file is damaged")
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hex digest of a state dict's content, whatever its container.
+
+    Over the names in sorted order, batch counters left out: the line "name dtype AxBxC\\n" (safetensors' dtype name;
+    an empty last word for a scalar), then the values in C order, little-endian.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if name.endswith(COUNTER):
+            continue
+        tensor = tensors[name].detach().cpu().contiguous()
+        described = signature(tensor)
+        digest.update(f"{name} {described.dtype} {'x'.join(map(str, described.shape))}\n".encode())
+        digest.update(_little_endian_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _little_endian_bytes(tensor: Tensor) -> memoryview | bytes:
+    array = tensor.reshape(-1).view(torch.uint8).numpy()
+    if struct.pack("=H", 1) == b"\x01\x00":
+        return memoryview(array)
+    return array.reshape(-1, tensor.element_size())[:, ::-1].tobytes()
+
+
+def _opened(path: Path) -> safe_open:
+    if not path.is_file():
+        raise UnavailableError(f"there is no file {path}")
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise IntegrityError(f"{path} is not a readable safetensors file ({error})") from error
+    except OSError as error:
+        raise UnavailableError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,37 @@
+"""One exception tree. Every failure that a user can meet has a class, and every class one exit code."""
+
+
+class PyramidzooError(Exception):
+    """Base of all errors raised on purpose; its message names what failed, why, and what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(PyramidzooError, ValueError):
+    """The request itself is wrong: an unknown name, options that exclude each other."""
+
+    exit_code = 2
+
+
+class NotReproducedError(PyramidzooError):
+    """A measurement contradicts the recorded or the published number."""
+
+    exit_code = 3
+
+
+class IntegrityError(PyramidzooError):
+    """Bytes are not what they must be: wrong hash, keys, shapes, dtypes, NaN, a damaged file."""
+
+    exit_code = 4
+
+
+class UnavailableError(PyramidzooError):
+    """Something needed is not there: no network, no data, a disk that is full or not writable."""
+
+    exit_code = 5
+
+
+def worst_exit_code(codes: list[int]) -> int:
+    """The one exit code of a run with several outcomes: integrity before unavailable before not reproduced."""
+    order = (1, 2, 4, 5, 3, 0)
+    return min(codes, key=order.index, default=0)

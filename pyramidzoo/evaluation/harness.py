@@ -1,0 +1,324 @@
+"""One set of weights on one split: predictions in index ranges, reduced to counts, judged, recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import pyramidzoo
+from pyramidzoo.architectures import get_architecture
+from pyramidzoo.containers import Description, tensors_sha256
+from pyramidzoo.errors import UnavailableError, UsageError
+from pyramidzoo.evaluation import records
+from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.metrics import STATISTICS, label_ranks, prediction_sha256
+from pyramidzoo.evaluation.predictions import is_valid, reduce_predictions, write_predictions
+from pyramidzoo.evaluation.records import ClaimCheck, Record, write_record
+from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
+from pyramidzoo.factory import create_model
+from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, load_manifest
+from pyramidzoo.preprocessing import Normalize
+from pyramidzoo.weights import fetch, memoised_hash
+
+PROTOCOL = "full 32x32 image, one pass"
+_BATCHES_PER_FILE = 20
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: a verified safetensors file, and how its images must be prepared.
+
+    `entry` is the manifest's entry whose tensors these are, if any; then its record and its claims apply.
+    """
+
+    name: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    dataset: str
+    preprocessing: Preprocessing
+    path: Path
+    file_sha256: str
+    entry: WeightsEntry | None = None
+
+    @classmethod
+    def of_entry(cls, entry: WeightsEntry) -> Subject:
+        """Fetch an entry's file. Raises IntegrityError, UnavailableError."""
+        located = fetch(entry)
+        return cls(
+            name=entry.id,
+            architecture=entry.architecture,
+            arguments=entry.arguments,
+            dataset=entry.dataset,
+            preprocessing=entry.preprocessing,
+            path=located.path,
+            file_sha256=located.sha256,
+            entry=entry,
+        )
+
+    @classmethod
+    def of_file(cls, path: Path) -> Subject:
+        """A file made by `convert`, which says itself what it holds. Raises UsageError, IntegrityError."""
+        if path.suffix != ".safetensors":
+            raise UsageError(
+                f"{path} is not a safetensors file; `pyramidzoo convert {path} --layout ... --arch ... --dataset ... "
+                "--output ...` makes one that can be evaluated"
+            )
+        description = Description.of(path)
+        if description is None:
+            raise UsageError(
+                f"{path} does not say what it holds (architecture, data set, preprocessing); "
+                "`pyramidzoo convert` makes files that do"
+            )
+        get_architecture(description.architecture)
+        return cls(
+            name=path.stem,
+            architecture=description.architecture,
+            arguments=description.arguments,
+            dataset=description.dataset,
+            preprocessing=description.preprocessing,
+            path=path,
+            file_sha256=memoised_hash(path),
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute. Strict is fp32 without TF32, fixed algorithms; anything else is recorded as a flag."""
+
+    device: torch.device
+    batch_size: int = 128
+    amp: str | None = None
+    channels_last: bool = False
+
+    @property
+    def precision(self) -> str:
+        return self.amp or "fp32"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "channels_last": self.channels_last, "amp": self.amp}
+
+
+def pick_device(name: str) -> torch.device:
+    """A torch device by name; "auto" is the GPU where there is one. Raises UsageError, UnavailableError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device is called {name!r}; cpu, cuda and cuda:1 are examples") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"evaluation runs on cpu and cuda, not on {device.type}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnavailableError(f"there is no device {name}: {torch.cuda.device_count()} CUDA devices are visible")
+    return device
+
+
+def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: Path | None = None) -> Record:
+    """Evaluate weights on a split and judge the result.
+
+    With `output`, prediction files and the record stay in `output/NAME/DATASET-SPLIT`, and valid prediction files
+    found there are not computed again. Raises IntegrityError, UnavailableError; no record is written then.
+    """
+    if subject.dataset != images.name:
+        raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
+    model = create_model(subject.architecture, weights=subject.path, **subject.arguments)
+    if model.num_classes != images.classes:
+        raise UsageError(f"{subject.name} tells {model.num_classes} classes apart, {images.name} has {images.classes}")
+    content = tensors_sha256(model.state_dict())
+    entry = subject.entry or load_manifest().with_tensors(content)
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyramidzoo-")))
+        else:
+            folder = output / subject.name / f"{images.name}-{images.split}"
+        began = time.perf_counter()
+        paths = _predict(model, subject, images, settings, folder, content)
+        predictions = reduce_predictions(paths, len(images))
+        duration = time.perf_counter() - began
+        ranks = label_ranks(predictions.logits, predictions.labels)
+        measured = Measured(
+            images=len(images),
+            top1_correct=int((ranks < 1).sum()),
+            top5_correct=int((ranks < 5).sum()),
+            prediction_sha256=prediction_sha256(predictions.logits),
+        )
+        statistics = {name: statistic(ranks < 1) for name, statistic in STATISTICS.items()}
+        recorded, detail = recorded_verdict(measured, recorded_result(entry, images.split))
+        record = Record(
+            format=records.FORMAT,
+            weights=subject.name,
+            architecture=subject.architecture,
+            arguments=dict(subject.arguments),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            file_sha256=subject.file_sha256,
+            tensors_sha256=content,
+            preprocessing_sha256=subject.preprocessing.sha256(),
+            dataset=images.name,
+            split=images.split,
+            protocol=PROTOCOL,
+            dataset_fingerprint=images.fingerprint,
+            images=measured.images,
+            top1_correct=measured.top1_correct,
+            top5_correct=measured.top5_correct,
+            statistics=statistics,
+            prediction_sha256=measured.prediction_sha256,
+            precision=settings.precision,
+            device=_device_name(settings.device),
+            flags=settings.flags,
+            versions=_versions(),
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            duration_seconds=round(duration, 3),
+            recorded=recorded,
+            recorded_detail=detail,
+            claims=check_claims(entry, images.split, statistics, measured.images),
+        )
+        if output is not None:
+            write_record(folder / records.FILE_NAME, record)
+    return record
+
+
+def recorded_result(entry: WeightsEntry | None, split: str) -> Result | None:
+    """The manifest's strict measurement of an entry on a split, if there is one."""
+    for result in entry.results if entry else ():
+        if (result.split, result.protocol, result.precision) == (split, PROTOCOL, "fp32"):
+            return result
+    return None
+
+
+def check_claims(
+    entry: WeightsEntry | None, split: str, statistics: Mapping[str, float], images: int
+) -> tuple[ClaimCheck, ...]:
+    """Every published error of these weights on this split, beside ours by its own statistic."""
+    return tuple(
+        ClaimCheck(
+            by=claim.by,
+            published=str(claim.top1_error),
+            statistic=claim.statistic,
+            ours=statistics[claim.statistic],
+            verdict=claim_verdict(claim.top1_error, statistics[claim.statistic], images),
+        )
+        for claim in (entry.claims if entry else ())
+        if claim.split == split
+    )
+
+
+def _predict(
+    model: nn.Module, subject: Subject, images: ImageSet, settings: Settings, folder: Path, content: str
+) -> list[Path]:
+    """Write the prediction file of every index range that has no valid one yet; all their paths, in index order."""
+    device, step = settings.device, settings.batch_size * _BATCHES_PER_FILE
+    shared = {
+        "weights": content,
+        "architecture": subject.architecture,
+        "arguments": dict(subject.arguments),
+        "preprocessing": subject.preprocessing.sha256(),
+        "dataset": images.fingerprint,
+        "images": len(images),
+        "precision": settings.precision,
+        "device": _device_name(device),
+        "torch": torch.__version__,
+        **settings.flags,
+    }
+    ranges = [(start, min(start + step, len(images))) for start in range(0, len(images), step)]
+    units = {folder / f"predictions-{a:06d}-{b:06d}.safetensors": (a, b) for a, b in ranges}
+    todo = {
+        path: span for path, span in units.items() if not is_valid(path, shared | {"start": span[0], "stop": span[1]})
+    }
+    if kept := len(units) - len(todo):
+        print(f"{subject.name}: {kept} of {len(units)} prediction files are there already", file=sys.stderr)
+    if not todo:
+        return list(units)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    model = model.eval().to(device, memory_format=layout)  # type: ignore[call-overload]
+    normalize = Normalize(subject.preprocessing).to(device)
+    pixels = images.images.to(device)
+    with (
+        _strict_arithmetic(),
+        torch.inference_mode(),
+        torch.autocast(device.type, _AMP[settings.amp] if settings.amp else None, enabled=settings.amp is not None),
+        tqdm(total=sum(b - a for a, b in todo.values()), desc=subject.name, unit="img", disable=None) as bar,
+    ):
+        for path, (start, stop) in todo.items():
+            logits = []
+            for first in range(start, stop, settings.batch_size):
+                batch = normalize(pixels[first : min(first + settings.batch_size, stop)])
+                logits.append(_forward(model, batch.contiguous(memory_format=layout), settings).float())
+                bar.update(len(batch))
+            write_predictions(
+                path,
+                start=start,
+                labels=images.labels[start:stop],
+                logits=torch.cat(logits),
+                unit=shared | {"start": start, "stop": stop},
+            )
+    return list(units)
+
+
+def _forward(model: nn.Module, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
+    try:
+        logits: torch.Tensor = model(batch)
+    except torch.OutOfMemoryError as error:
+        raise UnavailableError(
+            f"{settings.device} has no memory for batches of {settings.batch_size}; try a smaller -b"
+        ) from error
+    return logits
+
+
+@contextlib.contextmanager
+def _strict_arithmetic() -> Iterator[None]:
+    """fp32 as IEEE has it, and the same algorithm every time; the process's own settings come back afterwards."""
+    cudnn = torch.backends.cudnn
+    precisions: list[Any] = [
+        torch.backends,
+        torch.backends.cuda.matmul,
+        cudnn.conv,  # type: ignore[attr-defined]
+        cudnn.rnn,  # type: ignore[attr-defined]
+        torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
+        torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    ]
+    before = [part.fp32_precision for part in precisions]
+    algorithms = cudnn.benchmark, cudnn.deterministic
+    try:
+        for part in precisions:
+            part.fp32_precision = "ieee"
+        cudnn.benchmark, cudnn.deterministic = False, True
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = algorithms
+        for part, precision in zip(precisions, before, strict=True):
+            part.fp32_precision = precision
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _versions() -> dict[str, str]:
+    found = {name: metadata.version(name) for name in ("numpy", "safetensors")}
+    cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return {
+        "pyramidzoo": pyramidzoo.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **found,
+        **(cuda if torch.cuda.is_available() else {}),
+    }

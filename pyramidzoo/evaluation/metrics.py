@@ -1,0 +1,60 @@
+"""From logits to counts, from counts to errors and their intervals. Errors are in percent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+ERROR = "error"
+MEAN_OF_BATCH_ERRORS = "mean of batch errors, batch size 128"
+
+
+def label_ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many classes come before each label (N); 0 is a top-1 hit, below 5 a top-5 hit. Ties go to the lower index.
+
+    A NaN logit beats nothing and a label whose logit is NaN ranks last, so that a broken model cannot score.
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    ranks = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
+    ranks[np.isnan(own[:, 0])] = logits.shape[1]
+    result: NDArray[np.int64] = ranks.astype(np.int64)
+    return result
+
+
+def prediction_sha256(logits: NDArray[np.float32]) -> str:
+    """sha256 over the predicted classes, little-endian int64 in index order. Ties go to the lower index."""
+    return hashlib.sha256(logits.argmax(axis=1).astype("<i8").tobytes()).hexdigest()
+
+
+def error_percent(wrong: int, images: int) -> float:
+    return 100 * wrong / images
+
+
+def wilson_interval(wrong: int, images: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of an error, in percent: what another test set of this size might give."""
+    z, p = 1.959963984540054, wrong / images
+    centre = p + z * z / (2 * images)
+    half = z * sqrt(p * (1 - p) / images + z * z / (4 * images * images))
+    scale = 100 / (1 + z * z / images)
+    return max(0.0, (centre - half) * scale), min(100.0, (centre + half) * scale)
+
+
+def _error(correct: NDArray[np.bool_]) -> float:
+    return error_percent(int((~correct).sum()), len(correct))
+
+
+def _mean_of_batch_errors(correct: NDArray[np.bool_]) -> float:
+    """The unweighted mean over consecutive batches of 128: a short last batch weighs as much as a full one."""
+    starts = range(0, len(correct), 128)
+    return float(np.mean([_error(correct[start : start + 128]) for start in starts]))
+
+
+STATISTICS: Mapping[str, Callable[[NDArray[np.bool_]], float]] = {
+    ERROR: _error,
+    MEAN_OF_BATCH_ERRORS: _mean_of_batch_errors,
+}

@@ -1,0 +1,88 @@
+"""Prediction files, keyed by sample index, and the reducer that gives no number unless it saw each index once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyramidzoo.containers import read_metadata, read_tensors, write_tensors
+from pyramidzoo.errors import IntegrityError, UnavailableError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A whole split in index order: labels int64 (N), logits float32 (N, classes)."""
+
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+
+
+def write_predictions(path: Path, *, start: int, labels: Tensor, logits: Tensor, unit: Mapping[str, Any]) -> None:
+    """Write the samples start, start+1, ... with what they are predictions of (`unit`) and a hash over their content.
+
+    Raises UnavailableError where the file cannot be written; then nothing is left there.
+    """
+    tensors = {
+        "index": torch.arange(start, start + len(labels), dtype=torch.int64),
+        "label": labels.to("cpu", torch.int64),
+        "logits": logits.to("cpu", torch.float32),
+    }
+    write_tensors(path, tensors, {"unit": _canonical(unit), "content_sha256": _content_hash(tensors)})
+
+
+def is_valid(path: Path, unit: Mapping[str, Any]) -> bool:
+    """Whether a file holds undamaged predictions of exactly this unit, so that the work need not be done again."""
+    try:
+        metadata = read_metadata(path)
+        return metadata.get("unit") == _canonical(unit) and metadata.get("content_sha256") == _content_hash(
+            read_tensors(path)
+        )
+    except (IntegrityError, UnavailableError):
+        return False
+
+
+def reduce_predictions(paths: Iterable[Path], images: int) -> Predictions:
+    """All predictions of a split of `images` samples. Raises IntegrityError where a file is damaged or any index is
+    missing, doubled or out of range: there is no number then."""
+    labels: NDArray[np.int64] = np.zeros(images, np.int64)
+    logits: NDArray[np.float32] | None = None
+    seen: NDArray[np.int64] = np.zeros(images, np.int64)
+    for path in paths:
+        tensors = read_tensors(path)
+        if read_metadata(path).get("content_sha256") != _content_hash(tensors):
+            raise IntegrityError(f"{path} is damaged: its content does not match its hash; delete it and run again")
+        index = tensors["index"].numpy()
+        if len(index) and not 0 <= index.min() <= index.max() < images:
+            raise IntegrityError(f"{path} holds indices outside 0 .. {images - 1}; it belongs to another split")
+        part = tensors["logits"].numpy()
+        if logits is None:
+            logits = np.zeros((images, part.shape[1]), np.float32)
+        np.add.at(seen, index, 1)
+        labels[index], logits[index] = tensors["label"].numpy(), part
+    missing, doubled = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
+    if logits is None or len(missing) or len(doubled):
+        raise IntegrityError(
+            f"{len(missing)} of {images} samples were not predicted and {len(doubled)} more than once "
+            f"(first: {[*missing[:3], *doubled[:3]]}); no number is given"
+        )
+    return Predictions(labels, logits)
+
+
+def _canonical(unit: Mapping[str, Any]) -> str:
+    return json.dumps(unit, sort_keys=True, separators=(",", ":"))
+
+
+def _content_hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in ("index", "label", "logits"):
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

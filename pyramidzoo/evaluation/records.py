@@ -1,0 +1,120 @@
+"""The record of one evaluation: everything needed to believe it, or to do it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyramidzoo.errors import IntegrityError
+from pyramidzoo.evaluation.metrics import error_percent, wilson_interval
+from pyramidzoo.files import write_text
+
+FORMAT = 1
+FILE_NAME = "record.json"
+
+
+@dataclass(frozen=True)
+class ClaimCheck:
+    """One published error beside ours by the same statistic, in percent."""
+
+    by: str
+    published: str
+    statistic: str
+    ours: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Counts, hashes, circumstances and verdicts of one set of weights on one split.
+
+    `statistics` are top-1 errors in percent; `flags` what was asked for beside strict fp32; `duration_seconds` the time
+    from the first batch to the reduced counts.
+    """
+
+    format: int
+    weights: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    parameters: int
+    file_sha256: str
+    tensors_sha256: str
+    preprocessing_sha256: str
+    dataset: str
+    split: str
+    protocol: str
+    dataset_fingerprint: str
+    images: int
+    top1_correct: int
+    top5_correct: int
+    statistics: Mapping[str, float]
+    prediction_sha256: str
+    precision: str
+    device: str
+    flags: Mapping[str, Any]
+    versions: Mapping[str, str]
+    command: str
+    date: str
+    duration_seconds: float
+    recorded: str
+    recorded_detail: str
+    claims: tuple[ClaimCheck, ...]
+
+    @property
+    def wrong(self) -> int:
+        return self.images - self.top1_correct
+
+    @property
+    def top1_error(self) -> float:
+        return error_percent(self.wrong, self.images)
+
+    @property
+    def top5_error(self) -> float:
+        return error_percent(self.images - self.top5_correct, self.images)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.wrong, self.images)
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether no verdict speaks against it."""
+        return self.recorded != "changed" and all(claim.verdict != "different" for claim in self.claims)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, and the derived errors beside the counts."""
+        low, high = self.interval
+        derived = {
+            "wrong": self.wrong,
+            "top1_error": self.top1_error,
+            "top5_error": self.top5_error,
+            "top1_error_interval": [low, high],
+        }
+        return dataclasses.asdict(self) | derived
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Replace a record file as a whole. Raises UnavailableError."""
+    write_text(path, json.dumps(record.to_json(), indent=1, sort_keys=True) + "\n")
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records below a folder, sorted by weights. Raises IntegrityError for a damaged one."""
+    return sorted((_read(path) for path in folder.rglob(FILE_NAME)), key=lambda record: record.weights)
+
+
+def _read(path: Path) -> Record:
+    names = {field.name for field in dataclasses.fields(Record)}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}, not {FORMAT}")
+        kept = {name: value for name, value in content.items() if name in names}
+        kept["claims"] = tuple(ClaimCheck(**claim) for claim in kept["claims"])
+        return Record(**kept)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{path} is not a record ({error}); delete it and evaluate again") from error

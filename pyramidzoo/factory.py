@@ -1,0 +1,141 @@
+"""Networks by name, with or without weights; the constructors that users call are made from the table of names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyramidzoo.architectures import Architecture, architectures, get_architecture
+from pyramidzoo.containers import Description, read_signatures
+from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.models import build
+from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.weights import fetch, load_weights
+
+
+def create_model(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    **arch: Any,
+) -> ImageClassifier:
+    """A network of the zoo, in training mode on the CPU, with the images' (N, in_chans, H, W) -> (N, num_classes).
+
+    `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles") or a safetensors file;
+    `pretrained=True` means the architecture's default weights. With weights, `num_classes` defaults to theirs, and
+    another number drops exactly the classifier and starts a new one. `arch` goes to the family (drop_rate, ...).
+
+    Raises UsageError for an unknown name or tag and for `weights` and `pretrained` at once, IntegrityError for a file
+    that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.
+    """
+    row = get_architecture(name)
+    if weights is not None and pretrained:
+        raise UsageError("weights= and pretrained=True are two ways to say one thing; give one of them")
+    if weights is None and not pretrained:
+        settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
+        return build(row, in_chans=in_chans, **settings)
+
+    if isinstance(weights, Path) or (weights is not None and _looks_like_a_file(weights)):
+        path, sha256 = Path(weights), None
+        arguments, preprocessing = _read_description(row, path)
+    else:
+        entry = _find(name, weights)
+        located = fetch(entry)
+        path, sha256 = located.path, located.sha256
+        arguments, preprocessing = dict(entry.arguments), entry.preprocessing
+    if preprocessing is not None and in_chans != preprocessing.input_size[0]:
+        raise UsageError(f"these weights read {preprocessing.input_size[0]} channels, not in_chans={in_chans}")
+    classes = _classes_in(path)
+    keep_head = num_classes in (None, classes)
+    with torch.device("meta"):  # no time is spent on numbers that the file replaces
+        model = build(row, in_chans=in_chans, num_classes=classes if keep_head else 0, **{**arguments, **arch})
+    load_weights(model, path, head="require" if keep_head else "drop", sha256=sha256)
+    if not keep_head and num_classes:
+        model.reset_classifier(num_classes)
+    model.preprocessing = preprocessing
+    return model
+
+
+def list_weights(pattern: str = "*", *, dataset: str | None = None) -> list[str]:
+    """Ids of the weights that match a shell pattern, in the manifest's order."""
+    return [entry.id for entry in load_manifest().match(pattern) if dataset in (None, entry.dataset)]
+
+
+def get_weights(weights_id: str) -> WeightsEntry:
+    """Everything known about one set of weights. Raises UsageError, which names near matches."""
+    return load_manifest().find(weights_id)
+
+
+@cache
+def constructors() -> dict[str, Callable[..., ImageClassifier]]:
+    """One function for every architecture: `wrn_28_10(weights="cifar10")` is `create_model("wrn_28_10", ...)`."""
+    return {row.name: _constructor(row) for row in architectures().values()}
+
+
+def _constructor(row: Architecture) -> Callable[..., ImageClassifier]:
+    def constructor(
+        *,
+        weights: str | Path | None = None,
+        pretrained: bool = False,
+        num_classes: int | None = None,
+        in_chans: int = 3,
+        **arch: Any,
+    ) -> ImageClassifier:
+        return create_model(
+            row.name, weights=weights, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **arch
+        )
+
+    tags = ", ".join(f'"{entry.tag}"' for entry in load_manifest().of_architecture(row.name))
+    constructor.__name__ = constructor.__qualname__ = row.name
+    constructor.__doc__ = (
+        f"{row.description}.\n\n"
+        f"Images (N, in_chans, {row.input_size}, {row.input_size}) to logits (N, num_classes), {row.num_classes} by "
+        f"default. Weights: {tags or 'none yet'}. Arguments and errors are those of `pyramidzoo.create_model`.\n\n"
+        f"Source: {row.source}."
+    )
+    return constructor
+
+
+def _looks_like_a_file(weights: str) -> bool:
+    return os.sep in weights or Path(weights).suffix in (".safetensors", ".pth", ".th", ".pt", ".tar", ".bin", ".zip")
+
+
+def _find(name: str, weights: str | Path | None) -> WeightsEntry:
+    manifest = load_manifest()
+    if isinstance(weights, str) and "." in weights:
+        entry = manifest.find(weights)
+        if entry.architecture != name:
+            raise UsageError(f"{entry.id} are weights of {entry.architecture}, not of {name}")
+        return entry
+    return manifest.default_for(name, None if weights is None else str(weights))
+
+
+def _read_description(row: Architecture, path: Path) -> tuple[dict[str, Any], Preprocessing | None]:
+    """What a file says of itself; a file of another program (torchvision, timm) says nothing and may still fit."""
+    if path.suffix != ".safetensors" and path.is_file():
+        raise UsageError(
+            f"{path} is not a safetensors file; `pyramidzoo convert {path} --layout ... --arch {row.name} "
+            "--dataset ... --output ...` makes one"
+        )
+    description = Description.of(path)
+    if description is None:
+        return {}, None
+    if description.architecture != row.name:
+        raise IntegrityError(f"{path} holds {description.architecture}, not {row.name}")
+    return dict(description.arguments), description.preprocessing
+
+
+def _classes_in(path: Path) -> int:
+    head = read_signatures(path).get("fc.weight")
+    if head is None or len(head.shape) != 2:
+        raise IntegrityError(f"{path} has no classifier (fc.weight); it is not a file of the zoo")
+    return head.shape[0]

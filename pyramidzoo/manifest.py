@@ -1,0 +1,346 @@
+"""`weights_manifest.json`, read into frozen records and checked: which weights exist, what they are, what they score.
+
+A value that nobody has seen is null, never guessed. Only the standard library is needed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pyramidzoo.architectures import architectures, near_matches
+from pyramidzoo.errors import IntegrityError, UsageError
+
+FILE_NAME = "weights_manifest.json"
+FORMAT = 1
+
+_HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64}
+_ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
+_T = TypeVar("_T")
+
+
+class _Invalid(ValueError):
+    """What is wrong with a value; the caller adds where it stands."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input these weights were trained with. Sizes in pixels, mean and std of [0, 1] values."""
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise _Invalid("input_size, mean and std do not have the same number of channels")
+        if min(self.std) <= 0:
+            raise _Invalid("std must be positive")
+
+    def sha256(self) -> str:
+        """Hex digest of the canonical JSON of all fields: equal digests mean equal preprocessing."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A safetensors file inside the package."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        _check_hex(self.sha256, "sha256")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A safetensors file on the Hugging Face Hub, at one commit."""
+
+    repo_id: str
+    revision: str
+    filename: str
+    sha256: str
+    bytes: int | None
+
+    def __post_init__(self) -> None:
+        _check_hex(self.revision, "sha1")
+        _check_hex(self.sha256, "sha256")
+
+
+@dataclass(frozen=True)
+class FileHash:
+    """A digest by `algorithm` of the file itself (`of` "file") or of the one member of an archive ("member")."""
+
+    algorithm: str
+    of: str
+    value: str
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in _HEX_DIGITS:
+            raise _Invalid(f"algorithm {self.algorithm!r} is none of {sorted(_HEX_DIGITS)}")
+        if self.of not in ("file", "member"):
+            raise _Invalid(f"hash of {self.of!r}; it must be of the 'file' or its 'member'")
+        _check_hex(self.value, self.algorithm)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file as its authors published it, and the layout that its keys follow (a module of `pyramidzoo.convert`)."""
+
+    url: str
+    format: str
+    bytes: int | None
+    hash: FileHash
+    layout: str
+
+    @property
+    def filename(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published error of these very weights, in percent, as printed (the digits carry the rounding)."""
+
+    by: str
+    split: str
+    protocol: str
+    statistic: str
+    top1_error: Decimal
+    top5_error: Decimal | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured: integer counts, and the hash of all predictions in index order."""
+
+    split: str
+    protocol: str
+    images: int
+    top1_correct: int
+    top5_correct: int
+    statistics: Mapping[str, float]
+    prediction_sha256: str
+    precision: str
+    device: str
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        _check_hex(self.prediction_sha256, "sha256")
+        if not 0 <= self.top1_correct <= self.top5_correct <= self.images:
+            raise _Invalid("counts must satisfy 0 <= top1_correct <= top5_correct <= images")
+
+
+@dataclass(frozen=True)
+class License:
+    """SPDX names, or "none stated" where the authors' repository has none."""
+
+    code: str | None
+    weights: str | None
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """Everything known about one set of weights. `id` is `architecture.dataset_origin` and never changes."""
+
+    id: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    dataset: str
+    default: bool
+    num_classes: int
+    preprocessing: Preprocessing
+    bundled: Bundled | None
+    hub: Hub | None
+    origin: Origin | None
+    tensors_sha256: str | None
+    claims: tuple[Claim, ...]
+    results: tuple[Result, ...]
+    license: License
+    training: str | None
+    citation: str | None = field(repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id) or not self.id.startswith(f"{self.architecture}.{self.dataset}"):
+            raise _Invalid(f"the id must be {self.architecture}.{self.dataset} or {self.architecture}.{self.dataset}_ORIGIN")
+        if self.architecture not in architectures():
+            raise _Invalid(f"no architecture is called {self.architecture!r}")
+        if not (self.bundled or self.hub or self.origin):
+            raise _Invalid("nothing says where the bytes are: bundled, hub or origin is needed")
+        if self.tensors_sha256 is not None:
+            _check_hex(self.tensors_sha256, "sha256")
+
+    @property
+    def tag(self) -> str:
+        return self.id.split(".", 1)[1]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All entries by id, in the file's order."""
+
+    entries: Mapping[str, WeightsEntry]
+
+    def find(self, name: str) -> WeightsEntry:
+        """The entry with that id; `architecture.dataset` is the default one. Raises UsageError with near matches."""
+        if name in self.entries:
+            return self.entries[name]
+        for entry in self.entries.values():
+            if entry.default and name == f"{entry.architecture}.{entry.dataset}":
+                return entry
+        raise UsageError(f"no weights are called {name!r}; {near_matches(name, self.entries)}")
+
+    def match(self, pattern: str) -> list[WeightsEntry]:
+        """Entries whose id fits a shell pattern."""
+        return [entry for entry in self.entries.values() if fnmatchcase(entry.id, pattern)]
+
+    def of_architecture(self, architecture: str) -> list[WeightsEntry]:
+        return [entry for entry in self.entries.values() if entry.architecture == architecture]
+
+    def default_for(self, architecture: str, tag: str | None = None) -> WeightsEntry:
+        """The entry for a tag (a data set, or data set and origin) of an architecture; its only default without one.
+
+        Raises UsageError where there is none, or more than one data set to choose from.
+        """
+        entries = self.of_architecture(architecture)
+        tags = ", ".join(entry.tag for entry in entries)
+        if not entries:
+            raise UsageError(
+                f"{architecture} has no weights in the manifest; `pyramidzoo list` shows what has, "
+                "`pyramidzoo convert` makes a file of your own"
+            )
+        if tag is not None:
+            for entry in entries:
+                if tag == entry.tag or (entry.default and tag == entry.dataset):
+                    return entry
+            raise UsageError(f"{architecture} has no weights tagged {tag!r}; it has {tags}")
+        defaults = [entry for entry in entries if entry.default]
+        if len(defaults) != 1:
+            raise UsageError(f"{architecture} has weights for several data sets; name one of {tags}")
+        return defaults[0]
+
+    def with_tensors(self, tensors_sha256: str) -> WeightsEntry | None:
+        """The entry whose tensors are known to be exactly these, whatever file they came in."""
+        for entry in self.entries.values():
+            if entry.tensors_sha256 == tensors_sha256:
+                return entry
+        return None
+
+
+def manifest_path() -> Path:
+    """Where the manifest is: inside an installed package, or at the root of a checkout. Never the working directory."""
+    packed = resources.files("pyramidzoo").joinpath(FILE_NAME)
+    if packed.is_file():
+        with resources.as_file(packed) as path:
+            return path
+    return Path(__file__).resolve().parents[1] / FILE_NAME
+
+
+@cache
+def load_manifest() -> Manifest:
+    """The manifest that belongs to this package. Raises IntegrityError where it is missing or damaged."""
+    return read_manifest(manifest_path())
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest file. Raises IntegrityError, which names the entry and the field."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+    except (OSError, ValueError, _Invalid) as error:
+        raise IntegrityError(f"cannot read the manifest {path}: {error}; reinstall pyramidzoo") from error
+    where = ""
+    try:
+        if not isinstance(document, dict) or document.get("format") != FORMAT or "weights" not in document:
+            raise _Invalid(f"not a manifest of format {FORMAT}")
+        entries: dict[str, WeightsEntry] = {}
+        defaults: dict[tuple[str, str], str] = {}
+        for weights_id, content in document["weights"].items():
+            where = f" {weights_id}:"
+            entry = _record(WeightsEntry, {"id": weights_id, **content})
+            if entry.default:
+                other = defaults.setdefault((entry.architecture, entry.dataset), weights_id)
+                if other != weights_id:
+                    raise _Invalid(f"{other} is the default for {entry.dataset} already")
+            entries[weights_id] = entry
+    except (_Invalid, TypeError, AttributeError, ValueError) as error:
+        raise IntegrityError(f"{path.name}:{where} {error}; mend the entry or reinstall pyramidzoo") from error
+    return Manifest(MappingProxyType(entries))
+
+
+_NESTED: Mapping[str, type] = {
+    "preprocessing": Preprocessing,
+    "bundled": Bundled,
+    "hub": Hub,
+    "origin": Origin,
+    "hash": FileHash,
+    "license": License,
+}
+_LISTS: Mapping[str, type] = {"claims": Claim, "results": Result}
+
+
+def _record(cls: type[_T], content: Any) -> _T:
+    """A frozen record from a JSON object that has every field and no other."""
+    if not isinstance(content, dict):
+        raise _Invalid(f"{cls.__name__} must be an object, not {type(content).__name__}")
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if names != set(content):
+        missing, extra = sorted(names - set(content)), sorted(set(content) - names)
+        raise _Invalid(f"{cls.__name__} lacks {missing} and has unknown {extra}")
+    values = {}
+    for name, value in content.items():
+        try:
+            values[name] = _value(name, value)
+        except _Invalid as error:
+            raise _Invalid(f"{name}: {error}") from None
+    return cls(**values)
+
+
+def _value(name: str, value: Any) -> Any:
+    if name in _NESTED:
+        return None if value is None else _record(_NESTED[name], value)
+    if name in _LISTS:
+        return tuple(_record(_LISTS[name], item) for item in value)
+    if name in ("top1_error", "top5_error") and value is not None:
+        if not isinstance(value, str):
+            raise _Invalid("a published error is a string: its digits carry the rounding")
+        try:
+            return Decimal(value)
+        except InvalidOperation:
+            raise _Invalid(f"{value!r} is no number") from None
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict):
+        return MappingProxyType(value)
+    return value
+
+
+def _check_hex(value: str, algorithm: str) -> None:
+    digits = _HEX_DIGITS[algorithm]
+    if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+        raise _Invalid(f"{value!r} is not {digits} hex digits")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: Iterator[str] = (key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
+        raise _Invalid(f"{next(seen)!r} stands twice")
+    return result

@@ -1,0 +1,130 @@
+"""What every model of the zoo promises, written once: timm's model interface, met natively."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from pyramidzoo.manifest import Preprocessing
+
+
+class ImageClassifier(nn.Module):
+    """Convolutional trunk, global average pooling, one linear classifier.
+
+    A family fills in `forward_features` and names its parts alike: `conv1` (stem), `layer1`, `layer2`, ... (stages of
+    residual units), `norm` (a last BN, if any) and `fc`. Images are (N, in_chans, H, W) floats of any size that the
+    strides allow; logits are (N, num_classes).
+    """
+
+    def __init__(self, *, num_classes: int, num_features: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        if num_classes < 0:
+            raise ValueError(f"num_classes is {num_classes}; 0 means no classifier, else it must be positive")
+        if not 0.0 <= drop_rate < 1.0:
+            raise ValueError(f"drop_rate is {drop_rate}; it must lie in [0, 1)")
+        self.num_classes = num_classes
+        self.num_features = num_features
+        self.head_hidden_size = num_features
+        self.head_drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.preprocessing: Preprocessing | None = None  # that of the loaded weights
+        self.feature_info: list[dict[str, Any]] = []
+        self.fc: nn.Module = _classifier(num_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) to logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, in_chans, H, W) to the last feature map (N, num_features, h, w), after its normalisation."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature map (N, num_features, h, w) to logits, or to the (N, num_features) vector that `fc` would read."""
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        if self.head_drop_rate:
+            x = F.dropout(x, self.head_drop_rate, self.training)
+        return x if pre_logits else self.fc(x)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer: `nn.Linear`, or `nn.Identity` where num_classes is 0."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new, randomly initialised classifier in place, on the old one's device and dtype; 0 takes it away."""
+        reference = next(self.fc.parameters(), next(self.parameters()))
+        self.num_classes = num_classes
+        self.fc = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each residual unit in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameter-name patterns, first layer to last, for layer-wise learning rates (timm's `group_matcher`)."""
+        return {
+            "stem": r"^conv1|^bn1",
+            "blocks": r"^layer(\d+)" if coarse else [(r"^layer(\d+)\.(\d+)", None), (r"^norm", (99999,))],
+        }
+
+    def _stages(self, x: Tensor) -> Tensor:
+        """Run `layer1`, `layer2`, ... in order."""
+        for name, stage in self.named_children():
+            if not name.startswith("layer"):
+                continue
+            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+                for unit in stage.children():
+                    x = _checkpointed(unit, x)
+            else:
+                x = stage(x)
+        return x
+
+    def _add_stage(self, units: list[nn.Module], *, channels: int, reduction: int) -> None:
+        """Append the next `layerN`, and what its output is to whoever reads features."""
+        name = f"layer{len(self.feature_info) + 1}"
+        self.add_module(name, nn.Sequential(*units))
+        self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
+
+    def _initialise(self, mode: Literal["fan_in", "fan_out"]) -> None:
+        """He initialisation: convolutions N(0, 2 / fan).
+
+        BN at scale 1 and shift 0 and linear weights at U(-1/sqrt(in), 1/sqrt(in)) are PyTorch's defaults and Torch7's.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+
+
+def _classifier(num_features: int, num_classes: int) -> nn.Module:
+    if num_classes == 0:
+        return nn.Identity()
+    layer = nn.Linear(num_features, num_classes)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _checkpointed(unit: nn.Module, x: Tensor) -> Tensor:
+    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+        return contextlib.nullcontext(), _statistics_kept(unit)
+
+    result: Tensor = checkpoint(unit, x, use_reentrant=False, context_fn=contexts)
+    return result
+
+
+@contextlib.contextmanager
+def _statistics_kept(unit: nn.Module) -> Iterator[None]:
+    """The second forward pass of a checkpointed unit must not update BN's running statistics a second time."""
+    norms = [m for m in unit.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,282 @@
+"""Find, download, verify and load weights. Nothing is trusted because of its name or place, only by its hash."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from pyramidzoo.containers import COUNTER, check_finite, check_signatures, read_signatures, read_tensors, signature
+from pyramidzoo.convert import convert_file
+from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
+from pyramidzoo.files import file_hash, replacing, write_text
+from pyramidzoo.manifest import Origin, WeightsEntry
+
+_TIMEOUT_SECONDS = 30
+_hashes: dict[tuple[int, int, int, int, str], str] = {}
+_finite: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Located:
+    """A verified safetensors file, its sha256, and where it was found ("cache", "origins", "hub", ...)."""
+
+    path: Path
+    sha256: str
+    place: str
+
+
+def cache_dir() -> Path:
+    """`PYRAMIDZOO_CACHE`, else `pyramidzoo` in `XDG_CACHE_HOME` or ~/.cache."""
+    named = os.environ.get("PYRAMIDZOO_CACHE")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"
+
+
+def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
+    """The entry's verified file: bundled, cached, or from `PYRAMIDZOO_ORIGINS`, the Hub, the origin, in this order.
+
+    A foreign checkpoint is converted on arrival and kept in the cache; `force` does so again. Raises IntegrityError
+    where bytes are not what the manifest says, UnavailableError (it lists every place tried) where there are none.
+    """
+    if entry.bundled is not None:
+        path = Path(__file__).with_name(entry.bundled.path)
+        return Located(path, require_hash(path, entry.bundled.sha256, "reinstall pyramidzoo"), "bundled")
+    if not force and (cached := _cached(entry)):
+        return cached
+    failures: list[PyramidzooError] = []
+    for attempt in (_from_folders, _from_hub, _from_url):
+        try:
+            if located := attempt(entry):
+                return located
+        except (IntegrityError, UnavailableError) as error:
+            failures.append(error)
+    worst = IntegrityError if any(isinstance(error, IntegrityError) for error in failures) else UnavailableError
+    reasons = "".join(f"\n  - {error}" for error in failures)
+    raise worst(f"cannot get {entry.id}:{reasons}\n  Fetch it where there is a network, or name a folder that holds "
+                f"{_wanted(entry)} in PYRAMIDZOO_ORIGINS") from failures[-1]
+
+
+def load_weights(
+    model: nn.Module, path: Path, *, head: Literal["require", "drop"] = "require", sha256: str | None = None
+) -> None:
+    """Load a safetensors file into a model of the zoo; names, dtypes, shapes and values must be exactly right.
+
+    `head` "drop" leaves the model's own classifier, whatever its size, and takes all else. The model may be on the meta
+    device: its tensors are replaced. Raises IntegrityError, and then the model is as it was.
+    """
+    expected = {name: signature(tensor) for name, tensor in model.state_dict().items()}
+    found = read_signatures(path)
+    if head == "drop":
+        required = {name: part for name, part in found.items() if _of_head(name)}
+        expected = {name: part for name, part in expected.items() if not _of_head(name)} | required
+        if not required:
+            raise IntegrityError(f"{path} has no classifier to leave out; it is not a classifier's file")
+    check_signatures(found, expected, what=f"{path} does not fit", next_step="is it another architecture?")
+    tensors = read_tensors(path)
+    memo = sha256 or str(path)
+    if memo not in _finite:
+        check_finite({name: t for name, t in tensors.items() if not name.endswith(COUNTER)}, what=str(path))
+        if sha256:
+            _finite.add(sha256)
+    own = model.state_dict()
+    if head == "drop":
+        tensors = {name: t for name, t in tensors.items() if not _of_head(name)}
+        tensors |= {name: t for name, t in own.items() if _of_head(name)}
+    for name in own.keys() - tensors.keys():  # only batch counters can be absent here
+        tensors[name] = torch.zeros((), dtype=own[name].dtype)
+    model.load_state_dict(tensors, strict=True, assign=True)
+
+
+def require_hash(path: Path, expected: str, next_step: str) -> str:
+    """The sha256 of a file, which must be the expected one. Raises IntegrityError."""
+    found = memoised_hash(path)
+    if found != expected:
+        raise IntegrityError(f"{path} is altered: its sha256 is {found}, expected {expected}; {next_step}")
+    return found
+
+
+def memoised_hash(path: Path, algorithm: str = "sha256") -> str:
+    """A file's digest, computed once in a process for the same device, inode, modification time and size."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnavailableError(f"cannot read {path}: {error.strerror or error}") from error
+    key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, algorithm)
+    if key not in _hashes:
+        _hashes[key] = file_hash(path, algorithm)
+    return _hashes[key]
+
+
+def cache_paths(entry: WeightsEntry) -> tuple[Path, Path]:
+    """The entry's converted file in the cache, and the sidecar that says what it must be."""
+    folder = cache_dir() / "weights"
+    return folder / f"{entry.id}.safetensors", folder / f"{entry.id}.json"
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith("fc.")
+
+
+def _cached(entry: WeightsEntry) -> Located | None:
+    path, sidecar = cache_paths(entry)
+    if entry.origin is None or not path.is_file() or not sidecar.is_file():
+        return None
+    try:
+        noted = json.loads(sidecar.read_text(encoding="utf-8"))
+        origin, sha256 = noted["origin"], noted["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # an unreadable sidecar vouches for nothing; the file is made anew
+    if origin != entry.origin.hash.value:
+        return None  # made from another file than the one the manifest names now
+    require_hash(path, sha256, f"`pyramidzoo fetch --force {entry.id}` makes it anew")
+    return Located(path, sha256, "cache")
+
+
+def _from_folders(entry: WeightsEntry) -> Located | None:
+    """Search the folders of `PYRAMIDZOO_ORIGINS` for the content, under any name."""
+    folders = [Path(part) for part in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if part]
+    altered: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UnavailableError(f"PYRAMIDZOO_ORIGINS names {folder}, which is not a folder")
+        for candidate in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if entry.hub and _is(candidate, entry.hub.bytes, "sha256", entry.hub.sha256):
+                return Located(candidate, entry.hub.sha256, "origins")
+            if entry.origin and _is(candidate, entry.origin.bytes, entry.origin.hash.algorithm, entry.origin.hash.value):
+                return _convert(entry, entry.origin, candidate, "origins")
+            if candidate.name in {source.filename for source in (entry.hub, entry.origin) if source}:
+                altered.append(candidate)
+    if altered:
+        raise IntegrityError(
+            f"{', '.join(map(str, altered))}: the name but not the content of {entry.id} (expected {_wanted(entry)})"
+        )
+    if folders:
+        raise UnavailableError(f"not in PYRAMIDZOO_ORIGINS ({os.pathsep.join(map(str, folders))})")
+    return None
+
+
+def _from_hub(entry: WeightsEntry) -> Located | None:
+    hub = entry.hub
+    if hub is None:
+        return None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=hub.revision))
+    except Exception as error:  # the client has many error classes of its own, and those of its HTTP library
+        raise UnavailableError(f"Hub {hub.repo_id}: {type(error).__name__}: {_first_line(error)}") from error
+    try:
+        require_hash(path, hub.sha256, "it was removed; fetch it again")
+    except IntegrityError:
+        _remove_from_hub_cache(path)
+        raise
+    return Located(path, hub.sha256, "hub")
+
+
+def _remove_from_hub_cache(path: Path) -> None:
+    # a revision is immutable, so a file that differs from its pin is damaged; the snapshot is a link to the blob
+    for part in {path.resolve(), path}:
+        part.unlink(missing_ok=True)
+
+
+def _from_url(entry: WeightsEntry) -> Located | None:
+    if entry.origin is None:
+        return None
+    with _temporary_folder() as folder:
+        source = folder / entry.origin.filename
+        _download(entry.origin, source)
+        return _convert(entry, entry.origin, source, "origin")
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".download-", dir=cache_dir())
+    except OSError as error:
+        raise UnavailableError(
+            f"the cache {cache_dir()} cannot be written to ({error.strerror or error}); name another in PYRAMIDZOO_CACHE"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _download(origin: Origin, destination: Path) -> None:
+    """Stream an origin's file to disk and require its hash. Raises UnavailableError, IntegrityError."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UnavailableError(f"{origin.url}: offline, as HF_HUB_OFFLINE says")
+    try:
+        with (
+            urllib.request.urlopen(origin.url, timeout=_TIMEOUT_SECONDS) as answer,
+            destination.open("wb") as stream,
+            tqdm(total=origin.bytes, desc=origin.filename, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            while chunk := answer.read(1 << 16):
+                bar.update(stream.write(chunk))
+                if origin.bytes is not None and bar.n > origin.bytes:
+                    raise IntegrityError(f"{origin.url} sends more than the {origin.bytes} bytes it should have")
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
+    found = file_hash(destination, origin.hash.algorithm)
+    if found != origin.hash.value:
+        raise IntegrityError(
+            f"{origin.url} sent {destination.stat().st_size} bytes with {origin.hash.algorithm} {found}, expected "
+            f"{origin.hash.value}; a proxy's page, or the file was changed upstream"
+        )
+
+
+def _convert(entry: WeightsEntry, origin: Origin, source: Path, place: str) -> Located:
+    path, sidecar = cache_paths(entry)
+    with replacing(path) as part:
+        converted = convert_file(
+            source,
+            part,
+            layout=origin.layout,
+            architecture=entry.architecture,
+            dataset=entry.dataset,
+            num_classes=entry.num_classes,
+            preprocessing=entry.preprocessing,
+            origin_sha256=origin.hash.value if origin.hash.algorithm == "sha256" else None,
+        )
+        if entry.tensors_sha256 not in (None, converted.tensors_sha256):
+            raise IntegrityError(
+                f"{entry.id}: the converted tensors have sha256 {converted.tensors_sha256}, the manifest says "
+                f"{entry.tensors_sha256}; please report this"
+            )
+        sha256 = file_hash(part)
+    noted = {"origin": origin.hash.value, "sha256": sha256, "tensors_sha256": converted.tensors_sha256}
+    # written last: a file whose sidecar is missing or old is made anew
+    write_text(sidecar, json.dumps(noted, indent=1, sort_keys=True) + "\n")
+    return Located(path, sha256, place)
+
+
+def _is(path: Path, size: int | None, algorithm: str, value: str) -> bool:
+    return (size is None or path.stat().st_size == size) and memoised_hash(path, algorithm) == value
+
+
+def _wanted(entry: WeightsEntry) -> str:
+    if entry.hub:
+        return f"{entry.hub.filename}, sha256 {entry.hub.sha256}"
+    if entry.origin:
+        return f"{entry.origin.filename}, {entry.origin.hash.algorithm} {entry.origin.hash.value}"
+    raise UsageError(f"{entry.id} is bundled")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
