@@ -17,11 +17,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from pyramidzoo.containers import COUNTER, check_finite, check_signatures, read_signatures, read_tensors, signature
+from pyramidzoo.containers import (
+    COUNTER,
+    check_finite,
+    check_signatures,
+    read_signatures,
+    read_tensors,
+    signature,
+    tensors_sha256,
+)
 from pyramidzoo.convert import convert_file
 from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash, replacing, write_text
-from pyramidzoo.manifest import Origin, WeightsEntry
+from pyramidzoo.manifest import Manifest, Origin, WeightsEntry
 
 _TIMEOUT_SECONDS = 30
 _hashes: dict[tuple[int, int, int, int, str], str] = {}
@@ -68,6 +76,44 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
     reasons = "".join(f"\n  - {error}" for error in failures)
     raise worst(f"cannot get {entry.id}:{reasons}\n  Fetch it where there is a network, or name a folder that holds "
                 f"{_wanted(entry)} in PYRAMIDZOO_ORIGINS") from failures[-1]
+
+
+@dataclass(frozen=True)
+class State:
+    """What `verify` found: "good", "altered", "missing", or "unknown" (a file in the cache that no entry names)."""
+
+    name: str
+    state: Literal["good", "altered", "missing", "unknown"]
+    path: Path | None
+    detail: str
+
+
+def verify(entry: WeightsEntry) -> State:
+    """Hash an entry's local file again, and its tensors where the manifest knows their hash."""
+    path, expected = cache_paths(entry)[0], None
+    if entry.bundled is not None:
+        path, expected = Path(__file__).with_name(entry.bundled.path), entry.bundled.sha256
+    if not path.is_file():
+        return State(entry.id, "missing", None, f"`pyramidzoo fetch {entry.id}` gets it")
+    again = f"`pyramidzoo fetch --force {entry.id}` makes it anew"
+    noted = expected or (_read_sidecar(entry) or {}).get("sha256")
+    if noted is None:
+        return State(entry.id, "altered", path, f"nothing vouches for it: its sidecar is missing or damaged; {again}")
+    found = file_hash(path)
+    if found != noted:
+        return State(entry.id, "altered", path, f"sha256 {found}, expected {noted}; {again}")
+    content = tensors_sha256(read_tensors(path))
+    if entry.tensors_sha256 not in (None, content):
+        return State(entry.id, "altered", path, f"tensors sha256 {content}, expected {entry.tensors_sha256}; {again}")
+    return State(entry.id, "good", path, f"sha256 {found}")
+
+
+def unknown_files(manifest: Manifest) -> list[State]:
+    """Files in the cache that belong to no entry, unfinished temporary files excepted."""
+    known = {path for entry in manifest.entries.values() for path in cache_paths(entry)}
+    folder = cache_dir() / "weights"
+    found = sorted(path for path in folder.glob("*") if path not in known and not path.name.startswith("."))
+    return [State(path.name, "unknown", path, "no entry of the manifest names it; delete it") for path in found]
 
 
 def load_weights(
@@ -132,18 +178,23 @@ def _of_head(name: str) -> bool:
 
 
 def _cached(entry: WeightsEntry) -> Located | None:
-    path, sidecar = cache_paths(entry)
-    if entry.origin is None or not path.is_file() or not sidecar.is_file():
+    path, noted = cache_paths(entry)[0], _read_sidecar(entry)
+    if noted is None or not path.is_file():
         return None
-    try:
-        noted = json.loads(sidecar.read_text(encoding="utf-8"))
-        origin, sha256 = noted["origin"], noted["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # an unreadable sidecar vouches for nothing; the file is made anew
-    if origin != entry.origin.hash.value:
-        return None  # made from another file than the one the manifest names now
-    require_hash(path, sha256, f"`pyramidzoo fetch --force {entry.id}` makes it anew")
+    sha256 = require_hash(path, noted["sha256"], f"`pyramidzoo fetch --force {entry.id}` makes it anew")
     return Located(path, sha256, "cache")
+
+
+def _read_sidecar(entry: WeightsEntry) -> dict[str, str] | None:
+    """What was noted when the cached file was made; None where nothing readable vouches for it.
+
+    Also None where it was made from another file than the one that the manifest names now.
+    """
+    try:
+        noted = json.loads(cache_paths(entry)[1].read_text(encoding="utf-8"))
+        return noted if entry.origin and noted["origin"] == entry.origin.hash.value and noted["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _from_folders(entry: WeightsEntry) -> Located | None:

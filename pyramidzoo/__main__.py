@@ -1,0 +1,7 @@
+"""`python -m pyramidzoo`."""
+
+import sys
+
+from pyramidzoo.cli import main
+
+sys.exit(main())

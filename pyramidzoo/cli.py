@@ -1,0 +1,109 @@
+"""The command line: one parser, the commands of `pyramidzoo.commands`, and an exit code for every outcome."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from pyramidzoo import __version__
+from pyramidzoo.commands import catalogue, local, measure
+from pyramidzoo.errors import PyramidzooError
+from pyramidzoo.formats import FORMATS
+
+_EPILOG = """\
+exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "changed" or "different"), 4 integrity
+(hash, keys, shapes, NaN, a damaged file), 5 unavailable (offline, data missing, disk), 130 interrupted
+
+environment: PYRAMIDZOO_DATA (data sets), PYRAMIDZOO_CACHE (converted weights), PYRAMIDZOO_ORIGINS (folders searched
+for weights by content, before any network), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN (the Hub)
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyramidzoo",
+        description="Residual networks with pinned weights, and the evaluation that reproduces their published errors.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pyramidzoo {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
+        added.set_defaults(run=run)
+        added.add_argument("--format", choices=FORMATS, default="human", help="how to print data (default: %(default)s)")
+        return added
+
+    p = command("list", catalogue.run_list, "list architectures and weights")
+    p.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="a shell pattern, such as 'wrn_*'")
+    p.add_argument("--weights", action="store_true", help="one line for each set of weights")
+    p.add_argument("--dataset", help="only weights of this data set")
+
+    p = command("info", catalogue.run_info, "show everything known about an architecture or a set of weights")
+    p.add_argument("name", metavar="NAME", help="an architecture (wrn_16_1) or an id (wrn_16_1.cifar10_ferles)")
+
+    p = command("fetch", local.run_fetch, "download, convert and verify weights, and print where they are")
+    p.add_argument("weights", nargs="+", metavar="WEIGHTS", help="ids, architectures or patterns")
+    p.add_argument("--force", action="store_true", help="make the cached file anew")
+
+    p = command("convert", local.run_convert, "turn a foreign checkpoint into a safetensors file that describes itself")
+    p.add_argument("file", type=Path, metavar="FILE", help="the checkpoint as its authors published it")
+    p.add_argument("--layout", required=True, help="whose checkpoint it is: akamaster, fattorib, ferles")
+    p.add_argument("--arch", required=True, help="the architecture, such as resnet56")
+    p.add_argument("--dataset", required=True, help="what it was trained on: cifar10, cifar100")
+    p.add_argument("--output", type=Path, required=True, metavar="OUT", help="the .safetensors file to write")
+    p.add_argument("--mean", type=float, nargs=3, help="mean it was trained with, of [0, 1] values, if not the layout's")
+    p.add_argument("--std", type=float, nargs=3, help="standard deviation, likewise")
+
+    p = command("verify", local.run_verify, "hash local weights again and compare them with the manifest")
+    p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures or patterns")
+    p.add_argument("--all", action="store_true", help="all of the manifest, and what else lies in the cache")
+
+    p = command("evaluate", measure.run_evaluate, "evaluate weights on their data set and print both verdicts")
+    p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures, patterns or .safetensors files")
+    p.add_argument("--data-dir", type=Path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
+    p.add_argument("--download", action="store_true", help="download the data set where it is absent")
+    p.add_argument("--split", default="test", help="test (default) or train")
+    p.add_argument("--output", type=Path, metavar="DIR", help="keep predictions and records, and resume from them")
+    p.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)")
+    p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    p.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
+    p.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
+    p.add_argument("--amp-dtype", choices=("bf16", "fp16"), default="bf16", help="for --amp (default: %(default)s)")
+
+    p = command("tables", measure.run_tables, "print the published tables, every row, beside what was measured")
+    p.add_argument("tables", nargs="*", metavar="TABLE", help="F1, P1, P2, P3, W1, W2, H1 .. H6 (default: all)")
+    p.add_argument("--records", type=Path, metavar="DIR", help="an --output folder of evaluate, instead of the manifest")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code says how it ended. Data go to stdout, everything else to stderr."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except PyramidzooError as error:
+        print(f"pyramidzoo: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("pyramidzoo: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("PYRAMIDZOO_DEBUG"):
+            traceback.print_exc()
+        print(
+            f"pyramidzoo: internal error, {type(error).__name__}: {error}; please report it with the output of the same "
+            "command under PYRAMIDZOO_DEBUG=1",
+            file=sys.stderr,
+        )
+        return 1

@@ -1,0 +1,157 @@
+"""Numbers: `evaluate` and `tables`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyramidzoo.commands.local import select
+from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
+from pyramidzoo.formats import render
+from pyramidzoo.manifest import WeightsEntry, load_manifest
+
+if TYPE_CHECKING:
+    from pyramidzoo.evaluation.datasets import ImageSet
+    from pyramidzoo.evaluation.records import Record
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Evaluate weights or files on their data set and print both verdicts; a failure of one does not stop the rest."""
+    if not args.weights:
+        raise UsageError("name weights (an id, an architecture, a pattern) or a safetensors file to evaluate")
+    if args.batch_size < 1:
+        raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
+    files = [Path(name) for name in args.weights if _is_file_name(name)]
+    entries = select([name for name in args.weights if not _is_file_name(name)])
+
+    from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
+    from pyramidzoo.evaluation.harness import Settings, Subject, evaluate, pick_device
+
+    settings = Settings(pick_device(args.device), args.batch_size, args.amp_dtype if args.amp else None, args.channels_last)
+    data_dir = args.data_dir or default_data_dir()
+    loaded: dict[str, ImageSet] = {}
+
+    def one(target: WeightsEntry | Path) -> Record:
+        subject = Subject.of_file(target) if isinstance(target, Path) else None
+        dataset = subject.dataset if subject else target.dataset  # type: ignore[union-attr]
+        if dataset not in loaded:  # before any download: without images there is nothing to do
+            loaded[dataset] = load_dataset(dataset, args.split, data_dir, download=args.download)
+        subject = subject or Subject.of_entry(target)  # type: ignore[arg-type]
+        return evaluate(subject, loaded[dataset], settings, output=args.output)
+
+    records: list[Record] = []
+    failures: list[dict[str, Any]] = []
+    for target in [*entries, *files]:
+        try:
+            record = one(target)
+        except PyramidzooError as error:
+            name = str(target) if isinstance(target, Path) else target.id
+            failures.append({"weights": name, "error": str(error), "exit_code": error.exit_code})
+            print(f"pyramidzoo: {name}: {error}", file=sys.stderr)
+            continue
+        records.append(record)
+        if args.format == "human":
+            print(_block(record) + "\n", flush=True)
+    if args.format == "json":
+        print(json.dumps({"records": [r.to_json() for r in records], "failures": failures}, indent=1))
+    elif args.format != "human":
+        empty: dict[str, Any] = dict.fromkeys(_COLUMNS)
+        rows = [_row(r) for r in records] + [empty | {"weights": f["weights"], "error": f["error"]} for f in failures]
+        print(render(rows, args.format))
+    codes = [3 for record in records if not record.reproduced] + [failure["exit_code"] for failure in failures]
+    return worst_exit_code(codes)
+
+
+def run_tables(args: argparse.Namespace) -> int:
+    """Print the published tables beside what was measured."""
+    from pyramidzoo.evaluation.records import read_records
+    from pyramidzoo.evaluation.tables import measurements, published, table_ids, table_rows
+
+    if args.records is not None and not args.records.is_dir():
+        raise UsageError(f"--records {args.records} is not a folder; `pyramidzoo evaluate --output` makes one")
+    known = measurements(load_manifest(), read_records(args.records) if args.records else [])
+    wanted = args.tables or table_ids()
+    tables = {table: table_rows(table, known) for table in wanted}
+    titles = {table["id"]: table["title"] for table in published()["tables"]}
+    if args.format in ("json", "csv"):
+        people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
+        rows = [_long(table, row, people) for table, lines in tables.items() for row in lines]
+        print(render(rows, args.format))
+        return 0
+    mark = "## " if args.format == "markdown" else ""
+    print("\n\n".join(f"{mark}{table}. {titles[table]}\n\n{render(lines, args.format)}" for table, lines in tables.items()))
+    return 0
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).suffix in (".safetensors", ".pth", ".pt", ".th", ".tar", ".bin", ".zip") or "/" in name
+
+
+def _long(table: str, row: dict[str, Any], people: list[str]) -> dict[str, Any]:
+    """One shape for the rows of all tables: who published what goes into one column."""
+    errors = [f"{person} {row[person]}" for person in people if row.get(person)]
+    kept = {name: value for name, value in row.items() if name not in people}
+    return {"table": table, **kept, "published": errors}
+
+
+def _block(record: Record) -> str:
+    low, high = record.interval
+    strict = record.precision == "fp32" and not record.flags["channels_last"]
+    lines = [
+        f"{record.weights}: {record.dataset} {record.split}, {record.images:,} images, {record.device}",
+        f"  wrong          {record.wrong:,} (top-1 error {record.top1_error:.2f} %, 95 % interval {low:.2f} to {high:.2f})",
+        f"  top-5 correct  {record.top5_correct:,} (top-5 error {record.top5_error:.2f} %)",
+        f"  recorded       {record.recorded}: {record.recorded_detail}",
+    ]
+    if not strict:
+        lines.append(f"  not strict     {record.precision}{', channels last' if record.flags['channels_last'] else ''}")
+    for claim in record.claims:
+        lines.append(
+            f"  claim          {claim.verdict}: {claim.by} published {claim.published} ({claim.statistic}), "
+            f"ours is {claim.ours:.3f} by that statistic"
+        )
+    if not record.claims:
+        lines.append("  claim          none: nobody published an error of these weights")
+    return "\n".join(lines)
+
+
+_COLUMNS = (
+    "weights",
+    "data set",
+    "split",
+    "images",
+    "wrong",
+    "top5_correct",
+    "top1_error",
+    "interval_low",
+    "interval_high",
+    "recorded",
+    "claim",
+    "published",
+    "ours_by_statistic",
+    "error",
+)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    low, high = record.interval
+    values = (
+        record.weights,
+        record.dataset,
+        record.split,
+        record.images,
+        record.wrong,
+        record.top5_correct,
+        f"{record.top1_error:.2f}",
+        f"{low:.2f}",
+        f"{high:.2f}",
+        record.recorded,
+        [claim.verdict for claim in record.claims] or "none",
+        [f"{claim.published} ({claim.by}, {claim.statistic})" for claim in record.claims],
+        [f"{claim.ours:.3f}" for claim in record.claims],
+        None,
+    )
+    return dict(zip(_COLUMNS, values, strict=True))
