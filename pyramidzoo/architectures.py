@@ -102,10 +102,10 @@ def _pyramidnet() -> Iterator[Architecture]:
     for alpha in (48, 84, 270):
         text = f"CIFAR PyramidNet-110, basic units, additive, alpha {alpha}"
         yield row(f"pyramidnet110_a{alpha}", text, depth=110, alpha=alpha)
-    for alpha in (4.75, 8, 27):
-        text = f"CIFAR PyramidNet-110, basic units, multiplicative, alpha {alpha}"
-        name = f"pyramidnet110_mul_a{alpha}".replace(".", "p")
-        yield row(name, text, depth=110, alpha=alpha, multiplicative=True)
+    for factor in (4.75, 8, 27):
+        text = f"CIFAR PyramidNet-110, basic units, multiplicative, alpha {factor}"
+        name = f"pyramidnet110_mul_a{factor}".replace(".", "p")
+        yield row(name, text, depth=110, alpha=factor, multiplicative=True)
     for depth, alpha in ((164, 48), (164, 84), (164, 270), (200, 240), (236, 220), (272, 200)):
         text = f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}"
         yield row(f"pyramidnet{depth}_a{alpha}", text, depth=depth, alpha=alpha, bottleneck=True)

@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     def command(name: str, run: object, help: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", allow_abbrev=False)
         added.set_defaults(run=run)
-        added.add_argument("--format", choices=FORMATS, default="human", help="how to print data (default: %(default)s)")
+        added.add_argument(
+            "--format", choices=FORMATS, default="human", help="how to print data (default: %(default)s)"
+        )
         return added
 
     p = command("list", catalogue.run_list, "list architectures and weights")
@@ -57,7 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--arch", required=True, help="the architecture, such as resnet56")
     p.add_argument("--dataset", required=True, help="what it was trained on: cifar10, cifar100")
     p.add_argument("--output", type=Path, required=True, metavar="OUT", help="the .safetensors file to write")
-    p.add_argument("--mean", type=float, nargs=3, help="mean it was trained with, of [0, 1] values, if not the layout's")
+    p.add_argument(
+        "--mean", type=float, nargs=3, help="mean it was trained with, of [0, 1] values, if not the layout's"
+    )
     p.add_argument("--std", type=float, nargs=3, help="standard deviation, likewise")
 
     p = command("verify", local.run_verify, "hash local weights again and compare them with the manifest")
@@ -70,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--download", action="store_true", help="download the data set where it is absent")
     p.add_argument("--split", default="test", help="test (default) or train")
     p.add_argument("--output", type=Path, metavar="DIR", help="keep predictions and records, and resume from them")
-    p.add_argument("-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)")
+    p.add_argument(
+        "-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)"
+    )
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     p.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
     p.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
@@ -78,7 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = command("tables", measure.run_tables, "print the published tables, every row, beside what was measured")
     p.add_argument("tables", nargs="*", metavar="TABLE", help="F1, P1, P2, P3, W1, W2, H1 .. H6 (default: all)")
-    p.add_argument("--records", type=Path, metavar="DIR", help="an --output folder of evaluate, instead of the manifest")
+    p.add_argument(
+        "--records", type=Path, metavar="DIR", help="an --output folder of evaluate, instead of the manifest"
+    )
     return parser
 
 
@@ -98,12 +106,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (a traceback is a bug; its text is kept for the report)
         if os.environ.get("PYRAMIDZOO_DEBUG"):
             traceback.print_exc()
         print(
-            f"pyramidzoo: internal error, {type(error).__name__}: {error}; please report it with the output of the same "
-            "command under PYRAMIDZOO_DEBUG=1",
+            f"pyramidzoo: internal error, {type(error).__name__}: {error}; please report it with what the same command "
+            "prints under PYRAMIDZOO_DEBUG=1",
             file=sys.stderr,
         )
         return 1

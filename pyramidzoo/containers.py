@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +62,9 @@ class Description:
             settings = {name: _tuple(value) for name, value in content.pop("preprocessing").items()}
             return cls(preprocessing=Preprocessing(**settings), **content)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise IntegrityError(f"{path}: its metadata do not describe a network ({error}); convert it anew") from error
+            raise IntegrityError(
+                f"{path}: its metadata do not describe a network ({error}); convert it anew"
+            ) from error
 
 
 def _tuple(value: Any) -> Any:
@@ -162,11 +164,11 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _little_endian_bytes(tensor: Tensor) -> memoryview | bytes:
-    array = tensor.reshape(-1).view(torch.uint8).numpy()
-    if struct.pack("=H", 1) == b"\x01\x00":
-        return memoryview(array)
-    return array.reshape(-1, tensor.element_size())[:, ::-1].tobytes()
+def _little_endian_bytes(tensor: Tensor) -> bytes:
+    raw = tensor.reshape(-1).view(torch.uint8)
+    if sys.byteorder == "big":
+        raw = raw.reshape(-1, tensor.element_size()).flip(1)
+    return raw.numpy().tobytes()
 
 
 def _opened(path: Path) -> safe_open:

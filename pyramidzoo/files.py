@@ -50,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
         part.chmod(0o666 & ~umask)
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
         raise UnavailableError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from error
     finally:

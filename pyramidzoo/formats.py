@@ -19,7 +19,7 @@ def render(rows: Sequence[Mapping[str, Any]], format: str) -> str:
     if format == "json":
         return json.dumps(list(rows), indent=1, ensure_ascii=False)
     columns = list(rows[0]) if rows else []
-    cells = [[_text(row.get(column)) for column in columns] for row in rows]
+    cells = [[_text(row.get(column), grouped=format != "csv") for column in columns] for row in rows]
     if format == "csv":
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([columns, *cells])
@@ -40,13 +40,13 @@ def render(rows: Sequence[Mapping[str, Any]], format: str) -> str:
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, *, grouped: bool) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        return f"{value:,}" if grouped and abs(value) >= 10_000 else str(value)
     if isinstance(value, (list, tuple)):
-        return "; ".join(_text(item) for item in value)
+        return "; ".join(_text(item, grouped=grouped) for item in value)
     return str(value)

@@ -36,7 +36,7 @@ class _Invalid(ValueError):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input these weights were trained with. Sizes in pixels, mean and std of [0, 1] values."""
+    """How an image becomes the input these weights were trained with: sizes in pixels, mean and std of [0, 1]."""
 
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -142,6 +142,7 @@ class Result:
     precision: str
     device: str
     versions: Mapping[str, str]
+    date: str
 
     def __post_init__(self) -> None:
         _check_hex(self.prediction_sha256, "sha256")
@@ -180,7 +181,9 @@ class WeightsEntry:
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id) or not self.id.startswith(f"{self.architecture}.{self.dataset}"):
-            raise _Invalid(f"the id must be {self.architecture}.{self.dataset} or {self.architecture}.{self.dataset}_ORIGIN")
+            raise _Invalid(
+                f"the id must be {self.architecture}.{self.dataset} or {self.architecture}.{self.dataset}_ORIGIN"
+            )
         if self.architecture not in architectures():
             raise _Invalid(f"no architecture is called {self.architecture!r}")
         if not (self.bundled or self.hub or self.origin):

@@ -74,8 +74,10 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
             failures.append(error)
     worst = IntegrityError if any(isinstance(error, IntegrityError) for error in failures) else UnavailableError
     reasons = "".join(f"\n  - {error}" for error in failures)
-    raise worst(f"cannot get {entry.id}:{reasons}\n  Fetch it where there is a network, or name a folder that holds "
-                f"{_wanted(entry)} in PYRAMIDZOO_ORIGINS") from failures[-1]
+    raise worst(
+        f"cannot get {entry.id}:{reasons}\n  Fetch it where there is a network, or name a folder that holds "
+        f"{_wanted(entry)} in PYRAMIDZOO_ORIGINS"
+    ) from failures[-1]
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,9 @@ def _from_folders(entry: WeightsEntry) -> Located | None:
         for candidate in sorted(path for path in folder.rglob("*") if path.is_file()):
             if entry.hub and _is(candidate, entry.hub.bytes, "sha256", entry.hub.sha256):
                 return Located(candidate, entry.hub.sha256, "origins")
-            if entry.origin and _is(candidate, entry.origin.bytes, entry.origin.hash.algorithm, entry.origin.hash.value):
+            if entry.origin and _is(
+                candidate, entry.origin.bytes, entry.origin.hash.algorithm, entry.origin.hash.value
+            ):
                 return _convert(entry, entry.origin, candidate, "origins")
             if candidate.name in {source.filename for source in (entry.hub, entry.origin) if source}:
                 altered.append(candidate)
@@ -260,7 +264,7 @@ def _temporary_folder() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix=".download-", dir=cache_dir())
     except OSError as error:
         raise UnavailableError(
-            f"the cache {cache_dir()} cannot be written to ({error.strerror or error}); name another in PYRAMIDZOO_CACHE"
+            f"cannot write to the cache {cache_dir()}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
         ) from error
     with folder as name:
         yield Path(name)

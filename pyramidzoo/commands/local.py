@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.formats import render
@@ -36,7 +35,9 @@ def run_fetch(args: argparse.Namespace) -> int:
             print(f"pyramidzoo: {error}", file=sys.stderr)
             codes.append(error.exit_code)
         else:
-            rows.append({"weights": entry.id, "from": located.place, "path": str(located.path), "sha256": located.sha256})
+            rows.append(
+                {"weights": entry.id, "from": located.place, "path": str(located.path), "sha256": located.sha256}
+            )
     if rows or not codes:
         print(render(rows, args.format))
     return worst_exit_code(codes)
@@ -51,7 +52,8 @@ def run_verify(args: argparse.Namespace) -> int:
     entries = list(load_manifest().entries.values()) if args.all else select(args.weights)
     states = [verify(entry) for entry in entries] + (unknown_files(load_manifest()) if args.all else [])
     rows = [
-        {"weights": s.name, "state": s.state, "path": str(s.path) if s.path else None, "detail": s.detail} for s in states
+        {"weights": s.name, "state": s.state, "path": str(s.path) if s.path else None, "detail": s.detail}
+        for s in states
     ]
     print(render(rows, args.format))
     found = {state.state for state in states}

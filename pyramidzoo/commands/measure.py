@@ -30,7 +30,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.harness import Settings, Subject, evaluate, pick_device
 
-    settings = Settings(pick_device(args.device), args.batch_size, args.amp_dtype if args.amp else None, args.channels_last)
+    settings = Settings(
+        pick_device(args.device), args.batch_size, args.amp_dtype if args.amp else None, args.channels_last
+    )
     data_dir = args.data_dir or default_data_dir()
     loaded: dict[str, ImageSet] = {}
 
@@ -44,13 +46,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     records: list[Record] = []
     failures: list[dict[str, Any]] = []
-    for target in [*entries, *files]:
+    targets: list[WeightsEntry | Path] = [*entries, *files]
+    for target in targets:
         try:
             record = one(target)
         except PyramidzooError as error:
             name = str(target) if isinstance(target, Path) else target.id
             failures.append({"weights": name, "error": str(error), "exit_code": error.exit_code})
-            print(f"pyramidzoo: {name}: {error}", file=sys.stderr)
+            print(f"pyramidzoo: {error}" if name in str(error) else f"pyramidzoo: {name}: {error}", file=sys.stderr)
             continue
         records.append(record)
         if args.format == "human":
@@ -72,9 +75,9 @@ def run_tables(args: argparse.Namespace) -> int:
 
     if args.records is not None and not args.records.is_dir():
         raise UsageError(f"--records {args.records} is not a folder; `pyramidzoo evaluate --output` makes one")
-    known = measurements(load_manifest(), read_records(args.records) if args.records else [])
-    wanted = args.tables or table_ids()
-    tables = {table: table_rows(table, known) for table in wanted}
+    manifest = load_manifest()
+    known = measurements(manifest, read_records(args.records) if args.records else [])
+    tables = {table: table_rows(table, manifest, known) for table in args.tables or table_ids()}
     titles = {table["id"]: table["title"] for table in published()["tables"]}
     if args.format in ("json", "csv"):
         people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
@@ -82,7 +85,11 @@ def run_tables(args: argparse.Namespace) -> int:
         print(render(rows, args.format))
         return 0
     mark = "## " if args.format == "markdown" else ""
-    print("\n\n".join(f"{mark}{table}. {titles[table]}\n\n{render(lines, args.format)}" for table, lines in tables.items()))
+    print(
+        "\n\n".join(
+            f"{mark}{table}. {titles[table]}\n\n{render(lines, args.format)}" for table, lines in tables.items()
+        )
+    )
     return 0
 
 
@@ -102,8 +109,8 @@ def _block(record: Record) -> str:
     strict = record.precision == "fp32" and not record.flags["channels_last"]
     lines = [
         f"{record.weights}: {record.dataset} {record.split}, {record.images:,} images, {record.device}",
-        f"  wrong          {record.wrong:,} (top-1 error {record.top1_error:.2f} %, 95 % interval {low:.2f} to {high:.2f})",
-        f"  top-5 correct  {record.top5_correct:,} (top-5 error {record.top5_error:.2f} %)",
+        f"  wrong          {record.wrong} (top-1 error {record.top1_error:.2f} %, 95 % within {low:.2f} to {high:.2f})",
+        f"  top-5 correct  {record.top5_correct} (top-5 error {record.top5_error:.2f} %)",
         f"  recorded       {record.recorded}: {record.recorded_detail}",
     ]
     if not strict:

@@ -136,7 +136,7 @@ def unpickle(source: Path) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as folder:
         output = Path(folder) / "tensors.safetensors"
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 (this interpreter, a file of this package, and two paths)
                 [sys.executable, str(child), str(source), str(output)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -145,7 +145,9 @@ def unpickle(source: Path) -> dict[str, Tensor]:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise IntegrityError(f"{source} could not be read within {_UNPICKLE_SECONDS} s; it was left alone") from error
+            raise IntegrityError(
+                f"{source} could not be read within {_UNPICKLE_SECONDS} s; it was left alone"
+            ) from error
         except OSError as error:
             raise UnavailableError(f"cannot start a process to open {source}: {error.strerror or error}") from error
         lines = done.stderr.strip().splitlines()

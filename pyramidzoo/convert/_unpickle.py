@@ -39,7 +39,7 @@ def main(source: str, output: str) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2])
-    except Exception as error:  # whatever a damaged pickle provokes becomes one line for the parent
+    except Exception as error:  # noqa: BLE001 (whatever a damaged pickle provokes becomes one line for the parent)
         reason = str(error).strip().splitlines()
         print(json.dumps({"error": f"{type(error).__name__}: {reason[0] if reason else ''}"[:500]}), file=sys.stderr)
         sys.exit(1)

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -149,7 +149,7 @@ def _read(path: Path, md5: str) -> dict[str, Any]:
 class _BatchUnpickler(pickle.Unpickler):
     """Builds arrays and nothing else, under the module names of the NumPy that wrote the files."""
 
-    _ALLOWED = {
+    _ALLOWED: ClassVar[Mapping[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,

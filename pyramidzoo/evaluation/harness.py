@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy
+import safetensors
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -246,7 +248,7 @@ def _predict(
     if not todo:
         return list(units)
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    model = model.eval().to(device, memory_format=layout)  # type: ignore[call-overload]
+    model = model.eval().to(device).to(memory_format=layout)
     normalize = Normalize(subject.preprocessing).to(device)
     pixels = images.images.to(device)
     with (
@@ -285,14 +287,8 @@ def _forward(model: nn.Module, batch: torch.Tensor, settings: Settings) -> torch
 def _strict_arithmetic() -> Iterator[None]:
     """fp32 as IEEE has it, and the same algorithm every time; the process's own settings come back afterwards."""
     cudnn = torch.backends.cudnn
-    precisions: list[Any] = [
-        torch.backends,
-        torch.backends.cuda.matmul,
-        cudnn.conv,  # type: ignore[attr-defined]
-        cudnn.rnn,  # type: ignore[attr-defined]
-        torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
-        torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
-    ]
+    places = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.conv", "mkldnn.matmul")
+    precisions: list[Any] = [torch.backends, *(attrgetter(place)(torch.backends) for place in places)]
     before = [part.fp32_precision for part in precisions]
     algorithms = cudnn.benchmark, cudnn.deterministic
     try:
@@ -313,12 +309,12 @@ def _device_name(device: torch.device) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in ("numpy", "safetensors")}
-    cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
     return {
         "pyramidzoo": pyramidzoo.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **found,
+        "numpy": numpy.__version__,
+        "safetensors": safetensors.__version__,
         **(cuda if torch.cuda.is_available() else {}),
     }

@@ -1,4 +1,4 @@
-"""The published tables, every row of them, beside what was measured: numbers come from records and the manifest alone."""
+"""The published tables, every row of them, beside what was measured; records and the manifest are the only sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from pyramidzoo.architectures import architectures, get_architecture
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.harness import check_claims, recorded_result
-from pyramidzoo.evaluation.metrics import error_percent, wilson_interval
+from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.records import ClaimCheck, Record
 from pyramidzoo.evaluation.verdicts import paper_verdict
 from pyramidzoo.manifest import Manifest
@@ -40,7 +40,7 @@ class Measurement:
 
 @cache
 def published() -> Mapping[str, Any]:
-    """The published tables (`targets.json`): "tables", "targets" in order, and "elsewhere", where weights could be had."""
+    """The published rows (`targets.json`): "tables", "targets" in order, and "elsewhere": other people's weights."""
     document: Mapping[str, Any] = json.loads(
         resources.files("pyramidzoo.evaluation").joinpath("targets.json").read_text(encoding="utf-8")
     )
@@ -64,14 +64,15 @@ def measurements(manifest: Manifest, records: Iterable[Record]) -> list[Measurem
         if entry.id in measured or result is None:
             continue
         wrong = result.images - result.top1_correct
-        claims = check_claims(entry, _SPLIT, result.statistics, result.images)
+        statistics = {ERROR: error_percent(wrong, result.images), **result.statistics}
+        claims = check_claims(entry, _SPLIT, statistics, result.images)
         found.append(
             Measurement(entry.id, entry.architecture, entry.dataset, result.images, wrong, "as recorded", claims)
         )
     return found
 
 
-def table_rows(table: str, known: Iterable[Measurement]) -> list[dict[str, Any]]:
+def table_rows(table: str, manifest: Manifest, known: Iterable[Measurement]) -> list[dict[str, Any]]:
     """The lines of one published table: its rows in order, one line for each set of weights, or for their lack.
 
     Columns named after people hold the errors they published, in percent, top-1 / top-5. Raises UsageError.
@@ -91,7 +92,9 @@ def table_rows(table: str, known: Iterable[Measurement]) -> list[dict[str, Any]]
         for architecture in dict.fromkeys(target["architecture"] for target in group):
             measured = [m for m in known if (m.architecture, m.dataset) == (architecture, dataset)]
             own = [target for target in group if target["architecture"] == architecture]
-            lines += [head | _measured_cells(m, own) for m in measured] or [head | _empty_cells(architecture, own)]
+            names = [e.id for e in manifest.entries.values() if (e.architecture, e.dataset) == (architecture, dataset)]
+            cells = [_measured_cells(m, own) for m in measured] or [_unmeasured_cells(architecture, own, names)]
+            lines += [head | part for part in cells]
     return lines
 
 
@@ -99,14 +102,16 @@ def parameters(architecture: str | None, dataset: str, arguments: Mapping[str, A
     """The exact parameter count of a network with that data set's classes; None where the zoo has no such network."""
     if architecture not in architectures() or dataset not in _CLASSES:
         return None
-    return _count(architecture, _CLASSES[dataset], tuple(arguments.items()))
+    trunk, features = _trunk(architecture, tuple(arguments.items()))
+    return trunk + _CLASSES[dataset] * (features + 1)
 
 
 @cache
-def _count(architecture: str, num_classes: int, arguments: tuple[tuple[str, Any], ...]) -> int:
+def _trunk(architecture: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
+    """Parameters without the classifier, and the features that the classifier reads."""
     with torch.device("meta"):
-        model = build(get_architecture(architecture), num_classes=num_classes, **dict(arguments))
-    return sum(parameter.numel() for parameter in model.parameters())
+        model = build(get_architecture(architecture), **{"num_classes": 0, **dict(arguments)})
+    return sum(parameter.numel() for parameter in model.parameters()), model.num_features
 
 
 def _printed(target: Mapping[str, Any]) -> str:
@@ -130,24 +135,27 @@ def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, A
         "95 % interval": f"{low:.2f} to {high:.2f}",
         "recorded": measurement.recorded,
         "claim": [*claims, *papers],
+        "elsewhere": None,
     }
 
 
-def _empty_cells(architecture: str | None, targets: list[Any]) -> dict[str, Any]:
+def _unmeasured_cells(architecture: str | None, targets: list[Any], weights: list[str]) -> dict[str, Any]:
+    """A line without a number says why there is none, and where weights could come from."""
     dataset = targets[0]["dataset"]
+    elsewhere = published()["elsewhere"].get(architecture, {}).get(dataset)
     if architecture is None:
-        reason = f"no classifier: {targets[0]['variant']}"
+        state = f"no weights: {targets[0]['variant']}"
+    elif weights:
+        state = f"not measured: {', '.join(weights)}"
     else:
-        where = published()["elsewhere"].get(architecture, {}).get(dataset)
-        reason = f"no weights; elsewhere: {where}" if where else "not measured"
-        if architecture not in architectures():
-            reason = f"no network yet; {reason}"
+        state = "no weights" if architecture in architectures() else "no weights, and no such network here yet"
     return {
         "network": architecture or targets[0]["network"],
         "parameters": parameters(architecture, dataset, targets[0]["arguments"]),
-        "weights": reason,
+        "weights": state,
         "ours": None,
         "95 % interval": None,
         "recorded": "none",
-        "claim": ["none"],
+        "claim": "none",
+        "elsewhere": elsewhere,
     }

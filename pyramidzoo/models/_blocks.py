@@ -24,7 +24,7 @@ def units_per_stage(network: str, depth: int, layers_per_unit: int) -> int:
     return units
 
 
-@torch.fx.wrap  # type: ignore[attr-defined]  # one node with a result: dead-code elimination cannot drop the addition
+@torch.fx.wrap  # one node with a result: dead-code elimination cannot drop the addition
 def add_into_channels(y: Tensor, x: Tensor, start: int = 0) -> Tensor:
     """Add x (N, C, H, W) into channels start .. start+C of y, in place: y plus x padded with zero channels.
 

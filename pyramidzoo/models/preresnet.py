@@ -19,7 +19,13 @@ class PreActBottleneck(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int = 1, shared: bool = False, stride_in: Literal[1, 3] = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        shared: bool = False,
+        stride_in: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
         self.shared = shared
@@ -74,9 +80,7 @@ class CifarPreResNet(ImageClassifier):
                 if bottleneck:
                     units.append(PreActBottleneck(channels, out, stride=stride, shared=shared))
                 else:
-                    units.append(
-                        PreActUnit(channels, out, stride=stride, shared=shared, projection=shortcut == "B")
-                    )
+                    units.append(PreActUnit(channels, out, stride=stride, shared=shared, projection=shortcut == "B"))
                 channels = out
             self._add_stage(units, channels=out, reduction=2**stage)
         self.norm = nn.BatchNorm2d(channels)
