@@ -169,6 +169,12 @@ def memoised_hash(path: Path, algorithm: str = "sha256") -> str:
     return _hashes[key]
 
 
+def forget_verified() -> None:
+    """Verify every file anew from here on, as a new process would."""
+    _hashes.clear()
+    _finite.clear()
+
+
 def cache_paths(entry: WeightsEntry) -> tuple[Path, Path]:
     """The entry's converted file in the cache, and the sidecar that says what it must be."""
     folder = cache_dir() / "weights"

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pyramidzoo.manifest import Preprocessing
-
 
 class ImageClassifier(nn.Module):
     """Convolutional trunk, global average pooling, one linear classifier.
@@ -33,7 +31,7 @@ class ImageClassifier(nn.Module):
         self.head_hidden_size = num_features
         self.head_drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.preprocessing: Preprocessing | None = None  # that of the loaded weights
+        self.preprocessing: Any = None  # that of the loaded weights, set by whoever loads them
         self.feature_info: list[dict[str, Any]] = []
         self.fc: nn.Module = _classifier(num_features, num_classes)
 
@@ -120,11 +118,12 @@ def _checkpointed(unit: nn.Module, x: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _statistics_kept(unit: nn.Module) -> Iterator[None]:
     """The second forward pass of a checkpointed unit must not update BN's running statistics a second time."""
-    norms = [m for m in unit.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    norms = [module for module in unit.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, counter) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter

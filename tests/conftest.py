@@ -1,0 +1,106 @@
+"""Shared fixtures. Real checkpoints and data are read where PYRAMIDZOO_ORIGINS and PYRAMIDZOO_DATA say, never copied.
+
+Tests that need them skip without; with PYRAMIDZOO_TESTS_COMPLETE=1 a skip fails the run, unless a GPU is what lacks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pyramidzoo import weights
+from pyramidzoo.architectures import get_architecture
+from pyramidzoo.convert import get_layout
+from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.models import build
+
+# read before any test changes the environment
+_ORIGINS = os.environ.get("PYRAMIDZOO_ORIGINS")
+_DATA = os.environ.get("PYRAMIDZOO_DATA")
+_skipped: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the user's cache, origins or data, the network, or what another test has verified."""
+    monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("PYRAMIDZOO_ORIGINS", "PYRAMIDZOO_DATA", "PYRAMIDZOO_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    weights.forget_verified()
+    yield
+    weights.forget_verified()
+
+
+@pytest.fixture(scope="session")
+def origins() -> Path:
+    """The folder of real published checkpoints."""
+    if not _ORIGINS:
+        pytest.skip("PYRAMIDZOO_ORIGINS names no folder of published checkpoints")
+    return Path(_ORIGINS).resolve()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the real CIFAR files."""
+    if not _DATA:
+        pytest.skip("PYRAMIDZOO_DATA names no folder of data sets")
+    return Path(_DATA).resolve()
+
+
+@pytest.fixture
+def small_set() -> ImageSet:
+    """300 random images in ten classes: two ranges of batches of 8, the last one short."""
+    generator = np.random.default_rng(7)
+    return ImageSet(
+        name="cifar10",
+        split="test",
+        classes=10,
+        images=torch.from_numpy(generator.integers(0, 256, (300, 3, 32, 32), dtype=np.uint8)),
+        labels=torch.from_numpy(generator.integers(0, 10, 300)),
+        fingerprint="0" * 64,
+    )
+
+
+def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> dict[str, Tensor]:
+    """A state dict with random weights and BN statistics that keep activations in range."""
+    torch.manual_seed(seed)
+    model = build(get_architecture(architecture), num_classes=num_classes)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+    return model.state_dict()
+
+
+def foreign_checkpoint(architecture: str, layout: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The flat checkpoint that a layout's authors would have saved for this state, unused tensors included."""
+    key_map, row = get_layout(layout), get_architecture(architecture)
+    checkpoint = {key_map.foreign_name(name, row): tensor.clone() for name, tensor in state.items()}
+    for name, part in key_map.unused(row).items():
+        checkpoint[name] = torch.zeros(part.shape, dtype=torch.int64 if part.dtype == "I64" else torch.float32)
+    return checkpoint
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and "gpu" not in report.keywords:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("PYRAMIDZOO_TESTS_COMPLETE") and _skipped:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("PYRAMIDZOO_TESTS_COMPLETE") and _skipped:
+        terminalreporter.section("skipped although PYRAMIDZOO_TESTS_COMPLETE is set", sep="=", red=True)
+        for nodeid in _skipped:
+            terminalreporter.write_line(nodeid)

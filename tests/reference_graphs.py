@@ -1,0 +1,202 @@
+"""The graphs written out a second time, slowly and literally, over a dictionary of tensors under the zoo's names.
+
+Nothing of pyramidzoo is used. Shortcuts hold their zeros as tensors, batch norm and pooling are their formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal, localcontext
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Layers:
+    """The layers whose tensors are in `state`, called by name."""
+
+    def __init__(self, state: dict[str, Tensor], training: bool) -> None:
+        self.state = state
+        self.training = training
+
+    def conv(self, name: str, x: Tensor, kernel: int, stride: int = 1) -> Tensor:
+        """Convolution without bias, padded so that stride 1 keeps the size."""
+        weight = self.state[f"{name}.weight"]
+        assert weight.shape[2:] == (kernel, kernel)
+        assert f"{name}.bias" not in self.state
+        return F.conv2d(x, weight, stride=stride, padding=(kernel - 1) // 2)
+
+    def bn(self, name: str, x: Tensor) -> Tensor:
+        """(x - mean) / sqrt(variance + 1e-5) * scale + shift; running values go a tenth of the way to the batch's."""
+        mean, variance = self.state[f"{name}.running_mean"], self.state[f"{name}.running_var"]
+        if self.training:
+            running_mean, running_variance = mean, variance
+            mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
+            with torch.no_grad():
+                running_mean.copy_(0.9 * running_mean + 0.1 * mean)
+                running_variance.copy_(0.9 * running_variance + 0.1 * x.var(dim=(0, 2, 3), unbiased=True))
+                self.state[f"{name}.num_batches_tracked"] += 1
+        x = (x - mean[:, None, None]) / torch.sqrt(variance[:, None, None] + 1e-5)
+        return x * self.state[f"{name}.weight"][:, None, None] + self.state[f"{name}.bias"][:, None, None]
+
+    def bn_relu(self, name: str, x: Tensor) -> Tensor:
+        return torch.relu(self.bn(name, x))
+
+    def head(self, x: Tensor, drop: float = 0.0) -> Tensor:
+        """Mean over the map, dropout, linear layer."""
+        x = F.dropout(x.mean(dim=(2, 3)), drop, self.training)
+        return x @ self.state["fc.weight"].T + self.state["fc.bias"]
+
+
+def resnet_a(net: Layers, x: Tensor, *, n: int) -> Tensor:
+    """Post-activation, option A with half of the zero channels before and half after."""
+    x = net.bn_relu("bn1", net.conv("conv1", x, 3))
+    for stage, width in enumerate((16, 32, 64)):
+        for k in range(n):
+            unit = f"layer{stage + 1}.{k}"
+            stride = 2 if stage > 0 and k == 0 else 1
+            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, 3, stride))
+            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, 3))
+            if stride == 2:
+                x = x[:, :, ::2, ::2]
+                x = torch.cat([_zeros(x, width // 4), x, _zeros(x, width // 4)], dim=1)
+            x = torch.relu(y + x)
+    return net.head(x)
+
+
+def resnet_fattorib(net: Layers, x: Tensor, *, n: int) -> Tensor:
+    """Blocks of n - 1 plain units and one whose second convolution strides and widens; the third block's does not."""
+    x = net.bn_relu("bn1", net.conv("conv1", x, 3))
+    for block, (width, out) in enumerate(((16, 32), (32, 64), (64, 64))):
+        for k in range(n):
+            unit = f"layer{block + 1}.{k}"
+            transition = k == n - 1 and out > width
+            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, 3))
+            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, 3, 2 if transition else 1))
+            if transition:
+                x = x[:, :, ::2, ::2]
+                x = torch.cat([_zeros(x, out // 4), x, _zeros(x, out // 4)], dim=1)
+            x = torch.relu(y + x)
+    return net.head(x)
+
+
+def preresnet(
+    net: Layers, x: Tensor, *, n: int, width: int = 1, shared: Sequence[bool] = (True,) * 3, option: str = "B"
+) -> Tensor:
+    """Basic pre-activation units; `shared` stages give the first unit's BN-ReLU to its shortcut as well."""
+    x = net.conv("conv1", x, 3)
+    for stage in range(3):
+        for k in range(n):
+            unit = f"layer{stage + 1}.{k}"
+            stride = 2 if stage > 0 and k == 0 else 1
+            activated = net.bn_relu(f"{unit}.bn1", x)
+            y = net.conv(f"{unit}.conv1", activated, 3, stride)
+            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), 3)
+            if k == 0 and shared[stage]:
+                x = activated
+            if stride == 2 and option == "A":
+                x = x[:, :, ::2, ::2]
+                x = torch.cat([x, _zeros(x, (16, 32, 64)[stage] * width // 2)], dim=1)
+            elif stride == 2:
+                x = net.conv(f"{unit}.downsample", x, 1, 2)
+            x = y + x
+    return net.head(net.bn_relu("norm", x))
+
+
+def preresnet_bottleneck(net: Layers, x: Tensor, *, n: int) -> Tensor:
+    """Pre-activation bottlenecks: stride in the first 1x1, a bare projection of BN-ReLU in each stage's first unit."""
+    x = net.conv("conv1", x, 3)
+    for stage in range(3):
+        for k in range(n):
+            unit = f"layer{stage + 1}.{k}"
+            stride = 2 if stage > 0 and k == 0 else 1
+            activated = net.bn_relu(f"{unit}.bn1", x)
+            y = net.conv(f"{unit}.conv1", activated, 1, stride)
+            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), 3)
+            y = net.conv(f"{unit}.conv3", net.bn_relu(f"{unit}.bn3", y), 1)
+            x = y + (net.conv(f"{unit}.downsample", activated, 1, stride) if k == 0 else x)
+    return net.head(net.bn_relu("norm", x))
+
+
+def wide_resnet(net: Layers, x: Tensor, *, n: int, width: int, drop: float = 0.0) -> Tensor:
+    """Bare projections of BN-ReLU where channels change, else the raw input; dropout before the second convolution."""
+    x = net.conv("conv1", x, 3)
+    for stage in range(3):
+        for k in range(n):
+            unit = f"layer{stage + 1}.{k}"
+            stride = 2 if stage > 0 and k == 0 else 1
+            activated = net.bn_relu(f"{unit}.bn1", x)
+            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", activated, 3, stride))
+            y = net.conv(f"{unit}.conv2", F.dropout(y, drop, net.training), 3)
+            if k == 0 and (stage > 0 or width > 1):
+                x = net.conv(f"{unit}.downsample", activated, 1, stride)
+            x = y + x
+    return net.head(net.bn_relu("norm", x))
+
+
+def pyramidnet(
+    net: Layers, x: Tensor, *, units: Sequence[int], widths: Sequence[int], bottleneck: bool, drop: float = 0.0
+) -> Tensor:
+    """The CIFAR network; `units` counts those of each stage, `widths` lists all of them."""
+    x = net.bn("bn1", net.conv("conv1", x, 3))
+    return _pyramid(net, x, units, widths, bottleneck, drop)
+
+
+def image_pyramidnet(
+    net: Layers, x: Tensor, *, units: Sequence[int], widths: Sequence[int], drop: float = 0.0
+) -> Tensor:
+    """The ImageNet network."""
+    x = net.bn_relu("bn1", net.conv("conv1", x, 7, 2))
+    x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+    return _pyramid(net, x, units, widths, True, drop)
+
+
+def additive_widths(base: int, alpha: float, units: int) -> list[int]:
+    """base + k * alpha / units in exact arithmetic, rounded half up."""
+    half = Fraction(1, 2)
+    return [(base + k * Fraction(alpha) / units + half).__floor__() for k in range(1, units + 1)]
+
+
+def multiplicative_widths(base: int, alpha: float, units: int) -> list[int]:
+    """base * alpha^(k / units) in fifty digits, rounded half up."""
+    with localcontext() as context:
+        context.prec = 50
+        return [int(base * Decimal(alpha) ** (Decimal(k) / units) + Decimal("0.5")) for k in range(1, units + 1)]
+
+
+def _pyramid(
+    net: Layers, x: Tensor, units: Sequence[int], widths: Sequence[int], bottleneck: bool, drop: float
+) -> Tensor:
+    places = [(stage, k) for stage, count in enumerate(units) for k in range(count)]
+    for (stage, k), width in zip(places, widths, strict=True):
+        unit = f"layer{stage + 1}.{k}"
+        stride = 2 if stage > 0 and k == 0 else 1
+        y = net.bn(f"{unit}.bn1", x)
+        if bottleneck:
+            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, 1))
+            y = net.bn_relu(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, 3, stride))
+            y = net.bn(f"{unit}.bn4", net.conv(f"{unit}.conv3", y, 1))
+        else:
+            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, 3, stride))
+            y = net.bn(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, 3))
+        if stride == 2:
+            x = _mean_of_2x2(x)
+        x = y + torch.cat([x, _zeros(x, width * (4 if bottleneck else 1) - x.shape[1])], dim=1)
+    return net.head(net.bn_relu("norm", x), drop)
+
+
+def _zeros(x: Tensor, channels: int) -> Tensor:
+    return torch.zeros(x.shape[0], channels, *x.shape[2:], dtype=x.dtype)
+
+
+def _mean_of_2x2(x: Tensor) -> Tensor:
+    """Mean over each 2x2 window, at an odd border over those of its pixels that exist."""
+
+    def window_sums(values: Tensor) -> Tensor:
+        height, width = values.shape[2:]
+        values = F.pad(values, (0, 1, 0, 1))
+        return sum(values[:, :, i : i + height : 2, j : j + width : 2] for i in (0, 1) for j in (0, 1))
+
+    return window_sums(x) / window_sums(torch.ones_like(x))

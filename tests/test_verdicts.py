@@ -1,0 +1,74 @@
+"""Both verdicts at and around their limits."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+import pytest
+
+from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, flip_budget, paper_verdict, recorded_verdict
+from pyramidzoo.manifest import Result
+
+RESULT = Result(
+    split="test",
+    protocol="p",
+    images=10_000,
+    top1_correct=9147,
+    top5_correct=9977,
+    statistics={},
+    prediction_sha256="a" * 64,
+    precision="fp32",
+    device="cpu",
+    versions={},
+    date="2026-01-01",
+)
+
+
+@pytest.mark.parametrize(
+    ("top1", "top5", "digest", "verdict", "detail"),
+    [
+        (9147, 9977, "a" * 64, "exact", "every image"),
+        (9147, 9977, "b" * 64, "changed", "some predictions moved"),
+        (9146, 9977, "a" * 64, "changed", "853 wrong .* 854 and 9977"),
+        (9147, 9976, "a" * 64, "changed", "9977 top-5 .* 9976"),
+    ],
+)
+def test_recorded(top1: int, top5: int, digest: str, verdict: str, detail: str) -> None:
+    found = recorded_verdict(Measured(10_000, top1, top5, digest), RESULT)
+    assert found[0] == verdict
+    assert re.search(detail, found[1])
+
+
+def test_nothing_recorded() -> None:
+    assert recorded_verdict(Measured(10, 1, 5, "a" * 64), None)[0] == "none"
+
+
+@pytest.mark.parametrize(("images", "budget"), [(10_000, 2), (50_000, 5), (26_032, 5), (360, 0), (5_000, 1)])
+def test_flip_budget(images: int, budget: int) -> None:
+    assert flip_budget(images) == budget
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "verdict"),
+    [
+        ("8.27", 8.27, "matched"),
+        ("8.27", 8.29, "matched"),  # two flips
+        ("8.27", 8.30, "different"),
+        ("8.57", 8.574, "matched"),  # the rounding, and no flip
+        ("8.57", 8.5949, "matched"),  # the rounding and two flips
+        ("8.57", 8.596, "different"),
+        ("7.50", 7.615, "different"),
+        ("7.5", 7.565, "matched"),  # printed with one digit, so rounded more coarsely
+        ("7.5", 7.58, "different"),
+        ("4", 4.49, "matched"),
+        ("4", 4.53, "different"),
+    ],
+)
+def test_claim(published: str, ours: float, verdict: str) -> None:
+    assert claim_verdict(Decimal(published), ours, 10_000) == verdict
+
+
+def test_other_weights_are_never_matched() -> None:
+    assert paper_verdict(Decimal("8.75"), (7.75, 8.82)) == "consistent"
+    assert paper_verdict(Decimal("6.97"), (7.06, 8.09)) == "different"
