@@ -94,8 +94,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     with replacing(path) as part:
         try:
             save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, part, dict(metadata))
+            _sort_metadata(part)
         except SafetensorError as error:  # the library wraps the operating system's errors (disk full) in its own
             raise UnavailableError(f"cannot write {path}: {error}; nothing was left there") from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes metadata in a random order; caches that several processes fill need equal bytes."""
+    with path.open("rb+") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        stream.seek(8)
+        stream.write(text.ljust(length))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -47,13 +47,13 @@ def create_model(
     if isinstance(weights, Path) or (weights is not None and _looks_like_a_file(weights)):
         path, sha256 = Path(weights), None
         arguments, preprocessing = _read_description(row, path)
+        _check_channels(preprocessing, in_chans)
     else:
         entry = _find(name, weights)
+        arguments, preprocessing = dict(entry.arguments), entry.preprocessing
+        _check_channels(preprocessing, in_chans)
         located = fetch(entry)
         path, sha256 = located.path, located.sha256
-        arguments, preprocessing = dict(entry.arguments), entry.preprocessing
-    if preprocessing is not None and in_chans != preprocessing.input_size[0]:
-        raise UsageError(f"these weights read {preprocessing.input_size[0]} channels, not in_chans={in_chans}")
     classes = _classes_in(path)
     keep_head = num_classes in (None, classes)
     with torch.device("meta"):  # no time is spent on numbers that the file replaces
@@ -117,6 +117,11 @@ def _find(name: str, weights: str | Path | None) -> WeightsEntry:
             raise UsageError(f"{entry.id} are weights of {entry.architecture}, not of {name}")
         return entry
     return manifest.default_for(name, None if weights is None else str(weights))
+
+
+def _check_channels(preprocessing: Preprocessing | None, in_chans: int) -> None:
+    if preprocessing is not None and in_chans != preprocessing.input_size[0]:
+        raise UsageError(f"these weights read {preprocessing.input_size[0]} channels, not in_chans={in_chans}")
 
 
 def _read_description(row: Architecture, path: Path) -> tuple[dict[str, Any], Preprocessing | None]:

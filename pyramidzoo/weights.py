@@ -292,7 +292,10 @@ def _download(origin: Origin, destination: Path) -> None:
                 bar.update(stream.write(chunk))
                 if origin.bytes is not None and bar.n > origin.bytes:
                     raise IntegrityError(f"{origin.url} sends more than the {origin.bytes} bytes it should have")
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
+    except (OSError, ValueError) as error:
         raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
     found = file_hash(destination, origin.hash.algorithm)
     if found != origin.hash.value:

@@ -14,16 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyramidzoo import weights
+from pyramidzoo import convert, weights
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.convert import get_layout
 from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 
 # read before any test changes the environment
 _ORIGINS = os.environ.get("PYRAMIDZOO_ORIGINS")
 _DATA = os.environ.get("PYRAMIDZOO_DATA")
 _skipped: list[str] = []
+_unpickled: dict[str, dict[str, Tensor]] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,21 @@ def small_set() -> ImageSet:
         labels=torch.from_numpy(generator.integers(0, 10, 300)),
         fingerprint="0" * 64,
     )
+
+
+@pytest.fixture
+def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the unpickling process only once for equal checkpoints: it takes seconds, and test_convert covers it."""
+
+    real = convert.unpickle
+
+    def memoised(source: Path) -> dict[str, Tensor]:
+        digest = file_hash(source)
+        if digest not in _unpickled:
+            _unpickled[digest] = real(source)
+        return _unpickled[digest]
+
+    monkeypatch.setattr(convert, "unpickle", memoised)
 
 
 def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> dict[str, Tensor]:

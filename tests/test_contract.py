@@ -100,6 +100,7 @@ def test_traced_pickled_and_reloaded_models_compute_the_same(graph: str) -> None
     model = build(graph).eval()
     images = torch.randn(2, 3, size_for(graph), size_for(graph))
     expected = model(images)
+    assert list(model.state_dict())[-1] == "fc.bias"  # maps that go by order rely on it
     traced = torch.fx.symbolic_trace(model)
     traced.graph.eliminate_dead_code()  # an in-place addition that nothing reads would vanish here
     traced.recompile()

@@ -6,7 +6,7 @@ The others are networks of pytorchcv, torchvision and timm, and the literal func
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import reference_graphs as reference
@@ -35,10 +35,19 @@ Forward = Callable[[Tensor], Tensor]
 Tensors = dict[str, Tensor]
 Counterpart = Callable[[nn.Module], tuple[Forward, Tensors]]
 
-# Rounding in doubles (1e-16 an operation) came to 1e-13 at most; the rest is room for other processors' summation orders.
+# Rounding in doubles (1e-16 an operation) came to 1e-13 at most; the rest is room for other orders of summation.
 DOUBLE = 1e-9
-# Rounding in floats (6e-8 an operation) came to 1e-6 at most; the same room.
+# Rounding in floats (6e-8 an operation) came to 1e-6 at most; the rest as above.
 SINGLE = 1e-4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers this small gain nothing from more, and wait ten times as long where the other cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def randomised(model: nn.Module) -> nn.Module:

@@ -20,6 +20,8 @@ class ImageClassifier(nn.Module):
     strides allow; logits are (N, num_classes).
     """
 
+    fc: nn.Module
+
     def __init__(self, *, num_classes: int, num_features: int, drop_rate: float = 0.0) -> None:
         super().__init__()
         if num_classes < 0:
@@ -33,7 +35,6 @@ class ImageClassifier(nn.Module):
         self.grad_checkpointing = False
         self.preprocessing: Any = None  # that of the loaded weights, set by whoever loads them
         self.feature_info: list[dict[str, Any]] = []
-        self.fc: nn.Module = _classifier(num_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) to logits (N, num_classes)."""
@@ -89,11 +90,12 @@ class ImageClassifier(nn.Module):
         self.add_module(name, nn.Sequential(*units))
         self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
 
-    def _initialise(self, mode: Literal["fan_in", "fan_out"]) -> None:
-        """He initialisation: convolutions N(0, 2 / fan).
+    def _complete(self, mode: Literal["fan_in", "fan_out"]) -> None:
+        """Put the classifier last and give the convolutions He's initialisation, N(0, 2 / fan).
 
         BN at scale 1 and shift 0 and linear weights at U(-1/sqrt(in), 1/sqrt(in)) are PyTorch's defaults and Torch7's.
         """
+        self.fc = _classifier(self.num_features, self.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")

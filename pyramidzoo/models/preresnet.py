@@ -84,7 +84,7 @@ class CifarPreResNet(ImageClassifier):
                 channels = out
             self._add_stage(units, channels=out, reduction=2**stage)
         self.norm = nn.BatchNorm2d(channels)
-        self._initialise("fan_out")
+        self._complete("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self._stages(self.conv1(x))))

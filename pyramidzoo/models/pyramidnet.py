@@ -115,7 +115,7 @@ class _PyramidNet(ImageClassifier):
                 channels = width * unit.expansion
             self._add_stage(members, channels=channels, reduction=first_reduction * 2**stage)
         self.norm = nn.BatchNorm2d(channels)
-        self._initialise("fan_out")
+        self._complete("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self._stages(self._stem(x))))

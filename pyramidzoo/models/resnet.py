@@ -86,7 +86,7 @@ class CifarResNet(ImageClassifier):
                 channels, reduction = out, reduction * strides[0] * strides[1]
             self._add_stage(units, channels=channels, reduction=reduction)
         # fattorib starts from fan-in, He et al. and fb.resnet.torch from fan-out
-        self._initialise("fan_out" if transition == "first" else "fan_in")
+        self._complete("fan_out" if transition == "first" else "fan_in")
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self._stages(F.relu(self.bn1(self.conv1(x))))

@@ -37,7 +37,7 @@ class WideResNet(ImageClassifier):
                 channels = out
             self._add_stage(units, channels=out, reduction=2**stage)
         self.norm = nn.BatchNorm2d(channels)
-        self._initialise("fan_in")
+        self._complete("fan_in")
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 # Torch7's BN scale starts at U(0, 1), and the authors' PyTorch code writes it out

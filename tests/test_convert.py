@@ -1,0 +1,210 @@
+"""Key maps, strict in both directions, and foreign pickles that must not do anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import foreign_checkpoint, random_state
+from torch import Tensor
+
+from pyramidzoo.architectures import get_architecture
+from pyramidzoo.containers import Description, read_tensors, tensors_sha256
+from pyramidzoo.convert import LAYOUTS, convert_file, get_layout, map_tensors, unpickle
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+
+CASES = {"akamaster": "resnet20", "fattorib": "resnet20_fattorib", "ferles": "wrn_16_1"}
+
+
+def saved(path: Path, layout: str, checkpoint: dict[str, Tensor]) -> Path:
+    """Save a flat checkpoint the way the layout's authors did."""
+    if layout == "akamaster":
+        torch.save({"state_dict": checkpoint, "best_prec1": 91.78}, path, _use_new_zipfile_serialization=False)
+    else:
+        torch.save(checkpoint, path)
+    return path
+
+
+def converted(source: Path, output: Path, layout: str, architecture: str | None = None) -> Path:
+    return convert_file(
+        source,
+        output,
+        layout=layout,
+        architecture=architecture or CASES[layout],
+        dataset="cifar10",
+        num_classes=10,
+    ).path
+
+
+def test_every_layout_is_tested() -> None:
+    assert set(CASES) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("layout", CASES)
+def test_a_checkpoint_arrives_whole(layout: str, tmp_path: Path) -> None:
+    state = random_state(CASES[layout])
+    source = saved(tmp_path / "in.pth", layout, foreign_checkpoint(CASES[layout], layout, state))
+    output = converted(source, tmp_path / "out.safetensors", layout)
+    found = read_tensors(output)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    description = Description.of(output)
+    assert description is not None
+    assert (description.architecture, description.dataset, description.layout) == (CASES[layout], "cifar10", layout)
+    assert description.preprocessing == get_layout(layout).preprocessing["cifar10"]
+
+
+def test_equal_conversions_are_equal_bytes(tmp_path: Path) -> None:
+    source = saved(tmp_path / "in.pth", "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
+    first, second = (converted(source, tmp_path / f"{k}.safetensors", "ferles") for k in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_old_files_lack_batch_counters(tmp_path: Path) -> None:
+    state = {name: t for name, t in random_state("resnet20").items() if "num_batches" not in name}
+    source = saved(tmp_path / "in.th", "akamaster", foreign_checkpoint("resnet20", "akamaster", state))
+    assert read_tensors(converted(source, tmp_path / "out.safetensors", "akamaster")).keys() == state.keys()
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+def test_fattorib_has_97536_unused_parameters(depth: int) -> None:
+    unused = get_layout("fattorib").unused(get_architecture(f"resnet{depth}_fattorib"))
+    learned = [part for name, part in unused.items() if name.endswith(("weight", "bias"))]
+    assert sum(torch.Size(part.shape).numel() for part in learned) == 97_536
+
+
+def damage_missing(checkpoint: dict[str, Tensor]) -> str:
+    del checkpoint[next(name for name in checkpoint if name.endswith("conv2.weight") or "final_block.3" in name)]
+    return "missing: "
+
+
+def damage_extra(checkpoint: dict[str, Tensor]) -> str:
+    checkpoint["conv9.weight"] = torch.zeros(3)
+    return "unexpected: .*conv9.weight"
+
+
+def damage_shape(checkpoint: dict[str, Tensor]) -> str:
+    name = next(name for name in checkpoint if name.endswith("weight"))
+    checkpoint[name] = torch.zeros(16, 3, 5, 5)
+    return r"different: .*is F32\[16x3x5x5\], not F32\[16x3x3x3\]"
+
+
+def damage_dtype(checkpoint: dict[str, Tensor]) -> str:
+    name = next(name for name in checkpoint if name.endswith("weight"))
+    checkpoint[name] = checkpoint[name].double()
+    return "different: .*is F64"
+
+
+def damage_nan(checkpoint: dict[str, Tensor]) -> str:
+    name = next(name for name in checkpoint if name.endswith("running_var") and "conv_block" not in name)
+    checkpoint[name][0] = float("nan")
+    return "NaN or infinite values in "
+
+
+def mapped(layout: str, checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The key map alone, on a checkpoint that is in memory already."""
+    key_map = get_layout(layout)
+    inside = {key_map.container + name: tensor for name, tensor in checkpoint.items()}
+    return map_tensors(inside, key_map, get_architecture(CASES[layout]), num_classes=10, what="it")
+
+
+@pytest.mark.parametrize("layout", CASES)
+@pytest.mark.parametrize("damage", [damage_missing, damage_extra, damage_shape, damage_dtype, damage_nan])
+def test_a_checkpoint_that_is_not_that_network(layout: str, damage: Callable[[dict[str, Tensor]], str]) -> None:
+    checkpoint = foreign_checkpoint(CASES[layout], layout, random_state(CASES[layout]))
+    mapped(layout, dict(checkpoint))
+    message = damage(checkpoint)
+    with pytest.raises(IntegrityError, match=message):
+        mapped(layout, checkpoint)
+
+
+def test_a_failed_conversion_leaves_what_was_there(tmp_path: Path) -> None:
+    checkpoint = foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1"))
+    message = damage_nan(checkpoint)
+    source = saved(tmp_path / "in.pth", "ferles", checkpoint)
+    output = tmp_path / "out.safetensors"
+    output.write_text("what was there before")
+    with pytest.raises(IntegrityError, match=message):
+        converted(source, output, "ferles")
+    assert output.read_text() == "what was there before"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["in.pth", "out.safetensors"]
+
+
+def test_unused_tensors_must_be_there() -> None:
+    checkpoint = foreign_checkpoint("resnet20_fattorib", "fattorib", random_state("resnet20_fattorib"))
+    del checkpoint["second_block.conv_block.3.weight"]
+    with pytest.raises(IntegrityError, match=r"missing: second_block\.conv_block\.3\.weight"):
+        mapped("fattorib", checkpoint)
+
+
+def test_another_depth_is_noticed(tmp_path: Path) -> None:
+    source = saved(tmp_path / "in.pth", "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
+    with pytest.raises(IntegrityError, match=r"not a ferles checkpoint of wrn_40_1.*check --layout, --arch"):
+        converted(source, tmp_path / "out.safetensors", "ferles", "wrn_40_1")
+
+
+def test_usage(tmp_path: Path) -> None:
+    source = tmp_path / "in.pth"
+    source.write_bytes(b"x")
+    output = tmp_path / "out.safetensors"
+    with pytest.raises(UsageError, match="no layout is called 'hysts'; the layouts are"):
+        converted(source, output, "hysts", "resnet20")
+    with pytest.raises(UsageError, match="no architecture is called 'resnet21'"):
+        converted(source, output, "akamaster", "resnet21")
+    with pytest.raises(UsageError, match="which has no wrn_16_1"):
+        converted(source, output, "akamaster", "wrn_16_1")
+    with pytest.raises(UsageError, match="give --mean and --std"):
+        convert_file(
+            source, output, layout="ferles", architecture="wrn_16_1", dataset="cifar100", num_classes=100
+        )
+    with pytest.raises(UnavailableError, match="there is no file"):
+        converted(tmp_path / "nothing.pth", output, "akamaster")
+    with pytest.raises(UsageError, match="is the checkpoint itself"):
+        converted(source, source, "akamaster")
+    assert not output.exists()
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.mkdir, (os.environ["BOMB"],)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["code", "truncated", "text", "empty", "numbers", "twice"])
+def test_pickles_that_are_no_checkpoints(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    source = tmp_path / "in.pth"
+    if kind == "code":
+        source.write_bytes(pickle.dumps(Bomb()))
+    elif kind == "truncated":
+        torch.save({"a": torch.zeros(1000)}, source)
+        source.write_bytes(source.read_bytes()[:-500])
+    elif kind == "twice":
+        torch.save({"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}}, source)
+    elif kind == "numbers":
+        torch.save({"epoch": 3}, source)
+    else:
+        source.write_bytes(b"<html>quota exceeded</html>" if kind == "text" else b"")
+    with pytest.raises(IntegrityError, match="is not a readable torch checkpoint: "):
+        unpickle(source)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_content_hash_sees_names_shapes_and_values_but_no_counters() -> None:
+    state = {"a": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(3)}
+    same = {"bn.num_batches_tracked": torch.tensor(4), "a": state["a"].t().contiguous().t()}
+    assert tensors_sha256(state) == tensors_sha256(same)
+    others = [
+        {"b": state["a"]},
+        {"a": state["a"].reshape(3, 2)},
+        {"a": state["a"] + 1},
+        {"a": state["a"].double()},
+    ]
+    digests = {tensors_sha256(other) for other in others}
+    assert len(digests) == 4
+    assert tensors_sha256(state) not in digests
+    # written down once, so that the definition cannot drift: sha256(b"a F32 1\n" + b"\x00\x00\x80\x3f")
+    assert tensors_sha256({"a": torch.ones(1)}) == "76dad3bfcd99d4e0a84ab6cdbbd59f2bda9ea42322af45f4ef413a43b3faaa8a"

@@ -1,0 +1,192 @@
+"""Prediction files, the reducer's refusals, resuming, and arithmetic that is put back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_state
+
+from pyramidzoo.containers import Description, write_tensors
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.evaluation import harness
+from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.harness import Settings, Subject, evaluate, pick_device
+from pyramidzoo.evaluation.metrics import label_ranks
+from pyramidzoo.evaluation.predictions import is_valid, reduce_predictions, write_predictions
+from pyramidzoo.evaluation.records import read_records
+from pyramidzoo.factory import create_model
+from pyramidzoo.manifest import Preprocessing
+from pyramidzoo.preprocessing import Normalize
+
+CPU = Settings(torch.device("cpu"), batch_size=8)
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    description = Description(
+        architecture="wrn_16_1",
+        arguments={},
+        dataset="cifar10",
+        num_classes=10,
+        preprocessing=Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3),
+        layout="ferles",
+        origin_sha256="0" * 64,
+    )
+    write_tensors(tmp_path / "random.safetensors", random_state("wrn_16_1"), description.to_metadata())
+    return Subject.of_file(tmp_path / "random.safetensors")
+
+
+def part(path: Path, start: int, count: int, classes: int = 3) -> Path:
+    generator = torch.Generator().manual_seed(start)
+    logits = torch.randn(count, classes, generator=generator)
+    write_predictions(path, start=start, labels=torch.zeros(count, dtype=torch.int64), logits=logits, unit={"a": 1})
+    return path
+
+
+def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
+    paths = [part(tmp_path / "b", 4, 6), part(tmp_path / "a", 0, 4)]
+    whole = reduce_predictions(paths, 10)
+    assert whole.logits.shape == (10, 3)
+    assert torch.equal(torch.from_numpy(whole.logits[4:]), torch.randn(6, 3, generator=torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([(0, 4), (5, 5)], "1 of 10 samples were not predicted"),
+        ([(0, 6), (4, 6)], "2 more than once"),
+        ([(0, 9)], "1 of 10 samples were not predicted"),
+        ([(0, 11)], r"outside 0 \.\. 9"),
+        ([], "10 of 10 samples were not predicted"),
+    ],
+)
+def test_no_number_unless_every_index_was_seen_once(
+    spans: list[tuple[int, int]], message: str, tmp_path: Path
+) -> None:
+    paths = [part(tmp_path / str(k), start, count) for k, (start, count) in enumerate(spans)]
+    with pytest.raises(IntegrityError, match=message):
+        reduce_predictions(paths, 10)
+
+
+def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
+    path = part(tmp_path / "a", 0, 10)
+    assert is_valid(path, {"a": 1})
+    assert not is_valid(path, {"a": 2})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert not is_valid(path, {"a": 1})
+    with pytest.raises(IntegrityError, match="does not match its hash"):
+        reduce_predictions([path], 10)
+    path.write_bytes(content[:-20])
+    assert not is_valid(path, {"a": 1})
+    assert not is_valid(tmp_path / "nothing", {"a": 1})
+
+
+def test_counts_are_those_of_a_plain_loop(subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+    record = evaluate(subject, small_set, CPU, output=tmp_path / "out")
+    model = create_model("wrn_16_1", weights=subject.path).eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(Normalize(subject.preprocessing)(b)) for b in small_set.images.split(8)])
+    ranks = label_ranks(logits.numpy(), small_set.labels.numpy())
+    assert (record.images, record.top1_correct, record.top5_correct) == (300, (ranks < 1).sum(), (ranks < 5).sum())
+    assert record.recorded == "none"
+    assert record.claims == ()
+    assert read_records(tmp_path / "out") == [record]
+    names = sorted(path.name for path in (tmp_path / "out" / "random" / "cifar10-test").iterdir())
+    assert names == ["predictions-000000-000160.safetensors", "predictions-000160-000300.safetensors", "record.json"]
+
+
+def test_batch_size_changes_no_count(subject: Subject, small_set: ImageSet) -> None:
+    records = [evaluate(subject, small_set, Settings(torch.device("cpu"), batch_size=b)) for b in (7, 300)]
+    assert records[0].prediction_sha256 == records[1].prediction_sha256
+
+
+def test_resuming_computes_only_what_is_missing(
+    subject: Subject, small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    output = tmp_path / "out"
+    batches: list[int] = []
+    forward = harness._forward
+
+    def counted(model: Any, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
+        if len(batches) == stop_after:
+            raise KeyboardInterrupt
+        batches.append(len(batch))
+        return forward(model, batch, settings)
+
+    monkeypatch.setattr(harness, "_forward", counted)
+    stop_after = 30
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(subject, small_set, CPU, output=output)
+    assert read_records(output) == []
+    stop_after, batches[:] = -1, []
+    resumed = evaluate(subject, small_set, CPU, output=output)
+    assert sum(batches) == 300 - 160  # the first range was whole
+    assert "1 of 2 prediction files are there already" in capsys.readouterr().err
+    assert evaluate(subject, small_set, CPU).prediction_sha256 == resumed.prediction_sha256
+
+    batches[:] = []
+    evaluate(subject, small_set, CPU, output=output)
+    assert batches == []
+    (next((output / "random" / "cifar10-test").glob("predictions-000000*"))).write_bytes(b"damaged")
+    assert evaluate(subject, small_set, CPU, output=output).prediction_sha256 == resumed.prediction_sha256
+    assert sum(batches) == 160
+    batches[:] = []
+    evaluate(subject, small_set, Settings(torch.device("cpu"), 8, channels_last=True), output=output)
+    assert sum(batches) == 300  # other flags, other predictions
+
+
+def test_what_is_not_strict_is_recorded(subject: Subject, small_set: ImageSet) -> None:
+    record = evaluate(subject, small_set, Settings(torch.device("cpu"), 64, amp="bf16", channels_last=True))
+    assert record.precision == "bf16"
+    assert record.flags == {"batch_size": 64, "channels_last": True, "amp": "bf16"}
+
+
+def test_strict_arithmetic_is_put_back(subject: Subject, small_set: ImageSet) -> None:
+    seen = []
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark)
+    model_type = type(create_model("wrn_16_1"))
+    forward = model_type.forward
+
+    def spying(self: Any, x: torch.Tensor) -> torch.Tensor:
+        seen.append((matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark, cudnn.deterministic))
+        return forward(self, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_type, "forward", spying)
+        cudnn.benchmark = True
+        try:
+            evaluate(subject, small_set, CPU)
+            assert cudnn.benchmark
+        finally:
+            cudnn.benchmark = before[2]
+    assert set(seen) == {("ieee", "ieee", False, True)}
+    assert (matmul.fp32_precision, cudnn.conv.fp32_precision) == before[:2]
+
+
+def test_requests_that_make_no_sense(subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+    other = ImageSet("cifar100", "test", 100, small_set.images, small_set.labels, "1" * 64)
+    with pytest.raises(UsageError, match="was trained on cifar10, not on cifar100"):
+        evaluate(subject, other, CPU)
+    write_tensors(tmp_path / "plain.safetensors", random_state("wrn_16_1"), {})
+    with pytest.raises(UsageError, match="does not say what it holds"):
+        Subject.of_file(tmp_path / "plain.safetensors")
+    with pytest.raises(UsageError, match="`pyramidzoo convert"):
+        Subject.of_file(tmp_path / "in.pth")
+    with pytest.raises(UsageError, match="no device is called 'gpu'"):
+        pick_device("gpu")
+    with pytest.raises(UnavailableError, match="CUDA devices are visible"):
+        pick_device("cuda:99")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_counts_of_the_cpu(subject: Subject, small_set: ImageSet) -> None:
+    on_cpu = evaluate(subject, small_set, CPU)
+    on_gpu = evaluate(subject, small_set, Settings(torch.device("cuda"), 64))
+    assert (on_gpu.top1_correct, on_gpu.top5_correct) == (on_cpu.top1_correct, on_cpu.top5_correct)
