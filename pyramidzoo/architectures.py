@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Any
 
@@ -154,9 +155,12 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def near_matches(name: str, candidates: Iterable[str]) -> str:
     """The end of an error message: what could have been meant, or how to see everything."""
-    names = list(candidates)
-    close = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
-    close += [other for other in names if name and other.startswith(name) and other not in close][:4]
+    close = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.5)
+    close.sort(key=lambda other: -_common_start(name, other))  # stable: difflib's order within equal starts
     if close:
-        return f"did you mean {', '.join(close)}?"
+        return f"did you mean {', '.join(close[:4])}?"
     return "`pyramidzoo list` shows all names"
+
+
+def _common_start(a: str, b: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

@@ -21,10 +21,10 @@ class Layers:
         self.state = state
         self.training = training
 
-    def conv(self, name: str, x: Tensor, kernel: int, stride: int = 1) -> Tensor:
-        """Convolution without bias, padded so that stride 1 keeps the size."""
+    def conv(self, name: str, x: Tensor, out: int, kernel: int, stride: int = 1) -> Tensor:
+        """Convolution to `out` channels without bias, padded so that stride 1 keeps the size."""
         weight = self.state[f"{name}.weight"]
-        assert weight.shape[2:] == (kernel, kernel)
+        assert weight.shape == (out, x.shape[1], kernel, kernel)
         assert f"{name}.bias" not in self.state
         return F.conv2d(x, weight, stride=stride, padding=(kernel - 1) // 2)
 
@@ -52,13 +52,13 @@ class Layers:
 
 def resnet_a(net: Layers, x: Tensor, *, n: int) -> Tensor:
     """Post-activation, option A with half of the zero channels before and half after."""
-    x = net.bn_relu("bn1", net.conv("conv1", x, 3))
+    x = net.bn_relu("bn1", net.conv("conv1", x, 16, 3))
     for stage, width in enumerate((16, 32, 64)):
         for k in range(n):
             unit = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
-            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, 3, stride))
-            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, 3))
+            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, width, 3, stride))
+            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, width, 3))
             if stride == 2:
                 x = x[:, :, ::2, ::2]
                 x = torch.cat([_zeros(x, width // 4), x, _zeros(x, width // 4)], dim=1)
@@ -68,13 +68,14 @@ def resnet_a(net: Layers, x: Tensor, *, n: int) -> Tensor:
 
 def resnet_fattorib(net: Layers, x: Tensor, *, n: int) -> Tensor:
     """Blocks of n - 1 plain units and one whose second convolution strides and widens; the third block's does not."""
-    x = net.bn_relu("bn1", net.conv("conv1", x, 3))
+    x = net.bn_relu("bn1", net.conv("conv1", x, 16, 3))
     for block, (width, out) in enumerate(((16, 32), (32, 64), (64, 64))):
         for k in range(n):
             unit = f"layer{block + 1}.{k}"
             transition = k == n - 1 and out > width
-            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, 3))
-            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, 3, 2 if transition else 1))
+            stride, unit_out = (2, out) if transition else (1, width)
+            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, width, 3))
+            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, unit_out, 3, stride))
             if transition:
                 x = x[:, :, ::2, ::2]
                 x = torch.cat([_zeros(x, out // 4), x, _zeros(x, out // 4)], dim=1)
@@ -86,61 +87,70 @@ def preresnet(
     net: Layers, x: Tensor, *, n: int, width: int = 1, shared: Sequence[bool] = (True,) * 3, option: str = "B"
 ) -> Tensor:
     """Basic pre-activation units; `shared` stages give the first unit's BN-ReLU to its shortcut as well."""
-    x = net.conv("conv1", x, 3)
-    for stage in range(3):
+    x = net.conv("conv1", x, 16 * width, 3)
+    for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
         for k in range(n):
             unit = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
             activated = net.bn_relu(f"{unit}.bn1", x)
-            y = net.conv(f"{unit}.conv1", activated, 3, stride)
-            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), 3)
+            y = net.conv(f"{unit}.conv1", activated, out, 3, stride)
+            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), out, 3)
             if k == 0 and shared[stage]:
                 x = activated
             if stride == 2 and option == "A":
                 x = x[:, :, ::2, ::2]
-                x = torch.cat([x, _zeros(x, (16, 32, 64)[stage] * width // 2)], dim=1)
+                x = torch.cat([x, _zeros(x, out // 2)], dim=1)
             elif stride == 2:
-                x = net.conv(f"{unit}.downsample", x, 1, 2)
+                x = net.conv(f"{unit}.downsample", x, out, 1, 2)
             x = y + x
     return net.head(net.bn_relu("norm", x))
 
 
 def preresnet_bottleneck(net: Layers, x: Tensor, *, n: int) -> Tensor:
     """Pre-activation bottlenecks: stride in the first 1x1, a bare projection of BN-ReLU in each stage's first unit."""
-    x = net.conv("conv1", x, 3)
-    for stage in range(3):
+    x = net.conv("conv1", x, 16, 3)
+    for stage, out in enumerate((64, 128, 256)):
         for k in range(n):
             unit = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
             activated = net.bn_relu(f"{unit}.bn1", x)
-            y = net.conv(f"{unit}.conv1", activated, 1, stride)
-            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), 3)
-            y = net.conv(f"{unit}.conv3", net.bn_relu(f"{unit}.bn3", y), 1)
-            x = y + (net.conv(f"{unit}.downsample", activated, 1, stride) if k == 0 else x)
+            y = net.conv(f"{unit}.conv1", activated, out // 4, 1, stride)
+            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), out // 4, 3)
+            y = net.conv(f"{unit}.conv3", net.bn_relu(f"{unit}.bn3", y), out, 1)
+            if k == 0:
+                x = net.conv(f"{unit}.downsample", activated, out, 1, stride)
+            x = y + x
     return net.head(net.bn_relu("norm", x))
 
 
 def wide_resnet(net: Layers, x: Tensor, *, n: int, width: int, drop: float = 0.0) -> Tensor:
     """Bare projections of BN-ReLU where channels change, else the raw input; dropout before the second convolution."""
-    x = net.conv("conv1", x, 3)
-    for stage in range(3):
+    x = net.conv("conv1", x, 16, 3)
+    for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
         for k in range(n):
             unit = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
             activated = net.bn_relu(f"{unit}.bn1", x)
-            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", activated, 3, stride))
-            y = net.conv(f"{unit}.conv2", F.dropout(y, drop, net.training), 3)
+            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", activated, out, 3, stride))
+            y = net.conv(f"{unit}.conv2", F.dropout(y, drop, net.training), out, 3)
             if k == 0 and (stage > 0 or width > 1):
-                x = net.conv(f"{unit}.downsample", activated, 1, stride)
+                x = net.conv(f"{unit}.downsample", activated, out, 1, stride)
             x = y + x
     return net.head(net.bn_relu("norm", x))
 
 
 def pyramidnet(
-    net: Layers, x: Tensor, *, units: Sequence[int], widths: Sequence[int], bottleneck: bool, drop: float = 0.0
+    net: Layers,
+    x: Tensor,
+    *,
+    units: Sequence[int],
+    widths: Sequence[int],
+    bottleneck: bool,
+    stem: int = 16,
+    drop: float = 0.0,
 ) -> Tensor:
     """The CIFAR network; `units` counts those of each stage, `widths` lists all of them."""
-    x = net.bn("bn1", net.conv("conv1", x, 3))
+    x = net.bn("bn1", net.conv("conv1", x, stem, 3))
     return _pyramid(net, x, units, widths, bottleneck, drop)
 
 
@@ -148,7 +158,7 @@ def image_pyramidnet(
     net: Layers, x: Tensor, *, units: Sequence[int], widths: Sequence[int], drop: float = 0.0
 ) -> Tensor:
     """The ImageNet network."""
-    x = net.bn_relu("bn1", net.conv("conv1", x, 7, 2))
+    x = net.bn_relu("bn1", net.conv("conv1", x, 64, 7, 2))
     x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
     return _pyramid(net, x, units, widths, True, drop)
 
@@ -173,17 +183,18 @@ def _pyramid(
     for (stage, k), width in zip(places, widths, strict=True):
         unit = f"layer{stage + 1}.{k}"
         stride = 2 if stage > 0 and k == 0 else 1
+        out = 4 * width if bottleneck else width
         y = net.bn(f"{unit}.bn1", x)
         if bottleneck:
-            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, 1))
-            y = net.bn_relu(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, 3, stride))
-            y = net.bn(f"{unit}.bn4", net.conv(f"{unit}.conv3", y, 1))
+            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, width, 1))
+            y = net.bn_relu(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, width, 3, stride))
+            y = net.bn(f"{unit}.bn4", net.conv(f"{unit}.conv3", y, out, 1))
         else:
-            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, 3, stride))
-            y = net.bn(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, 3))
+            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, width, 3, stride))
+            y = net.bn(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, out, 3))
         if stride == 2:
             x = _mean_of_2x2(x)
-        x = y + torch.cat([x, _zeros(x, width * (4 if bottleneck else 1) - x.shape[1])], dim=1)
+        x = y + torch.cat([x, _zeros(x, out - x.shape[1])], dim=1)
     return net.head(net.bn_relu("norm", x), drop)
 
 

@@ -83,7 +83,7 @@ def test_constructors_say_what_they_are(name: str) -> None:
 
 
 def test_unknown_names_get_near_matches() -> None:
-    with pytest.raises(UsageError, match=r"'resnet21'; did you mean .*resnet20"):
+    with pytest.raises(UsageError, match=r"'resnet21'; did you mean resnet20, "):
         get_architecture("resnet21")
     with pytest.raises(UsageError, match="did you mean pyramidnet"):
         pyramidzoo.create_model("pyramidnet_164_a270")

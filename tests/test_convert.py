@@ -158,9 +158,7 @@ def test_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="which has no wrn_16_1"):
         converted(source, output, "akamaster", "wrn_16_1")
     with pytest.raises(UsageError, match="give --mean and --std"):
-        convert_file(
-            source, output, layout="ferles", architecture="wrn_16_1", dataset="cifar100", num_classes=100
-        )
+        convert_file(source, output, layout="ferles", architecture="wrn_16_1", dataset="cifar100", num_classes=100)
     with pytest.raises(UnavailableError, match="there is no file"):
         converted(tmp_path / "nothing.pth", output, "akamaster")
     with pytest.raises(UsageError, match="is the checkpoint itself"):

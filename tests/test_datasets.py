@@ -28,9 +28,7 @@ CONSTANTS = [
 def test_normalisation_is_torchvisions_bit_for_bit(preprocessing: Preprocessing) -> None:
     # every value of a byte occurs in every channel
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
-    reference = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
-    )
+    reference = transforms.Compose([transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)])
     expected = torch.stack([reference(transforms.ToPILImage()(image)) for image in images])
     assert torch.equal(Normalize(preprocessing)(images), expected)
     assert torch.equal(eval_transform(preprocessing)(transforms.ToPILImage()(images[0])), expected[0])

@@ -50,7 +50,9 @@ def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
     paths = [part(tmp_path / "b", 4, 6), part(tmp_path / "a", 0, 4)]
     whole = reduce_predictions(paths, 10)
     assert whole.logits.shape == (10, 3)
-    assert torch.equal(torch.from_numpy(whole.logits[4:]), torch.randn(6, 3, generator=torch.Generator().manual_seed(4)))
+    assert torch.equal(
+        torch.from_numpy(whole.logits[4:]), torch.randn(6, 3, generator=torch.Generator().manual_seed(4))
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,7 @@ def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
         ([], "10 of 10 samples were not predicted"),
     ],
 )
-def test_no_number_unless_every_index_was_seen_once(
-    spans: list[tuple[int, int]], message: str, tmp_path: Path
-) -> None:
+def test_no_number_unless_every_index_was_seen_once(spans: list[tuple[int, int]], message: str, tmp_path: Path) -> None:
     paths = [part(tmp_path / str(k), start, count) for k, (start, count) in enumerate(spans)]
     with pytest.raises(IntegrityError, match=message):
         reduce_predictions(paths, 10)

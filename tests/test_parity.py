@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """The model with BN statistics, scales and shifts and a classifier bias that no layer could do without."""
+    """The model with batch norms and a classifier bias that change what passes through them."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -152,8 +152,8 @@ def pcv_pyramidnet(widths: Sequence[int], *, bottleneck: bool = False, stem: int
     return peer(lambda: CIFARPyramidNet(channels, stem, bottleneck=bottleneck))
 
 
-# Each row: our network, the other one, the images' size. Two units a stage show the first one of a stage and a later
-# one. 29 and 193 are odd in every stage and still end at the 8x8 and 7x7 maps that pytorchcv's pooling is fixed to.
+# Each row: our network, the other one, the images' size. Two units a stage are its first one and one like all others.
+# At 29, 33 and 193 every map that a stage halves is odd; 29 and 193 end at the 8x8 and 7x7 that pytorchcv must have.
 ROWS = {
     "resnet_a-literal": (lambda: CifarResNet(depth=14), literal(reference.resnet_a, n=2), 32),
     "resnet_a-literal-odd": (lambda: CifarResNet(depth=14), literal(reference.resnet_a, n=2), 33),
@@ -341,9 +341,8 @@ def test_eval_mode_in_single(build, counterpart, size):
         assert_close({"logits": model(images)}, {"logits": forward(images)}, SINGLE)
 
 
-def cifar_pyramid(widths: Callable[..., list[int]], alpha: float, n: int, bottleneck: bool) -> Counterpart:
-    units = (n, n, n)
-    return literal(reference.pyramidnet, units=units, widths=widths(16, alpha, 3 * n), bottleneck=bottleneck)
+def pyramid(n: int, widths: list[int], *, bottleneck: bool = True, stem: int = 16) -> Counterpart:
+    return literal(reference.pyramidnet, units=(n, n, n), widths=widths, bottleneck=bottleneck, stem=stem)
 
 
 # Real names at their full depth; small images, as depth is the point
@@ -360,10 +359,10 @@ REGISTERED = {
     "preresnet1001": (literal(reference.preresnet_bottleneck, n=111), 8),
     "wrn_16_1": (peer(lambda: CIFARWRN(same(1), 16)), 32),
     "wrn_40_4": (literal(reference.wide_resnet, n=6, width=4), 16),
-    "pyramidnet110_a48": (cifar_pyramid(reference.additive_widths, 48, 18, False), 16),
-    "pyramidnet110_mul_a4p75": (cifar_pyramid(reference.multiplicative_widths, 4.75, 18, False), 16),
-    "pyramidnet164_a48": (cifar_pyramid(reference.additive_widths, 48, 18, True), 16),
-    "pyramidnet164_a270_hysts": (cifar_pyramid(reference.additive_widths, 270, 18, True), 8),
+    "pyramidnet110_a48": (pyramid(18, reference.additive_widths(16, 48, 54), bottleneck=False), 16),
+    "pyramidnet110_mul_a4p75": (pyramid(18, reference.multiplicative_widths(16, 4.75, 54), bottleneck=False), 16),
+    "pyramidnet164_a48": (pyramid(18, reference.additive_widths(16, 48, 54)), 16),
+    "pyramidnet164_a270_hysts": (pyramid(18, reference.additive_widths(16, 270, 54), stem=64), 8),
     "pyramidnet200_a300": (
         literal(reference.image_pyramidnet, units=(3, 24, 36, 3), widths=reference.additive_widths(64, 300, 66)),
         48,

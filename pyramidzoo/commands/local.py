@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pyramidzoo.architectures import architectures
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.formats import render
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
@@ -15,10 +16,10 @@ def select(patterns: list[str]) -> list[WeightsEntry]:
     manifest = load_manifest()
     chosen: dict[str, WeightsEntry] = {}
     for pattern in patterns:
-        entries = manifest.match(pattern)
-        if not entries and "." not in pattern:
-            entries = manifest.of_architecture(pattern)
-        for entry in entries or [manifest.find(pattern)]:
+        entries = manifest.match(pattern) or manifest.of_architecture(pattern)
+        if not entries:
+            entries = [manifest.default_for(pattern) if pattern in architectures() else manifest.find(pattern)]
+        for entry in entries:
             chosen[entry.id] = entry
     return list(chosen.values())
 

@@ -1,0 +1,118 @@
+"""Published checkpoints on the full CIFAR-10 test set, through the command line: the numbers this project is about."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyramidzoo import cli
+from pyramidzoo.errors import IntegrityError
+from pyramidzoo.manifest import load_manifest
+from pyramidzoo.weights import fetch
+
+# wrong, top-5 correct; counted once by code that shares nothing with this project (the akamaster and WRN files' by us)
+COUNTS = {
+    "resnet20_fattorib.cifar10": (853, 9977),
+    "resnet32_fattorib.cifar10": (784, 9966),
+    "resnet44_fattorib.cifar10": (721, 9969),
+    "resnet56_fattorib.cifar10": (756, 9970),
+    "resnet20.cifar10_akamaster": (827, 9966),
+    "resnet32.cifar10_akamaster": (737, 9978),
+    "wrn_16_1.cifar10_ferles": (903, 9967),
+    "wrn_16_2.cifar10_ferles": (643, 9983),
+    "wrn_40_1.cifar10_ferles": (659, 9973),
+}
+CLAIMS = {
+    "resnet20_fattorib.cifar10": ("8.57", "8.574", "matched"),
+    "resnet32_fattorib.cifar10": ("7.82", "7.822", "matched"),
+    "resnet44_fattorib.cifar10": ("7.20", "7.199", "matched"),
+    "resnet56_fattorib.cifar10": ("7.50", "7.615", "different"),
+    "resnet20.cifar10_akamaster": ("8.27", "8.270", "matched"),
+    "resnet32.cifar10_akamaster": ("7.37", "7.370", "matched"),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def real(origins: Path, data_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(origins))
+    monkeypatch.setenv("PYRAMIDZOO_DATA", str(data_dir))
+    monkeypatch.setenv("PYRAMIDZOO_CACHE", str(cache))
+
+
+def test_every_entry_has_its_count() -> None:
+    assert set(COUNTS) == set(load_manifest().entries)
+    assert set(CLAIMS) == {entry.id for entry in load_manifest().entries.values() if entry.claims}
+
+
+@pytest.mark.parametrize("weights_id", COUNTS)
+def test_counts_and_verdicts(weights_id: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code = cli.main(["evaluate", weights_id, "--format", "json", "--output", str(tmp_path)])
+    (record,) = json.loads(capsys.readouterr().out)["records"]
+    assert (record["images"], record["wrong"], record["top5_correct"]) == (10_000, *COUNTS[weights_id])
+    if weights_id in CLAIMS:
+        (claim,) = record["claims"]
+        assert (claim["published"], f"{claim['ours']:.3f}", claim["verdict"]) == CLAIMS[weights_id]
+    # the counts must be the recorded ones anywhere; single predictions may move with another machine's arithmetic
+    assert record["recorded"] == "exact" or "some predictions moved" in record["recorded_detail"]
+    assert code == (0 if record["recorded"] == "exact" and CLAIMS.get(weights_id, "x")[-1] != "different" else 3)
+
+
+def test_one_command_prints_both_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["evaluate", "resnet*_fattorib.*", "--format", "csv"])
+    rows = {row["weights"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert code == 3
+    assert {name: (int(row["wrong"]), int(row["top5_correct"])) for name, row in rows.items()} == {
+        name: counts for name, counts in COUNTS.items() if "fattorib" in name
+    }
+    assert rows["resnet56_fattorib.cifar10"]["ours_by_statistic"] == "7.615"
+    assert "7.50 (fattorib" in rows["resnet56_fattorib.cifar10"]["published"]
+
+
+@pytest.mark.parametrize(
+    ("file", "layout", "arch", "weights_id"),
+    [
+        ("fattorib/resnet20.pth", "fattorib", "resnet20_fattorib", "resnet20_fattorib.cifar10"),
+        ("akamaster/resnet20-12fca82f.th", "akamaster", "resnet20", "resnet20.cifar10_akamaster"),
+        ("ferles/wrn-16-1-seed-0-dict.pth", "ferles", "wrn_16_1", "wrn_16_1.cifar10_ferles"),
+    ],
+)
+def test_a_file_converted_by_hand_counts_the_same(
+    file: str, layout: str, arch: str, weights_id: str, origins: Path, tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "mine.safetensors"
+    options = ["--layout", layout, "--arch", arch, "--dataset", "cifar10", "--output", str(output)]
+    assert cli.main(["convert", str(origins / file), *options, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["same tensors as"] == weights_id
+    assert cli.main(["evaluate", str(output), "--format", "json"]) in (0, 3)
+    (record,) = json.loads(capsys.readouterr().out)["records"]
+    claims = [CLAIMS[weights_id]] if weights_id in CLAIMS else []
+    assert (record["wrong"], record["top5_correct"]) == COUNTS[weights_id]
+    # the tensors are known, so the claim of their authors applies whatever the file is called
+    assert [claim["verdict"] for claim in record["claims"]] == [claim[-1] for claim in claims]
+
+
+@pytest.mark.parametrize("change", ["one bit", "truncated"])
+def test_an_altered_original_is_refused(
+    change: str, origins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray((origins / "fattorib" / "resnet20.pth").read_bytes())
+    if change == "one bit":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[-1000:]
+    (tmp_path / "resnet20.pth").write_bytes(content)
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(tmp_path))
+    monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(IntegrityError, match="the name but not the content"):
+        fetch(load_manifest().find("resnet20_fattorib.cifar10"))
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))

@@ -1,0 +1,94 @@
+"""The published tables: every row is there, with a number that was measured or a reason why not."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from pyramidzoo.architectures import architectures
+from pyramidzoo.errors import UsageError
+from pyramidzoo.evaluation.tables import measurements, parameters, published, table_ids, table_rows
+from pyramidzoo.manifest import load_manifest
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, list[dict[str, Any]]]:
+    manifest = load_manifest()
+    known = measurements(manifest, [])
+    return {table: table_rows(table, manifest, known) for table in table_ids()}
+
+
+def test_every_published_row_and_number_is_shown(tables: dict[str, list[dict[str, Any]]]) -> None:
+    assert len(published()["targets"]) == 142
+    for table in published()["tables"]:
+        targets = [target for target in published()["targets"] if target["table"] == table["id"]]
+        assert len({target["row"] for target in targets}) == table["rows"]
+        for target in targets:
+            lines = [
+                line
+                for line in tables[table["id"]]
+                if (line["row"], line["data set"]) == (target["label"], target["dataset"])
+            ]
+            assert lines
+            assert any(target["value"] in line[target["by"]] for line in lines)
+            assert any(line["network"] == (target["architecture"] or target["network"]) for line in lines)
+
+
+def test_a_line_has_a_number_or_a_reason(tables: dict[str, list[dict[str, Any]]]) -> None:
+    for lines in tables.values():
+        for line in lines:
+            if line["ours"] is None:
+                assert line["weights"].startswith(("no weights", "not measured"))
+                assert line["elsewhere"] or line["network"] == "wrn_34_2_imagenet"
+            else:
+                assert line["weights"] in load_manifest().entries
+                assert line["recorded"] == "as recorded"
+
+
+def test_the_cifar_resnets(tables: dict[str, list[dict[str, Any]]]) -> None:
+    lines = {line["network"]: line for line in tables["F1"]}
+    assert {name: line["parameters"] for name, line in lines.items() if "fattorib" in name} == {
+        "resnet20_fattorib": 304_378,
+        "resnet32_fattorib": 498_810,
+        "resnet44_fattorib": 693_242,
+        "resnet56_fattorib": 887_674,
+    }
+    line = lines["resnet20_fattorib"]
+    assert (line["He et al. 2015"], line["fattorib"]) == ("8.75", "8.57")
+    for network, line in lines.items():
+        entries = load_manifest().of_architecture(network)
+        if entries:
+            (result,) = entries[0].results
+            assert line["ours"] == f"{100 * (1 - result.top1_correct / result.images):.2f}"
+        else:
+            assert line["weights"] == "no weights"
+
+
+def test_networks_that_are_not_here_yet_say_so(tables: dict[str, list[dict[str, Any]]]) -> None:
+    for lines in tables.values():
+        for line in lines:
+            here = line["network"] in architectures()
+            assert here or "no such network" in line["weights"] or line["network"] == "wrn_34_2_imagenet"
+            assert here == (line["parameters"] is not None)
+
+
+def test_parameters_follow_the_classes_of_the_data_set() -> None:
+    assert parameters("pyramidnet110_a48", "cifar10", {}) == 1_772_706
+    assert parameters("pyramidnet110_a48", "cifar100", {}) == 1_778_556
+    assert parameters("preresnet20", "mnist", {"in_chans": 1}) == 271_994
+    assert parameters("resnext29_8x64d", "cifar10", {}) is None
+
+
+def test_published_values_keep_their_digits() -> None:
+    values = {(t["table"], t["row"], t["dataset"], t["by"]): t["value"] for t in published()["targets"]}
+    assert values["F1", 3, "cifar10", "fattorib"] == "7.20"
+    assert values["W1", 3, "cifar10", "WRN authors"] == "4.00"
+    assert values["W2", 1, "cifar10", "WRN authors"] == "3.8"
+    assert all(Decimal(value) > 0 for value in values.values())
+
+
+def test_tables_that_do_not_exist() -> None:
+    with pytest.raises(UsageError, match="no table is called 'Z1'; the tables are P1, P2"):
+        table_rows("Z1", load_manifest(), [])
