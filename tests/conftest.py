@@ -21,6 +21,8 @@ from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # the Hub's client reads it when it is imported
+
 # read before any test changes the environment
 _ORIGINS = os.environ.get("PYRAMIDZOO_ORIGINS")
 _DATA = os.environ.get("PYRAMIDZOO_DATA")
@@ -32,7 +34,6 @@ _unpickled: dict[str, dict[str, Tensor]] = {}
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the user's cache, origins or data, the network, or what another test has verified."""
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("PYRAMIDZOO_ORIGINS", "PYRAMIDZOO_DATA", "PYRAMIDZOO_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     weights.forget_verified()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,7 +165,7 @@ def tiny_cifar(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluate_a_file(run: Any, converted: Path, tmp_path: Path) -> None:
     done = run("evaluate", converted, "--output", tmp_path / "results")
     assert done.code == 0, done.err
-    assert "mine: cifar10 test, 300 images, cpu" in done.out
+    assert re.search(r"^mine@[0-9a-f]{8}: cifar10 test, 300 images, cpu", done.out)
     assert "recorded       none" in done.out
     assert "claim          none" in done.out
     found = json.loads(run("evaluate", converted, "--format", "json").out)

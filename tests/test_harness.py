@@ -96,7 +96,7 @@ def test_counts_are_those_of_a_plain_loop(subject: Subject, small_set: ImageSet,
     assert record.recorded == "none"
     assert record.claims == ()
     assert read_records(tmp_path / "out") == [record]
-    names = sorted(path.name for path in (tmp_path / "out" / "random" / "cifar10-test").iterdir())
+    names = sorted(path.name for path in (tmp_path / "out" / record.weights / "cifar10-test").iterdir())
     assert names == ["predictions-000000-000160.safetensors", "predictions-000160-000300.safetensors", "record.json"]
 
 
@@ -132,7 +132,7 @@ def test_resuming_computes_only_what_is_missing(
     batches[:] = []
     evaluate(subject, small_set, CPU, output=output)
     assert batches == []
-    (next((output / "random" / "cifar10-test").glob("predictions-000000*"))).write_bytes(b"damaged")
+    (next((output / resumed.weights / "cifar10-test").glob("predictions-000000*"))).write_bytes(b"damaged")
     assert evaluate(subject, small_set, CPU, output=output).prediction_sha256 == resumed.prediction_sha256
     assert sum(batches) == 160
     batches[:] = []
@@ -190,3 +190,16 @@ def test_a_gpu_gives_the_counts_of_the_cpu(subject: Subject, small_set: ImageSet
     on_cpu = evaluate(subject, small_set, CPU)
     on_gpu = evaluate(subject, small_set, Settings(torch.device("cuda"), 64))
     assert (on_gpu.top1_correct, on_gpu.top5_correct) == (on_cpu.top1_correct, on_cpu.top5_correct)
+
+
+def test_files_of_one_name_keep_separate_records(subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    description = Description.of(subject.path)
+    assert description is not None
+    path = tmp_path / "other" / subject.path.name
+    write_tensors(path, random_state("wrn_16_1", seed=1), description.to_metadata())
+    output = tmp_path / "out"
+    first = evaluate(subject, small_set, CPU, output=output)
+    second = evaluate(Subject.of_file(path), small_set, CPU, output=output)
+    assert first.prediction_sha256 != second.prediction_sha256
+    assert read_records(output) == sorted([first, second], key=lambda record: record.weights)

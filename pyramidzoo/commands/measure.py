@@ -24,7 +24,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise UsageError("name weights (an id, an architecture, a pattern) or a safetensors file to evaluate")
     if args.batch_size < 1:
         raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
-    files = [Path(name) for name in args.weights if _is_file_name(name)]
+    files = [Path(name) for name in dict.fromkeys(args.weights) if _is_file_name(name)]
     entries = select([name for name in args.weights if not _is_file_name(name)])
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset

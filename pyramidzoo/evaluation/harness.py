@@ -87,14 +87,15 @@ class Subject:
                 "`pyramidzoo convert` makes files that do"
             )
         get_architecture(description.architecture)
+        sha256 = memoised_hash(path)
         return cls(
-            name=path.stem,
+            name=f"{path.stem}@{sha256[:8]}",  # never an id, and never another file's name
             architecture=description.architecture,
             arguments=description.arguments,
             dataset=description.dataset,
             preprocessing=description.preprocessing,
             path=path,
-            file_sha256=memoised_hash(path),
+            file_sha256=sha256,
         )
 
 
@@ -143,7 +144,7 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
     if model.num_classes != images.classes:
         raise UsageError(f"{subject.name} tells {model.num_classes} classes apart, {images.name} has {images.classes}")
     content = tensors_sha256(model.state_dict())
-    entry = subject.entry or load_manifest().with_tensors(content)
+    entry = subject.entry or _known_as(content, subject.preprocessing)
     with contextlib.ExitStack() as stack:
         if output is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyramidzoo-")))
@@ -194,6 +195,12 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
         if output is not None:
             write_record(folder / records.FILE_NAME, record)
     return record
+
+
+def _known_as(content: str, preprocessing: Preprocessing) -> WeightsEntry | None:
+    """The entry that a file of any name is, if its tensors and its preprocessing are the entry's."""
+    entry = load_manifest().with_tensors(content)
+    return entry if entry and entry.preprocessing == preprocessing else None
 
 
 def recorded_result(entry: WeightsEntry | None, split: str) -> Result | None:
