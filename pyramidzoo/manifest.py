@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,8 +49,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.input_size[0]:
             raise _Invalid("input_size, mean and std do not have the same number of channels")
-        if min(self.std) <= 0:
-            raise _Invalid("std must be positive")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise _Invalid("mean and std must be finite, and std positive")
+        if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
+            raise _Invalid("input_size must be three positive integers: channels, height, width")
 
     def sha256(self) -> str:
         """Hex digest of the canonical JSON of all fields: equal digests mean equal preprocessing."""

@@ -5,6 +5,7 @@ Nothing of pyramidzoo is used. Shortcuts hold their zeros as tensors, batch norm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -166,7 +167,7 @@ def image_pyramidnet(
 def additive_widths(base: int, alpha: float, units: int) -> list[int]:
     """base + k * alpha / units in exact arithmetic, rounded half up."""
     half = Fraction(1, 2)
-    return [(base + k * Fraction(alpha) / units + half).__floor__() for k in range(1, units + 1)]
+    return [math.floor(base + k * Fraction(alpha) / units + half) for k in range(1, units + 1)]
 
 
 def multiplicative_widths(base: int, alpha: float, units: int) -> list[int]:

@@ -133,7 +133,7 @@ def test_convert_says_what_it_made(run: Any, checkpoint: Path, tmp_path: Path) -
         (("--arch", "wrn_40_1"), 4, "missing: layer|missing: block"),
         (("--dataset", "cifar100"), 2, "give --mean and --std"),
         (("--mean", "0", "0", "0"), 2, "belong together"),
-        (("--mean", "0", "0", "0", "--std", "0", "1", "1"), 2, "std must be positive"),
+        (("--mean", "0", "0", "0", "--std", "0", "1", "1"), 2, "and std positive"),
         (("--output", "out.pth"), 2, "must end in .safetensors"),
     ],
 )

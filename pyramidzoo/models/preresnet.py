@@ -15,25 +15,17 @@ from pyramidzoo.models._contract import ImageClassifier
 class PreActBottleneck(nn.Module):
     """BN-ReLU-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1 plus a shortcut, nothing after the sum.
 
-    The inner width is a quarter of the output; the stride sits in the first 1x1 (`stride_in` 1) or the 3x3 (3).
+    The inner width is a quarter of the output; the stride sits in the first 1x1, as in He et al.'s code.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        stride: int = 1,
-        shared: bool = False,
-        stride_in: Literal[1, 3] = 1,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, shared: bool = False) -> None:
         super().__init__()
         self.shared = shared
         inner = out_channels // 4
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = conv1x1(in_channels, inner, stride if stride_in == 1 else 1)
+        self.conv1 = conv1x1(in_channels, inner, stride)
         self.bn2 = nn.BatchNorm2d(inner)
-        self.conv2 = conv3x3(inner, inner, stride if stride_in == 3 else 1)
+        self.conv2 = conv3x3(inner, inner)
         self.bn3 = nn.BatchNorm2d(inner)
         self.conv3 = conv1x1(inner, out_channels)
         self.downsample = conv1x1(in_channels, out_channels, stride) if in_channels != out_channels else None
