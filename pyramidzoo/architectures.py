@@ -155,7 +155,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def near_matches(name: str, candidates: Iterable[str]) -> str:
     """The end of an error message: what could have been meant, or how to see everything."""
-    close = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.4)
     close.sort(key=lambda other: -_common_start(name, other))  # stable: difflib's order within equal starts
     if close:
         return f"did you mean {', '.join(close[:4])}?"

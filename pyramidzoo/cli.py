@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 
@@ -80,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     p.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
     p.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
-    p.add_argument("--amp-dtype", choices=("bf16", "fp16"), default="bf16", help="for --amp (default: %(default)s)")
+    p.add_argument("--amp-dtype", choices=("bf16", "fp16"), help="for --amp (default: bf16)")
 
     p = command("tables", measure.run_tables, "print the published tables, every row, beside what was measured")
     p.add_argument("tables", nargs="*", metavar="TABLE", help="F1, P1, P2, P3, W1, W2, H1 .. H6 (default: all)")
@@ -90,12 +92,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code says how it ended. Data go to stdout, everything else to stderr."""
     args = build_parser().parse_args(argv)
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's way to stop a job: clean up as for Ctrl-C
         code: int = args.run(args)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return code
     except PyramidzooError as error:
         print(f"pyramidzoo: {error}", file=sys.stderr)
@@ -106,6 +114,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # whatever the system refuses, a name too long or a folder that may not be entered
+        print(f"pyramidzoo: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 5
     except Exception as error:  # noqa: BLE001 (a traceback is a bug; its text is kept for the report)
         if os.environ.get("PYRAMIDZOO_DEBUG"):
             traceback.print_exc()

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyramidzoo.errors import IntegrityError, UnavailableError
+from pyramidzoo import schema
+from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.files import replacing
 from pyramidzoo.manifest import Preprocessing
 
@@ -44,9 +45,19 @@ class Description:
     layout: str
     origin_sha256: str
 
+    def __post_init__(self) -> None:
+        taken = self.arguments.keys() & {"num_classes", "in_chans", "weights", "pretrained"}
+        if taken or not 0 < self.num_classes < 1_000_000:
+            raise schema.Invalid(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
+        schema.require_hex(self.origin_sha256, 64)
+
     def to_metadata(self) -> dict[str, str]:
         # "format" is what timm, transformers and the Hub's viewer look for
-        return {"format": "pt", "pyramidzoo": json.dumps(dataclasses.asdict(self), sort_keys=True)}
+        return {"format": "pt", "pyramidzoo": json.dumps(self._plain(), sort_keys=True)}
+
+    def _plain(self) -> dict[str, Any]:
+        shallow = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return shallow | {"arguments": dict(self.arguments), "preprocessing": dataclasses.asdict(self.preprocessing)}
 
     @classmethod
     def of(cls, path: Path) -> Description | None:
@@ -59,16 +70,12 @@ class Description:
             return None
         try:
             content = json.loads(text)
-            settings = {name: _tuple(value) for name, value in content.pop("preprocessing").items()}
-            return cls(preprocessing=Preprocessing(**settings), **content)
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["preprocessing"].items()}
+            return schema.record(cls, {**content, "preprocessing": schema.record(Preprocessing, settings)})
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
             raise IntegrityError(
                 f"{path}: its metadata do not describe a network ({error}); convert it anew"
             ) from error
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, part, dict(metadata))
             _sort_metadata(part)
         except SafetensorError as error:  # the library wraps the operating system's errors (disk full) in its own
-            raise UnavailableError(f"cannot write {path}: {error}; nothing was left there") from error
+            raise NotWritableError(f"cannot write {path}: {error}; nothing was left there") from error
 
 
 def _sort_metadata(path: Path) -> None:
@@ -184,11 +191,12 @@ def _little_endian_bytes(tensor: Tensor) -> bytes:
 
 
 def _opened(path: Path) -> safe_open:
-    if not path.is_file():
-        raise UnavailableError(f"there is no file {path}")
     try:
+        if not path.is_file():
+            raise UnavailableError(f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}")
+        path.open("rb").close()  # safetensors says "no such file" of a file that may not be read
         return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise IntegrityError(f"{path} is not a readable safetensors file ({error})") from error
     except OSError as error:
-        raise UnavailableError(f"cannot read {path}: {error}") from error
+        raise UnavailableError(f"cannot read {path}: {error.strerror or error}") from error

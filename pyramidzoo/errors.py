@@ -1,4 +1,7 @@
-"""One exception tree. Every failure that a user can meet has a class, and every class one exit code."""
+"""One exception tree. Every failure that a user can meet has a class, and every class one exit code.
+
+A measurement that contradicts a recorded or published number is a result, not a failure; its exit code is 3.
+"""
 
 
 class PyramidzooError(Exception):
@@ -13,12 +16,6 @@ class UsageError(PyramidzooError, ValueError):
     exit_code = 2
 
 
-class NotReproducedError(PyramidzooError):
-    """A measurement contradicts the recorded or the published number."""
-
-    exit_code = 3
-
-
 class IntegrityError(PyramidzooError):
     """Bytes are not what they must be: wrong hash, keys, shapes, dtypes, NaN, a damaged file."""
 
@@ -29,6 +26,10 @@ class UnavailableError(PyramidzooError):
     """Something needed is not there: no network, no data, a disk that is full or not writable."""
 
     exit_code = 5
+
+
+class NotWritableError(UnavailableError):
+    """A file cannot be written where it belongs: permissions, a full disk."""
 
 
 def worst_exit_code(codes: list[int]) -> int:

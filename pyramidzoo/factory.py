@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from pyramidzoo.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.containers import Description, read_signatures
 from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.files import names_a_file
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.models import build
 from pyramidzoo.models._contract import ImageClassifier
@@ -38,13 +38,15 @@ def create_model(
     that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.
     """
     row = get_architecture(name)
+    if not isinstance(weights, (str, Path, type(None))):
+        raise TypeError(f"weights must be a tag, an id or a path, not {type(weights).__name__}")
     if weights is not None and pretrained:
         raise UsageError("weights= and pretrained=True are two ways to say one thing; give one of them")
     if weights is None and not pretrained:
         settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
         return build(row, in_chans=in_chans, **settings)
 
-    if isinstance(weights, Path) or (weights is not None and _looks_like_a_file(weights)):
+    if isinstance(weights, Path) or (weights is not None and names_a_file(weights)):
         path, sha256 = Path(weights), None
         arguments, preprocessing = _read_description(row, path)
         _check_channels(preprocessing, in_chans)
@@ -56,8 +58,13 @@ def create_model(
         path, sha256 = located.path, located.sha256
     classes = _classes_in(path)
     keep_head = num_classes in (None, classes)
-    with torch.device("meta"):  # no time is spent on numbers that the file replaces
-        model = build(row, in_chans=in_chans, num_classes=classes if keep_head else 0, **{**arguments, **arch})
+    try:
+        with torch.device("meta"):  # no time is spent on numbers that the file replaces
+            model = build(row, in_chans=in_chans, num_classes=classes if keep_head else 0, **{**arguments, **arch})
+    except (TypeError, ValueError) as error:
+        if arch or not arguments:
+            raise
+        raise IntegrityError(f"{path}: its metadata do not describe a {name}: {error}; convert it anew") from error
     load_weights(model, path, head="require" if keep_head else "drop", sha256=sha256)
     if not keep_head and num_classes:
         model.reset_classifier(num_classes)
@@ -103,10 +110,6 @@ def _constructor(row: Architecture) -> Callable[..., ImageClassifier]:
         f"Source: {row.source}."
     )
     return constructor
-
-
-def _looks_like_a_file(weights: str) -> bool:
-    return os.sep in weights or Path(weights).suffix in (".safetensors", ".pth", ".th", ".pt", ".tar", ".bin", ".zip")
 
 
 def _find(name: str, weights: str | Path | None) -> WeightsEntry:

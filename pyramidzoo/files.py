@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyramidzoo.errors import UnavailableError
+from pyramidzoo.errors import NotWritableError, UnavailableError
 
 _CHUNK = 1 << 20
 
@@ -31,14 +31,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the place of `path` when the block ends without an error.
 
     A reader sees the old file or the new one, never a part. The temporary file goes away on any error, and several
-    processes may write the same path at once. Raises UnavailableError where the folder cannot be written to.
+    processes may write the same path at once. Raises NotWritableError where the folder cannot be written to.
     """
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise UnavailableError(
+        raise NotWritableError(
             f"cannot write to {path.parent}: {error.strerror or error}; name a folder that can be written to"
         ) from error
     part = Path(name)
@@ -52,12 +52,31 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         part.replace(path)
     except OSError as error:
-        raise UnavailableError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from error
+        raise NotWritableError(f"cannot write {path}: {error.strerror or error}; nothing was left there") from error
     finally:
         part.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises NotWritableError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotWritableError(f"cannot make the folder {folder}: {error.strerror or error}; name another") from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file (UTF-8) as a whole. Raises UnavailableError."""
+    """Replace a text file (UTF-8) as a whole. Raises NotWritableError."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def names_a_file(weights: str) -> bool:
+    """Whether a name is meant as a path, and not as an id, a tag or a pattern."""
+    suffixes = (".safetensors", ".pth", ".th", ".pt", ".tar", ".bin", ".zip")
+    return "/" in weights or os.sep in weights or Path(weights).suffix in suffixes
+
+
+def user_path(text: str) -> Path:
+    """A path as the user wrote it, ~ included; a ~ that stands for nobody stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (Path.expanduser raises RuntimeError there)

@@ -18,21 +18,18 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+from pyramidzoo import schema
 from pyramidzoo.architectures import architectures, near_matches
 from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.schema import Invalid
 
 FILE_NAME = "weights_manifest.json"
 FORMAT = 1
 
 _HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64}
 _ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
-_T = TypeVar("_T")
-
-
-class _Invalid(ValueError):
-    """What is wrong with a value; the caller adds where it stands."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,11 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.input_size[0]:
-            raise _Invalid("input_size, mean and std do not have the same number of channels")
+            raise Invalid("input_size, mean and std do not have the same number of channels")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
-            raise _Invalid("mean and std must be finite, and std positive")
+            raise Invalid("mean and std must be finite, and std positive")
         if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
-            raise _Invalid("input_size must be three positive integers: channels, height, width")
+            raise Invalid("input_size must be three positive integers: channels, height, width")
 
     def sha256(self) -> str:
         """Hex digest of the canonical JSON of all fields: equal digests mean equal preprocessing."""
@@ -69,7 +66,7 @@ class Bundled:
     bytes: int
 
     def __post_init__(self) -> None:
-        _check_hex(self.sha256, "sha256")
+        schema.require_hex(self.sha256, 64)
 
 
 @dataclass(frozen=True)
@@ -83,13 +80,13 @@ class Hub:
     bytes: int | None
 
     def __post_init__(self) -> None:
-        _check_hex(self.revision, "sha1")
-        _check_hex(self.sha256, "sha256")
+        schema.require_hex(self.revision, 40)
+        schema.require_hex(self.sha256, 64)
 
 
 @dataclass(frozen=True)
 class FileHash:
-    """A digest by `algorithm` of the file itself (`of` "file") or of the one member of an archive ("member")."""
+    """A digest by `algorithm` of the file itself (`of` "file")."""
 
     algorithm: str
     of: str
@@ -97,10 +94,10 @@ class FileHash:
 
     def __post_init__(self) -> None:
         if self.algorithm not in _HEX_DIGITS:
-            raise _Invalid(f"algorithm {self.algorithm!r} is none of {sorted(_HEX_DIGITS)}")
-        if self.of not in ("file", "member"):
-            raise _Invalid(f"hash of {self.of!r}; it must be of the 'file' or its 'member'")
-        _check_hex(self.value, self.algorithm)
+            raise Invalid(f"algorithm {self.algorithm!r} is none of {sorted(_HEX_DIGITS)}")
+        if self.of != "file":
+            raise Invalid(f"hash of {self.of!r}; only the hash of the 'file' itself is understood")
+        schema.require_hex(self.value, _HEX_DIGITS[self.algorithm])
 
 
 @dataclass(frozen=True)
@@ -148,9 +145,9 @@ class Result:
     date: str
 
     def __post_init__(self) -> None:
-        _check_hex(self.prediction_sha256, "sha256")
-        if not 0 <= self.top1_correct <= self.top5_correct <= self.images:
-            raise _Invalid("counts must satisfy 0 <= top1_correct <= top5_correct <= images")
+        schema.require_hex(self.prediction_sha256, 64)
+        if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
+            raise Invalid("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
 
 
 @dataclass(frozen=True)
@@ -183,16 +180,17 @@ class WeightsEntry:
     citation: str | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id) or not self.id.startswith(f"{self.architecture}.{self.dataset}"):
-            raise _Invalid(
-                f"the id must be {self.architecture}.{self.dataset} or {self.architecture}.{self.dataset}_ORIGIN"
-            )
+        plain = f"{self.architecture}.{self.dataset}"
+        if not _ID.fullmatch(self.id) or not (self.id == plain or self.id.startswith(f"{plain}_")):
+            raise Invalid(f"the id must be {plain} or {plain}_ORIGIN")
         if self.architecture not in architectures():
-            raise _Invalid(f"no architecture is called {self.architecture!r}")
+            raise Invalid(f"no architecture is called {self.architecture!r}")
+        if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.license, License):
+            raise Invalid("preprocessing and license must be known")
         if not (self.bundled or self.hub or self.origin):
-            raise _Invalid("nothing says where the bytes are: bundled, hub or origin is needed")
+            raise Invalid("nothing says where the bytes are: bundled, hub or origin is needed")
         if self.tensors_sha256 is not None:
-            _check_hex(self.tensors_sha256, "sha256")
+            schema.require_hex(self.tensors_sha256, 64)
 
     @property
     def tag(self) -> str:
@@ -215,8 +213,8 @@ class Manifest:
         raise UsageError(f"no weights are called {name!r}; {near_matches(name, self.entries)}")
 
     def match(self, pattern: str) -> list[WeightsEntry]:
-        """Entries whose id fits a shell pattern."""
-        return [entry for entry in self.entries.values() if fnmatchcase(entry.id, pattern)]
+        """Entries whose id or architecture fits a shell pattern."""
+        return [e for e in self.entries.values() if fnmatchcase(e.id, pattern) or fnmatchcase(e.architecture, pattern)]
 
     def of_architecture(self, architecture: str) -> list[WeightsEntry]:
         return [entry for entry in self.entries.values() if entry.architecture == architecture]
@@ -270,23 +268,23 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest file. Raises IntegrityError, which names the entry and the field."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
-    except (OSError, ValueError, _Invalid) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"cannot read the manifest {path}: {error}; reinstall pyramidzoo") from error
     where = ""
     try:
         if not isinstance(document, dict) or document.get("format") != FORMAT or "weights" not in document:
-            raise _Invalid(f"not a manifest of format {FORMAT}")
+            raise Invalid(f"not a manifest of format {FORMAT}")
         entries: dict[str, WeightsEntry] = {}
         defaults: dict[tuple[str, str], str] = {}
         for weights_id, content in document["weights"].items():
             where = f" {weights_id}:"
-            entry = _record(WeightsEntry, {"id": weights_id, **content})
+            entry = _entry({"id": weights_id, **content})
             if entry.default:
                 other = defaults.setdefault((entry.architecture, entry.dataset), weights_id)
                 if other != weights_id:
-                    raise _Invalid(f"{other} is the default for {entry.dataset} already")
+                    raise Invalid(f"{other} is the default for {entry.dataset} already")
             entries[weights_id] = entry
-    except (_Invalid, TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise IntegrityError(f"{path.name}:{where} {error}; mend the entry or reinstall pyramidzoo") from error
     return Manifest(MappingProxyType(entries))
 
@@ -302,51 +300,52 @@ _NESTED: Mapping[str, type] = {
 _LISTS: Mapping[str, type] = {"claims": Claim, "results": Result}
 
 
-def _record(cls: type[_T], content: Any) -> _T:
-    """A frozen record from a JSON object that has every field and no other."""
+def _entry(content: Any) -> WeightsEntry:
+    """One entry, its nested objects first. Raises Invalid, which names the field."""
+    return schema.record(WeightsEntry, _nested(content))
+
+
+def _nested(content: Any) -> Any:
     if not isinstance(content, dict):
-        raise _Invalid(f"{cls.__name__} must be an object, not {type(content).__name__}")
-    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if names != set(content):
-        missing, extra = sorted(names - set(content)), sorted(set(content) - names)
-        raise _Invalid(f"{cls.__name__} lacks {missing} and has unknown {extra}")
+        return content
     values = {}
     for name, value in content.items():
         try:
             values[name] = _value(name, value)
-        except _Invalid as error:
-            raise _Invalid(f"{name}: {error}") from None
-    return cls(**values)
+        except Invalid as error:
+            raise Invalid(f"{name}: {error}") from None
+    return values
 
 
 def _value(name: str, value: Any) -> Any:
-    if name in _NESTED:
-        return None if value is None else _record(_NESTED[name], value)
+    if name in _NESTED and value is not None:
+        return schema.record(_NESTED[name], _nested(value))
     if name in _LISTS:
-        return tuple(_record(_LISTS[name], item) for item in value)
+        if not isinstance(value, list):
+            raise Invalid(f"{value!r} is not a list")
+        return tuple(schema.record(_LISTS[name], _nested(item)) for item in value)
     if name in ("top1_error", "top5_error") and value is not None:
-        if not isinstance(value, str):
-            raise _Invalid("a published error is a string: its digits carry the rounding")
-        try:
-            return Decimal(value)
-        except InvalidOperation:
-            raise _Invalid(f"{value!r} is no number") from None
+        return _published(value)
     if isinstance(value, list):
         return tuple(value)
-    if isinstance(value, dict):
-        return MappingProxyType(value)
-    return value
+    return MappingProxyType(value) if isinstance(value, dict) else value
 
 
-def _check_hex(value: str, algorithm: str) -> None:
-    digits = _HEX_DIGITS[algorithm]
-    if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-        raise _Invalid(f"{value!r} is not {digits} hex digits")
+def _published(value: Any) -> Decimal:
+    if not isinstance(value, str):
+        raise Invalid("a published error is a string: its digits carry the rounding")
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        raise Invalid(f"{value!r} is no number") from None
+    if not number.is_finite() or not 0 <= number <= 100:
+        raise Invalid(f"{value!r} is no error in percent")
+    return number
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
-    if len(result) != len(pairs):
+    if len(result) != len(pairs):  # json itself would keep the last one
         seen: Iterator[str] = (key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
-        raise _Invalid(f"{next(seen)!r} stands twice")
+        raise Invalid(f"{next(seen)!r} stands twice")
     return result

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyramidzoo.errors import UsageError
 from pyramidzoo.manifest import Preprocessing
 
 
@@ -27,8 +28,17 @@ class Normalize(nn.Module):
         return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
 
 
-def eval_transform(preprocessing: Preprocessing) -> Callable[[Any], Tensor]:
-    """A torchvision transform: one PIL image to the normalised (C, H, W) tensor that these weights expect."""
+def eval_transform(preprocessing: Preprocessing | None) -> Callable[[Any], Tensor]:
+    """A torchvision transform: one PIL image to a (C, H, W) tensor, prepared as these weights were trained.
+
+    Without `resize` and `crop` in the entry (all of CIFAR) the image keeps its size. Raises UsageError for None, which
+    is the `preprocessing` of a model without weights.
+    """
+    if preprocessing is None:
+        raise UsageError(
+            "this model has no weights that would say how to prepare images; give the preprocessing of an entry, "
+            "as in eval_transform(get_weights(ID).preprocessing)"
+        )
     from torchvision import transforms
 
     steps: list[Callable[[Any], Any]] = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,8 +29,8 @@ from pyramidzoo.containers import (
     tensors_sha256,
 )
 from pyramidzoo.convert import convert_file
-from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
-from pyramidzoo.files import file_hash, replacing, write_text
+from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
+from pyramidzoo.files import file_hash, user_path, write_text
 from pyramidzoo.manifest import Manifest, Origin, WeightsEntry
 
 _TIMEOUT_SECONDS = 30
@@ -49,7 +51,7 @@ def cache_dir() -> Path:
     """`PYRAMIDZOO_CACHE`, else `pyramidzoo` in `XDG_CACHE_HOME` or ~/.cache."""
     named = os.environ.get("PYRAMIDZOO_CACHE")
     if named:
-        return Path(named).expanduser()
+        return user_path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"
 
@@ -70,6 +72,8 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
         try:
             if located := attempt(entry):
                 return located
+        except NotWritableError:
+            raise  # no other place would help
         except (IntegrityError, UnavailableError) as error:
             failures.append(error)
     worst = IntegrityError if any(isinstance(error, IntegrityError) for error in failures) else UnavailableError
@@ -101,7 +105,10 @@ def verify(entry: WeightsEntry) -> State:
     noted = expected or (_read_sidecar(entry) or {}).get("sha256")
     if noted is None:
         return State(entry.id, "altered", path, f"nothing vouches for it: its sidecar is missing or damaged; {again}")
-    found = file_hash(path)
+    try:
+        found = file_hash(path)
+    except UnavailableError as error:
+        return State(entry.id, "altered", path, str(error))
     if found != noted:
         return State(entry.id, "altered", path, f"sha256 {found}, expected {noted}; {again}")
     content = tensors_sha256(read_tensors(path))
@@ -111,10 +118,14 @@ def verify(entry: WeightsEntry) -> State:
 
 
 def unknown_files(manifest: Manifest) -> list[State]:
-    """Files in the cache that belong to no entry, unfinished temporary files excepted."""
+    """Files in the cache that belong to no entry; what is being written right now is younger than a day."""
     known = {path for entry in manifest.entries.values() for path in cache_paths(entry)}
-    folder = cache_dir() / "weights"
-    found = sorted(path for path in folder.glob("*") if path not in known and not path.name.startswith("."))
+    yesterday = time.time() - 86_400
+    found = [
+        path
+        for path in sorted((cache_dir() / "weights").glob("*"))
+        if path not in known and not (path.name.startswith(".") and path.stat().st_mtime > yesterday)
+    ]
     return [State(path.name, "unknown", path, "no entry of the manifest names it; delete it") for path in found]
 
 
@@ -135,6 +146,8 @@ def load_weights(
             raise IntegrityError(f"{path} has no classifier to leave out; it is not a classifier's file")
     check_signatures(found, expected, what=f"{path} does not fit", next_step="is it another architecture?")
     tensors = read_tensors(path)
+    if sha256:
+        require_hash(path, sha256, "it was replaced while it was being loaded; load it again")
     memo = sha256 or str(path)
     if memo not in _finite:
         check_finite({name: t for name, t in tensors.items() if not name.endswith(COUNTER)}, what=str(path))
@@ -196,35 +209,43 @@ def _cached(entry: WeightsEntry) -> Located | None:
 def _read_sidecar(entry: WeightsEntry) -> dict[str, str] | None:
     """What was noted when the cached file was made; None where nothing readable vouches for it.
 
-    Also None where it was made from another file than the one that the manifest names now.
+    Also None where it was made from another file, or has other tensors, than the manifest says now.
     """
     try:
         noted = json.loads(cache_paths(entry)[1].read_text(encoding="utf-8"))
-        return noted if entry.origin and noted["origin"] == entry.origin.hash.value and noted["sha256"] else None
+        same = entry.origin is not None and noted["origin"] == entry.origin.hash.value
+        known = entry.tensors_sha256 in (None, noted["tensors_sha256"])
+        return noted if same and known and noted["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _from_folders(entry: WeightsEntry) -> Located | None:
     """Search the folders of `PYRAMIDZOO_ORIGINS` for the content, under any name."""
-    folders = [Path(part) for part in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if part]
+    folders = [user_path(p) for p in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if p]
+    names = {source.filename for source in (entry.hub, entry.origin) if source}
     altered: list[Path] = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise UnavailableError(f"PYRAMIDZOO_ORIGINS names {folder}, which is not a folder")
-        for candidate in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for candidate in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
+        try:
             if entry.hub and _is(candidate, entry.hub.bytes, "sha256", entry.hub.sha256):
                 return Located(candidate, entry.hub.sha256, "origins")
             if entry.origin and _is(
                 candidate, entry.origin.bytes, entry.origin.hash.algorithm, entry.origin.hash.value
             ):
                 return _convert(entry, entry.origin, candidate, "origins")
-            if candidate.name in {source.filename for source in (entry.hub, entry.origin) if source}:
-                altered.append(candidate)
+        except UnavailableError as error:
+            if isinstance(error, NotWritableError) or candidate.name in names:
+                raise
+            continue  # a file that cannot be read and has another name is none of ours
+        if candidate.name in names:
+            altered.append(candidate)
     if altered:
         raise IntegrityError(
             f"{', '.join(map(str, altered))}: the name but not the content of {entry.id} (expected {_wanted(entry)})"
         )
+    for folder in folders:
+        if not folder.is_dir():
+            raise UnavailableError(f"PYRAMIDZOO_ORIGINS names {folder}, which is not a folder")
     if folders:
         raise UnavailableError(f"not in PYRAMIDZOO_ORIGINS ({os.pathsep.join(map(str, folders))})")
     return None
@@ -269,7 +290,7 @@ def _temporary_folder() -> Iterator[Path]:
         cache_dir().mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".download-", dir=cache_dir())
     except OSError as error:
-        raise UnavailableError(
+        raise NotWritableError(
             f"cannot write to the cache {cache_dir()}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
         ) from error
     with folder as name:
@@ -288,6 +309,7 @@ def _download(origin: Origin, destination: Path) -> None:
             destination.open("wb") as stream,
             tqdm(total=origin.bytes, desc=origin.filename, unit="B", unit_scale=True, disable=None) as bar,
         ):
+            announced = answer.headers.get("Content-Length")
             while chunk := answer.read(1 << 16):
                 bar.update(stream.write(chunk))
                 if origin.bytes is not None and bar.n > origin.bytes:
@@ -295,39 +317,37 @@ def _download(origin: Origin, destination: Path) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
+    received = destination.stat().st_size
+    if announced is not None and received < int(announced):
+        raise UnavailableError(f"{origin.url}: the connection ended after {received} of {announced} bytes; try again")
     found = file_hash(destination, origin.hash.algorithm)
     if found != origin.hash.value:
         raise IntegrityError(
-            f"{origin.url} sent {destination.stat().st_size} bytes with {origin.hash.algorithm} {found}, expected "
+            f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {found}, expected "
             f"{origin.hash.value}; a proxy's page, or the file was changed upstream"
         )
 
 
 def _convert(entry: WeightsEntry, origin: Origin, source: Path, place: str) -> Located:
     path, sidecar = cache_paths(entry)
-    with replacing(path) as part:
-        converted = convert_file(
-            source,
-            part,
-            layout=origin.layout,
-            architecture=entry.architecture,
-            dataset=entry.dataset,
-            num_classes=entry.num_classes,
-            preprocessing=entry.preprocessing,
-            origin_sha256=origin.hash.value if origin.hash.algorithm == "sha256" else None,
-        )
-        if entry.tensors_sha256 not in (None, converted.tensors_sha256):
-            raise IntegrityError(
-                f"{entry.id}: the converted tensors have sha256 {converted.tensors_sha256}, the manifest says "
-                f"{entry.tensors_sha256}; please report this"
-            )
-        sha256 = file_hash(part)
-    noted = {"origin": origin.hash.value, "sha256": sha256, "tensors_sha256": converted.tensors_sha256}
+    converted = convert_file(
+        source,
+        path,
+        layout=origin.layout,
+        architecture=entry.architecture,
+        dataset=entry.dataset,
+        num_classes=entry.num_classes,
+        arguments=entry.arguments,
+        preprocessing=entry.preprocessing,
+        origin_sha256=origin.hash.value if origin.hash.algorithm == "sha256" else None,
+        expected_tensors=entry.tensors_sha256,
+    )
+    noted = {"origin": origin.hash.value, "sha256": converted.sha256, "tensors_sha256": converted.tensors_sha256}
     # written last: a file whose sidecar is missing or old is made anew
     write_text(sidecar, json.dumps(noted, indent=1, sort_keys=True) + "\n")
-    return Located(path, sha256, place)
+    return Located(path, converted.sha256, place)
 
 
 def _is(path: Path, size: int | None, algorithm: str, value: str) -> bool:

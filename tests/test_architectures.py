@@ -103,6 +103,8 @@ def test_list_models_takes_patterns() -> None:
         ("wrn_16_1", {"dropout": 0.3}, TypeError, "dropout"),
         ("wrn_16_1", {"drop_rate": 1.0}, ValueError, "drop_rate is 1.0"),
         ("resnet20", {"num_classes": -1}, ValueError, "num_classes is -1"),
+        ("resnet20", {"in_chans": 0}, ValueError, "in_chans is 0"),
+        ("resnet20", {"weights": True}, TypeError, "not bool"),
     ],
 )
 def test_arguments_that_do_not_exist_or_fit(

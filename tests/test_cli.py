@@ -173,8 +173,12 @@ def test_evaluate_a_file(run: Any, converted: Path, tmp_path: Path) -> None:
     assert f"wrong          {found['records'][0]['wrong']} " in done.out
     rows = list(csv.DictReader(io.StringIO(run("evaluate", converted, "--format", "csv").out)))
     assert int(rows[0]["wrong"]) == found["records"][0]["wrong"]
-    shown = run("tables", "W1", "--records", tmp_path / "results")
-    assert shown.code == 0
+    shown = run("tables", "--records", tmp_path / "results")
+    assert (shown.code, shown.out.count(" mine@")) == (0, 1)
+    assert "Z. Measured, without a published row" in shown.out
+    fast = run("evaluate", converted, "--amp", "--output", tmp_path / "results").out
+    assert "claim          not judged: bf16 is not strict fp32" in fast
+    assert "none (not strict: bf16)" in run("tables", "Z", "--records", tmp_path / "results").out
 
 
 @pytest.mark.usefixtures("tiny_cifar")
@@ -201,6 +205,10 @@ def test_one_failure_does_not_stop_the_rest(run: Any, converted: Path, tmp_path:
         (("wrn_16_1",), 5, "--data-dir or PYRAMIDZOO_DATA"),
         (("wrn_16_1", "--data-dir", "nowhere"), 5, "there is no nowhere"),
         (("wrn_16_1", "-b", "0"), 2, "-b must be positive"),
+        (("wrn_16_1", "--amp-dtype", "fp16"), 2, "give both"),
+        (("./",), 2, "is a folder; name a safetensors file in it"),
+        (("x" * 300 + ".safetensors",), 5, "File name too long"),
+        (("wrn_16_1", "--data-dir", "x" * 300), 5, "File name too long"),
         (("wrn_16_1", "--device", "gpu"), 2, "no device is called 'gpu'"),
         (("wrn_16_1", "--split", "val"), 2, "it has test, train"),
         (("wrn_16_1", "--batch", "3"), 2, "unrecognized arguments"),
@@ -233,7 +241,7 @@ def test_fetch_and_verify(run: Any, tmp_path: Path) -> None:
     assert "nothing vouches for it" in altered.out
 
 
-def test_tables(run: Any) -> None:
+def test_tables(run: Any, tmp_path: Path) -> None:
     shown = run("tables", "F1", "--format", "markdown").out
     assert shown.startswith("## F1. CIFAR-10 ResNets")
     assert "| 304,378 | resnet20_fattorib.cifar10 | 8.53 | 8.00 to 9.09 |" in shown
@@ -241,6 +249,8 @@ def test_tables(run: Any) -> None:
     assert {row["table"] for row in rows} == {"P1", "P3"}
     assert run("tables", "Z1").code == 2
     assert run("tables", "--records", "nowhere").code == 2
+    empty = run("tables", "--records", tmp_path)
+    assert (empty.code, "there are no records in" in empty.err) == (2, True)
 
 
 def test_interrupts_and_bugs_have_their_codes(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

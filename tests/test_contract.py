@@ -112,6 +112,14 @@ def test_traced_pickled_and_reloaded_models_compute_the_same(graph: str) -> None
 
 
 @graphs
+def test_compile_captures_one_graph(graph: str) -> None:
+    model = build(graph).eval()
+    images = torch.randn(2, 3, size_for(graph), size_for(graph))
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
+
+
+@graphs
 def test_export_with_dynamic_batch(graph: str) -> None:
     model = build(graph).eval()
     size = size_for(graph)

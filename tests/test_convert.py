@@ -109,7 +109,7 @@ def mapped(layout: str, checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
     """The key map alone, on a checkpoint that is in memory already."""
     key_map = get_layout(layout)
     inside = {key_map.container + name: tensor for name, tensor in checkpoint.items()}
-    return map_tensors(inside, key_map, get_architecture(CASES[layout]), num_classes=10, what="it")
+    return map_tensors(inside, key_map, get_architecture(CASES[layout]), settings={"num_classes": 10}, what="it")
 
 
 @pytest.mark.parametrize("layout", CASES)
@@ -155,6 +155,10 @@ def test_usage(tmp_path: Path) -> None:
         converted(source, output, "hysts", "resnet20")
     with pytest.raises(UsageError, match="no architecture is called 'resnet21'"):
         converted(source, output, "akamaster", "resnet21")
+    with pytest.raises(UsageError, match="has no resnet20_b; it has resnet20_fattorib, resnet32_fattorib"):
+        converted(source, output, "fattorib", "resnet20_b")
+    with pytest.raises(UsageError, match="has no resnet20_b; it has resnet20, resnet32"):
+        converted(source, output, "akamaster", "resnet20_b")
     with pytest.raises(UsageError, match="which has no wrn_16_1"):
         converted(source, output, "akamaster", "wrn_16_1")
     with pytest.raises(UsageError, match="give --mean and --std"):

@@ -74,6 +74,11 @@ def test_one_changed_byte_of_the_real_file(data_dir: Path, tmp_path: Path) -> No
         load_dataset("cifar10", "test", tmp_path)
 
 
+def test_images_of_a_model_without_weights() -> None:
+    with pytest.raises(UsageError, match="has no weights that would say how to prepare images"):
+        eval_transform(None)
+
+
 def test_where_the_data_are_not(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="--data-dir or PYRAMIDZOO_DATA"):
         load_dataset("cifar10", "test", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pyramidzoo.evaluation.metrics import label_ranks
 from pyramidzoo.evaluation.predictions import is_valid, reduce_predictions, write_predictions
 from pyramidzoo.evaluation.records import read_records
 from pyramidzoo.factory import create_model
-from pyramidzoo.manifest import Preprocessing
+from pyramidzoo.manifest import Preprocessing, load_manifest
 from pyramidzoo.preprocessing import Normalize
 
 CPU = Settings(torch.device("cpu"), batch_size=8)
@@ -39,16 +41,19 @@ def subject(tmp_path: Path) -> Subject:
     return Subject.of_file(tmp_path / "random.safetensors")
 
 
+UNIT = {"a": 1}
+
+
 def part(path: Path, start: int, count: int, classes: int = 3) -> Path:
     generator = torch.Generator().manual_seed(start)
     logits = torch.randn(count, classes, generator=generator)
-    write_predictions(path, start=start, labels=torch.zeros(count, dtype=torch.int64), logits=logits, unit={"a": 1})
+    write_predictions(path, start=start, labels=torch.zeros(count, dtype=torch.int64), logits=logits, unit=UNIT)
     return path
 
 
 def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
     paths = [part(tmp_path / "b", 4, 6), part(tmp_path / "a", 0, 4)]
-    whole = reduce_predictions(paths, 10)
+    whole = reduce_predictions(dict.fromkeys(paths, UNIT), 10)
     assert whole.logits.shape == (10, 3)
     assert torch.equal(
         torch.from_numpy(whole.logits[4:]), torch.randn(6, 3, generator=torch.Generator().manual_seed(4))
@@ -68,7 +73,21 @@ def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
 def test_no_number_unless_every_index_was_seen_once(spans: list[tuple[int, int]], message: str, tmp_path: Path) -> None:
     paths = [part(tmp_path / str(k), start, count) for k, (start, count) in enumerate(spans)]
     with pytest.raises(IntegrityError, match=message):
-        reduce_predictions(paths, 10)
+        reduce_predictions(dict.fromkeys(paths, UNIT), 10)
+
+
+def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="was replaced by another run with other settings"):
+        reduce_predictions({part(tmp_path / "a", 0, 10): {"a": 2}}, 10)
+
+
+def test_logits_that_are_no_numbers_give_no_number(tmp_path: Path) -> None:
+    logits = torch.zeros(4, 3)
+    logits[2, 1] = float("nan")
+    labels = torch.zeros(4, dtype=torch.int64)
+    write_predictions(tmp_path / "a", start=0, labels=labels, logits=logits, unit=UNIT)
+    with pytest.raises(IntegrityError, match="some logits are NaN or infinite"):
+        reduce_predictions({tmp_path / "a": UNIT}, 4)
 
 
 def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
@@ -80,7 +99,7 @@ def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     assert not is_valid(path, {"a": 1})
     with pytest.raises(IntegrityError, match="does not match its hash"):
-        reduce_predictions([path], 10)
+        reduce_predictions({path: UNIT}, 10)
     path.write_bytes(content[:-20])
     assert not is_valid(path, {"a": 1})
     assert not is_valid(tmp_path / "nothing", {"a": 1})
@@ -96,7 +115,9 @@ def test_counts_are_those_of_a_plain_loop(subject: Subject, small_set: ImageSet,
     assert record.recorded == "none"
     assert record.claims == ()
     assert read_records(tmp_path / "out") == [record]
-    names = sorted(path.name for path in (tmp_path / "out" / record.weights / "cifar10-test").iterdir())
+    (folder,) = (tmp_path / "out" / record.weights).iterdir()
+    assert folder.name.startswith("cifar10-test-fp32-")
+    names = sorted(path.name for path in folder.iterdir())
     assert names == ["predictions-000000-000160.safetensors", "predictions-000160-000300.safetensors", "record.json"]
 
 
@@ -127,22 +148,26 @@ def test_resuming_computes_only_what_is_missing(
     resumed = evaluate(subject, small_set, CPU, output=output)
     assert sum(batches) == 300 - 160  # the first range was whole
     assert "1 of 2 prediction files are there already" in capsys.readouterr().err
+    assert (resumed.reused_files, resumed.duration_seconds) == (1, None)
     assert evaluate(subject, small_set, CPU).prediction_sha256 == resumed.prediction_sha256
 
     batches[:] = []
     evaluate(subject, small_set, CPU, output=output)
     assert batches == []
-    (next((output / resumed.weights / "cifar10-test").glob("predictions-000000*"))).write_bytes(b"damaged")
+    (next((output / resumed.weights).glob("*/predictions-000000*"))).write_bytes(b"damaged")
     assert evaluate(subject, small_set, CPU, output=output).prediction_sha256 == resumed.prediction_sha256
     assert sum(batches) == 160
     batches[:] = []
     evaluate(subject, small_set, Settings(torch.device("cpu"), 8, channels_last=True), output=output)
     assert sum(batches) == 300  # other flags, other predictions
+    assert len(read_records(output)) == 2
 
 
 def test_what_is_not_strict_is_recorded(subject: Subject, small_set: ImageSet) -> None:
     record = evaluate(subject, small_set, Settings(torch.device("cpu"), 64, amp="bf16", channels_last=True))
     assert record.precision == "bf16"
+    assert not record.strict
+    assert record.claims == ()
     assert record.flags == {"batch_size": 64, "channels_last": True, "amp": "bf16"}
 
 
@@ -173,6 +198,9 @@ def test_requests_that_make_no_sense(subject: Subject, small_set: ImageSet, tmp_
     other = ImageSet("cifar100", "test", 100, small_set.images, small_set.labels, "1" * 64)
     with pytest.raises(UsageError, match="was trained on cifar10, not on cifar100"):
         evaluate(subject, other, CPU)
+    resized = dataclasses.replace(subject, preprocessing=dataclasses.replace(subject.preprocessing, resize=40, crop=32))
+    with pytest.raises(UsageError, match="resize 40, crop 32; cifar10 is evaluated on full images"):
+        evaluate(resized, small_set, CPU)
     write_tensors(tmp_path / "plain.safetensors", random_state("wrn_16_1"), {})
     with pytest.raises(UsageError, match="does not say what it holds"):
         Subject.of_file(tmp_path / "plain.safetensors")
@@ -203,3 +231,71 @@ def test_files_of_one_name_keep_separate_records(subject: Subject, small_set: Im
     second = evaluate(Subject.of_file(path), small_set, CPU, output=output)
     assert first.prediction_sha256 != second.prediction_sha256
     assert read_records(output) == sorted([first, second], key=lambda record: record.weights)
+
+
+def test_an_entry_must_be_loaded_with_its_own_tensors(subject: Subject, small_set: ImageSet) -> None:
+    entry = load_manifest().find("wrn_16_1.cifar10_ferles")
+    posing = dataclasses.replace(subject, name=entry.id, entry=entry)
+    with pytest.raises(IntegrityError, match=r"does not hold the tensors of wrn_16_1\.cifar10_ferles"):
+        evaluate(posing, small_set, CPU)
+
+
+HOSTILE: list[tuple[str, Any]] = [
+    ("architecture", ["wrn_16_1"]),
+    ("architecture", None),
+    ("dataset", ["cifar10"]),
+    ("arguments", "abc"),
+    ("arguments", [1]),
+    ("arguments", {"num_classes": 3}),
+    ("arguments", {"pretrained": True}),
+    ("num_classes", "ten"),
+    ("num_classes", 10**400),
+    ("preprocessing", None),
+    ("preprocessing", {"mean": [0.5], "std": [0.5]}),
+    ("preprocessing", {"input_size": [3, 32, 32], "mean": [10**400, 0, 0], "std": [1, 1, 1]}),
+    ("origin_sha256", "abc"),
+    ("layout", 3),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), HOSTILE)
+def test_hostile_descriptions(field: str, value: Any, subject: Subject, tmp_path: Path) -> None:
+    description = Description.of(subject.path)
+    assert description is not None
+    content = json.loads(description.to_metadata()["pyramidzoo"])
+    content[field] = (
+        {**dict.fromkeys(("resize", "crop", "interpolation")), **value}
+        if isinstance(value, dict) and (field == "preprocessing")
+        else value
+    )
+    path = tmp_path / "hostile.safetensors"
+    write_tensors(path, random_state("wrn_16_1"), {"pyramidzoo": json.dumps(content)})
+    with pytest.raises(IntegrityError, match="its metadata do not describe a network"):
+        Subject.of_file(path)
+
+
+@pytest.mark.parametrize("arguments", [{"depth": 20}, {"foo": 1}, {"drop_rate": 2}])
+def test_arguments_that_do_not_fit_the_network(
+    arguments: dict[str, Any], subject: Subject, small_set: ImageSet, tmp_path: Path
+) -> None:
+    description = Description.of(subject.path)
+    assert description is not None
+    metadata = dataclasses.replace(description, arguments=arguments).to_metadata()
+    write_tensors(tmp_path / "hostile.safetensors", random_state("wrn_16_1"), metadata)
+    with pytest.raises(IntegrityError, match="its metadata do not describe a wrn_16_1"):
+        evaluate(Subject.of_file(tmp_path / "hostile.safetensors"), small_set, CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"images": None}, {"images": 0}, {"images": "300"}, {"top1_correct": 301}, {"weights": []}, {"claims": [{}]}],
+)
+def test_damaged_records(change: dict[str, Any], subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+    evaluate(subject, small_set, CPU, output=tmp_path / "out")
+    (path,) = (tmp_path / "out").rglob("record.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(IntegrityError, match="is not a record"):
+        read_records(tmp_path / "out")
+    path.write_text("[" * 100_000)
+    with pytest.raises(IntegrityError, match="is not a record"):
+        read_records(tmp_path / "out")

@@ -9,14 +9,14 @@ import pytest
 
 from pyramidzoo.architectures import architectures
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.tables import measurements, parameters, published, table_ids, table_rows
+from pyramidzoo.evaluation.tables import OTHERS, from_manifest, parameters, published, table_ids, table_rows
 from pyramidzoo.manifest import load_manifest
 
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, list[dict[str, Any]]]:
     manifest = load_manifest()
-    known = measurements(manifest, [])
+    known = from_manifest(manifest)
     return {table: table_rows(table, manifest, known) for table in table_ids()}
 
 
@@ -64,6 +64,22 @@ def test_the_cifar_resnets(tables: dict[str, list[dict[str, Any]]]) -> None:
             assert line["ours"] == f"{100 * (1 - result.top1_correct / result.images):.2f}"
         else:
             assert line["weights"] == "no weights"
+
+
+def test_what_no_published_row_asks_for_is_shown_too(tables: dict[str, list[dict[str, Any]]]) -> None:
+    shown = {line["weights"] for lines in tables.values() for line in lines if line["ours"]}
+    assert shown == set(load_manifest().entries)
+    assert [line["network"] for line in tables[OTHERS]] == ["wrn_16_1", "wrn_16_2", "wrn_40_1"]
+
+
+def test_several_numbers_of_one_row_are_told_apart(tables: dict[str, list[dict[str, Any]]]) -> None:
+    line = next(line for line in tables["H1"] if line["row"] == "ResNet-110")
+    assert line["paper"] == "6.43 (best), 6.61 (± 0.16)"
+    assert any(line["WRN authors"] == "36 mAP" for line in tables["W2"])
+    assert tables["P3"][0]["PyramidNet authors"] == "21.66 / 5.79"
+    for table in published()["tables"]:
+        labels = {(t["row"], t["label"]) for t in published()["targets"] if t["table"] == table["id"]}
+        assert len({label for _, label in labels}) == table["rows"]
 
 
 def test_networks_that_are_not_here_yet_say_so(tables: dict[str, list[dict[str, Any]]]) -> None:

@@ -70,5 +70,8 @@ def test_claim(published: str, ours: float, verdict: str) -> None:
 
 
 def test_other_weights_are_never_matched() -> None:
-    assert paper_verdict(Decimal("8.75"), (7.75, 8.82)) == "consistent"
-    assert paper_verdict(Decimal("6.97"), (7.06, 8.09)) == "different"
+    assert paper_verdict(Decimal("8.75"), None, 8.27, (7.75, 8.82)) == "consistent"
+    assert paper_verdict(Decimal("6.97"), None, 7.56, (7.06, 8.09)) == "different"
+    assert paper_verdict(Decimal("6.97"), "± 0.60", 7.56, (7.06, 8.09)) == "consistent"
+    assert paper_verdict(Decimal("6.97"), "± 0.50", 7.56, (7.06, 8.09)) == "different"
+    assert paper_verdict(Decimal("6.97"), "median of 5 runs", 7.56, (7.06, 8.09)) == "different"

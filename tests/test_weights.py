@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 import pyramidzoo
 from pyramidzoo import factory, weights
-from pyramidzoo.containers import write_tensors
-from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.containers import read_tensors, tensors_sha256, write_tensors
+from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.manifest import FileHash, Manifest, Origin, WeightsEntry, load_manifest
 
@@ -175,6 +176,41 @@ def test_an_altered_origin_is_named(offered: WeightsEntry, origin_file: Path) ->
     assert cached_names() == []
 
 
+def test_a_folder_that_is_not_there_hides_no_other(
+    offered: WeightsEntry, origin_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", f"/nonexistent:{origin_file.parent}")
+    assert weights.fetch(offered).place == "origins"
+
+
+def test_a_file_replaced_between_hash_and_load_is_noticed(
+    offered: WeightsEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = weights.fetch
+
+    def replaced(entry: WeightsEntry) -> weights.Located:
+        located = fetched(entry)
+        write_tensors(located.path, random_state("wrn_16_1", seed=5), {})
+        return located
+
+    monkeypatch.setattr(factory, "fetch", replaced)
+    with pytest.raises(IntegrityError, match=r"is altered: .*it was replaced while it was being loaded"):
+        pyramidzoo.create_model("wrn_16_1", pretrained=True)
+
+
+def test_a_file_altered_together_with_its_sidecar(offered: WeightsEntry) -> None:
+    known = dataclasses.replace(offered, tensors_sha256=weights_hash(weights.fetch(offered).path))
+    path, sidecar = weights.cache_paths(known)
+    write_tensors(path, random_state("wrn_16_1", seed=5), {})
+    noted = json.loads(sidecar.read_text()) | {"sha256": file_hash(path), "tensors_sha256": weights_hash(path)}
+    sidecar.write_text(json.dumps(noted))
+    assert weights.fetch(known).place == "origins"
+
+
+def weights_hash(path: Path) -> str:
+    return tensors_sha256(read_tensors(path))
+
+
 def test_a_truncated_origin_is_named(offered: WeightsEntry, origin_file: Path) -> None:
     origin_file.write_bytes(origin_file.read_bytes()[:1000])
     with pytest.raises(IntegrityError, match="the name but not the content"):
@@ -218,6 +254,28 @@ def test_a_download_with_other_content_leaves_nothing(
 
 
 @pytest.mark.usefixtures("online")
+def test_a_connection_that_ends_early_can_be_tried_again(entry: WeightsEntry, tmp_path: Path) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(b"x" * 1000)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        with pytest.raises(UnavailableError, match="ended after 1000 of 100000 bytes; try again"):
+            weights.fetch(at(entry, f"http://127.0.0.1:{served.server_port}/{ID}"))
+        served.shutdown()
+        thread.join()
+    assert cached_names() == []
+
+
+@pytest.mark.usefixtures("online")
 def test_servers_that_do_not_answer(entry: WeightsEntry, server: str) -> None:
     with pytest.raises(UnavailableError, match=r"HTTP Error 404"):
         weights.fetch(at(entry, server + ".gone"))
@@ -236,7 +294,7 @@ def test_a_conversion_must_give_the_tensors_of_the_manifest(offered: WeightsEntr
 def test_a_cache_that_cannot_be_written(offered: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UnavailableError, match="cannot write to "):
+    with pytest.raises(NotWritableError, match=r"cannot make the folder .*: Not a directory; name another"):
         weights.fetch(offered)
 
 
@@ -245,7 +303,11 @@ def test_verify_and_unknown_files(offered: WeightsEntry) -> None:
     path = weights.fetch(offered).path
     stranger = path.with_name("stranger.safetensors")
     stranger.write_bytes(b"x")
-    assert [state.path for state in weights.unknown_files(load_manifest())] == [stranger]
+    remnant, running = path.with_name(".killed.part"), path.with_name(".running.part")
+    remnant.write_bytes(b"x")
+    running.write_bytes(b"x")
+    os.utime(remnant, (0, 0))
+    assert [state.path for state in weights.unknown_files(load_manifest())] == [remnant, stranger]
 
 
 def test_files_of_other_programs_load_by_name(tmp_path: Path, state: dict[str, Tensor]) -> None:

@@ -17,15 +17,13 @@ def run_list(args: argparse.Namespace) -> int:
     """Architectures and their weights; with --weights, one line for each set of weights."""
     manifest = load_manifest()
     if args.weights or args.dataset:
-        entries = [
-            e
-            for e in manifest.entries.values()
-            if e in manifest.match(args.pattern) or e.architecture in list_models(args.pattern)
-        ]
-        rows = [_weights_row(e) for e in entries if args.dataset in (None, e.dataset)]
+        rows = [_weights_row(e) for e in manifest.match(args.pattern) if args.dataset in (None, e.dataset)]
     else:
         rows = [_architecture_row(architectures()[name]) for name in list_models(args.pattern)]
     if not rows:
+        if args.dataset:
+            known = sorted({entry.dataset for entry in manifest.entries.values()})
+            raise UsageError(f"no weights match {args.pattern!r} and the data set {args.dataset!r}; there are {known}")
         raise UsageError(f"nothing matches {args.pattern!r}; {near_matches(args.pattern, architectures())}")
     print(render(rows, args.format))
     return 0

@@ -16,7 +16,7 @@ def select(patterns: list[str]) -> list[WeightsEntry]:
     manifest = load_manifest()
     chosen: dict[str, WeightsEntry] = {}
     for pattern in patterns:
-        entries = manifest.match(pattern) or manifest.of_architecture(pattern)
+        entries = manifest.match(pattern)
         if not entries:
             entries = [manifest.default_for(pattern) if pattern in architectures() else manifest.find(pattern)]
         for entry in entries:
@@ -68,7 +68,6 @@ def run_convert(args: argparse.Namespace) -> int:
     """Turn a foreign checkpoint into a safetensors file that `evaluate` and `create_model` can read."""
     from pyramidzoo.convert import convert_file
     from pyramidzoo.evaluation.datasets import get_dataset
-    from pyramidzoo.files import file_hash
 
     if (args.mean is None) != (args.std is None):
         raise UsageError("--mean and --std belong together")
@@ -94,7 +93,7 @@ def run_convert(args: argparse.Namespace) -> int:
         "path": str(converted.path),
         "architecture": args.arch,
         "origin sha256": converted.description.origin_sha256,
-        "sha256": file_hash(converted.path),
+        "sha256": converted.sha256,
         "tensors sha256": converted.tensors_sha256,
         "same tensors as": known.id if known else None,
     }

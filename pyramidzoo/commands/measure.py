@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.commands.local import select
-from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
+from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
+from pyramidzoo.files import names_a_file
 from pyramidzoo.formats import render
 from pyramidzoo.manifest import WeightsEntry, load_manifest
 
@@ -24,15 +26,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise UsageError("name weights (an id, an architecture, a pattern) or a safetensors file to evaluate")
     if args.batch_size < 1:
         raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
-    files = [Path(name) for name in dict.fromkeys(args.weights) if _is_file_name(name)]
-    entries = select([name for name in args.weights if not _is_file_name(name)])
+    files = list(dict.fromkeys(Path(os.path.normpath(name)) for name in args.weights if names_a_file(name)))
+    entries = select([name for name in args.weights if not names_a_file(name)])
+    if args.amp_dtype and not args.amp:
+        raise UsageError("--amp-dtype says how to compute under --amp; give both")
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.harness import Settings, Subject, evaluate, pick_device
 
-    settings = Settings(
-        pick_device(args.device), args.batch_size, args.amp_dtype if args.amp else None, args.channels_last
-    )
+    amp = (args.amp_dtype or "bf16") if args.amp else None
+    settings = Settings(pick_device(args.device), args.batch_size, amp, args.channels_last)
     data_dir = args.data_dir or default_data_dir()
     loaded: dict[str, ImageSet] = {}
 
@@ -50,7 +53,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     for target in targets:
         try:
             record = one(target)
-        except PyramidzooError as error:
+        except (PyramidzooError, OSError) as failed:
+            error = failed if isinstance(failed, PyramidzooError) else UnavailableError(str(failed))
             name = str(target) if isinstance(target, Path) else target.id
             failures.append({"weights": name, "error": str(error), "exit_code": error.exit_code})
             print(f"pyramidzoo: {error}" if name in str(error) else f"pyramidzoo: {name}: {error}", file=sys.stderr)
@@ -71,30 +75,30 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def run_tables(args: argparse.Namespace) -> int:
     """Print the published tables beside what was measured."""
     from pyramidzoo.evaluation.records import read_records
-    from pyramidzoo.evaluation.tables import measurements, published, table_ids, table_rows
+    from pyramidzoo.evaluation.tables import from_manifest, from_records, published, table_ids, table_rows, table_title
 
-    if args.records is not None and not args.records.is_dir():
-        raise UsageError(f"--records {args.records} is not a folder; `pyramidzoo evaluate --output` makes one")
     manifest = load_manifest()
-    known = measurements(manifest, read_records(args.records) if args.records else [])
+    if args.records is None:
+        known = from_manifest(manifest)
+    else:
+        if not args.records.is_dir():
+            raise UsageError(f"--records {args.records} is not a folder; `pyramidzoo evaluate --output` makes one")
+        known = from_records(read_records(args.records))
+        if not known:
+            raise UsageError(f"there are no records in {args.records}; `pyramidzoo evaluate --output` writes them")
     tables = {table: table_rows(table, manifest, known) for table in args.tables or table_ids()}
-    titles = {table["id"]: table["title"] for table in published()["tables"]}
     if args.format in ("json", "csv"):
         people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
         rows = [_long(table, row, people) for table, lines in tables.items() for row in lines]
         print(render(rows, args.format))
         return 0
     mark = "## " if args.format == "markdown" else ""
-    print(
-        "\n\n".join(
-            f"{mark}{table}. {titles[table]}\n\n{render(lines, args.format)}" for table, lines in tables.items()
-        )
-    )
+    parts = [
+        f"{mark}{table}. {table_title(table)}\n\n{render(lines, args.format) or 'none'}"
+        for table, lines in tables.items()
+    ]
+    print("\n\n".join(parts))
     return 0
-
-
-def _is_file_name(name: str) -> bool:
-    return Path(name).suffix in (".safetensors", ".pth", ".pt", ".th", ".tar", ".bin", ".zip") or "/" in name
 
 
 def _long(table: str, row: dict[str, Any], people: list[str]) -> dict[str, Any]:
@@ -106,22 +110,21 @@ def _long(table: str, row: dict[str, Any], people: list[str]) -> dict[str, Any]:
 
 def _block(record: Record) -> str:
     low, high = record.interval
-    strict = record.precision == "fp32" and not record.flags["channels_last"]
     lines = [
         f"{record.weights}: {record.dataset} {record.split}, {record.images:,} images, {record.device}",
         f"  wrong          {record.wrong} (top-1 error {record.top1_error:.2f} %, 95 % within {low:.2f} to {high:.2f})",
         f"  top-5 correct  {record.top5_correct} (top-5 error {record.top5_error:.2f} %)",
         f"  recorded       {record.recorded}: {record.recorded_detail}",
     ]
-    if not strict:
-        lines.append(f"  not strict     {record.precision}{', channels last' if record.flags['channels_last'] else ''}")
     for claim in record.claims:
         lines.append(
             f"  claim          {claim.verdict}: {claim.by} published {claim.published} ({claim.statistic}), "
             f"ours is {claim.ours:.3f} by that statistic"
         )
-    if not record.claims:
-        lines.append("  claim          none: nobody published an error of these weights")
+    if not record.strict:
+        lines.append(f"  claim          not judged: {record.arithmetic} is not strict fp32, which verdicts are about")
+    elif not record.claims:
+        lines.append("  claim          none: no published error is known for these weights on this split")
     return "\n".join(lines)
 
 

@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyramidzoo.architectures import Architecture, get_architecture
+from pyramidzoo.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.containers import (
     COUNTER,
     Description,
@@ -42,6 +43,7 @@ class Converted:
 
     path: Path
     description: Description
+    sha256: str
     tensors_sha256: str
 
 
@@ -61,20 +63,23 @@ def convert_file(
     architecture: str,
     dataset: str,
     num_classes: int,
+    arguments: Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | None = None,
     origin_sha256: str | None = None,
+    expected_tensors: str | None = None,
 ) -> Converted:
     """Convert a foreign checkpoint to a safetensors file that says what it holds.
 
-    `preprocessing` defaults to what the layout's authors trained with on that data set; `origin_sha256` is given where
-    the caller has hashed the source already. `destination` is replaced as a whole, or left alone on any error. Raises
-    UsageError for unknown names, IntegrityError where the checkpoint is damaged or is not that network.
+    `arguments` are the network's beside the table's; `preprocessing` defaults to what the layout's authors trained with
+    on that data set; `origin_sha256` is given where the caller has hashed the source already, `expected_tensors` where
+    the content is known. `destination` is replaced as a whole, or left alone on any error. Raises UsageError for
+    unknown names, IntegrityError where the checkpoint is damaged or is not that network.
     """
     key_map, row = get_layout(layout), get_architecture(architecture)
-    if row.family != key_map.family:
+    if not key_map.supports(row):
+        known = ", ".join(name for name, other in architectures().items() if key_map.supports(other))
         raise UsageError(
-            f"layout {layout} belongs to {key_map.repository}, which has no {architecture}; "
-            f"its networks are of the family {key_map.family}"
+            f"layout {layout} is that of {key_map.repository}, which has no {architecture}; it has {known}"
         )
     if preprocessing is None:
         if dataset not in key_map.preprocessing:
@@ -90,20 +95,31 @@ def convert_file(
         raise UsageError(f"{destination} is the checkpoint itself; name another output")
     description = Description(
         architecture=architecture,
-        arguments={},
+        arguments=dict(arguments or {}),
         dataset=dataset,
         num_classes=num_classes,
         preprocessing=preprocessing,
         layout=layout,
         origin_sha256=origin_sha256 or file_hash(source),
     )
-    tensors = map_tensors(unpickle(source), key_map, row, num_classes=num_classes, what=str(source))
+    settings = {"num_classes": num_classes, **description.arguments}
+    tensors = map_tensors(unpickle(source), key_map, row, settings=settings, what=str(source))
+    content = tensors_sha256(tensors)
+    if expected_tensors not in (None, content):
+        raise IntegrityError(
+            f"{source}: its tensors have sha256 {content}, the manifest says {expected_tensors}; please report this"
+        )
     write_tensors(destination, tensors, description.to_metadata())
-    return Converted(destination, description, tensors_sha256(tensors))
+    return Converted(destination, description, file_hash(destination), content)
 
 
 def map_tensors(
-    checkpoint: Mapping[str, Tensor], layout: Layout, architecture: Architecture, *, num_classes: int, what: str
+    checkpoint: Mapping[str, Tensor],
+    layout: Layout,
+    architecture: Architecture,
+    *,
+    settings: Mapping[str, Any],
+    what: str,
 ) -> dict[str, Tensor]:
     """A foreign checkpoint's tensors under the zoo's names; every name, dtype, shape and value is checked.
 
@@ -111,14 +127,14 @@ def map_tensors(
     are dropped. Raises IntegrityError.
     """
     with torch.device("meta"):
-        model = build(architecture, num_classes=num_classes)
+        model = build(architecture, **settings)
     expected = {name: signature(tensor) for name, tensor in model.state_dict().items()}
     foreign = {name: layout.container + layout.foreign_name(name, architecture) for name in expected}
     unused = {layout.container + name: part for name, part in layout.unused(architecture).items()}
     check_signatures(
         {name: signature(tensor) for name, tensor in checkpoint.items()},
         {foreign[name]: part for name, part in expected.items()} | unused,
-        what=f"{what} is not a {layout.name} checkpoint of {architecture.name} with {num_classes} classes",
+        what=f"{what} is not a {layout.name} checkpoint of {architecture.name} with {model.num_classes} classes",
         next_step="check --layout, --arch and --dataset",
     )
     tensors = {name: checkpoint[foreign[name]] for name in expected if foreign[name] in checkpoint}
@@ -150,11 +166,18 @@ def unpickle(source: Path) -> dict[str, Tensor]:
             ) from error
         except OSError as error:
             raise UnavailableError(f"cannot start a process to open {source}: {error.strerror or error}") from error
-        lines = done.stderr.strip().splitlines()
         if done.returncode:
-            try:
-                reason = json.loads(lines[-1])["error"]
-            except (IndexError, ValueError, KeyError, TypeError):
-                reason = f"the reading process ended with status {done.returncode}"
-            raise IntegrityError(f"{source} is not a readable torch checkpoint: {reason}")
+            raise _failure(source, done)
         return read_tensors(output)
+
+
+def _failure(source: Path, done: subprocess.CompletedProcess[str]) -> IntegrityError | UnavailableError:
+    """What the child's last line says went wrong."""
+    try:
+        said = json.loads(done.stderr.strip().splitlines()[-1])
+        reason, disk = str(said["error"]), bool(said["disk"])
+    except (IndexError, ValueError, KeyError, TypeError):
+        reason, disk = f"the reading process ended with status {done.returncode}", False
+    if disk:
+        return UnavailableError(f"cannot read {source} or write its tensors to a temporary file: {reason}")
+    return IntegrityError(f"{source} is not a readable torch checkpoint: {reason}")

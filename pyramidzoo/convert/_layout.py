@@ -23,12 +23,12 @@ class Layout:
 
     `container` is the path of the state dict in the checkpoint, with its last dot. `foreign_name` turns a name of the
     zoo into the repository's; `unused` gives the tensors that must be there too but take no part in the network.
-    `preprocessing` is what the authors trained with, by data set.
+    `supports` says which architectures it has; `preprocessing` is what its authors trained with, by data set.
     """
 
     name: str
     repository: str
-    family: str
+    supports: Callable[[Architecture], bool]
     foreign_name: Callable[[str, Architecture], str]
     preprocessing: Mapping[str, Preprocessing]
     container: str = ""

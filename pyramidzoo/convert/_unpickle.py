@@ -1,8 +1,10 @@
 """The child process of `unpickle`: SOURCE (a torch checkpoint) to OUTPUT (safetensors), nothing of pyramidzoo in it.
 
-On failure the last line of stderr is {"error": reason} and the status is 1.
+On failure the last line of stderr is {"error": reason, "disk": whether the system and not the file is to blame} and
+the status is 1.
 """
 
+import errno
 import json
 import sys
 
@@ -40,6 +42,8 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2])
     except Exception as error:  # noqa: BLE001 (whatever a damaged pickle provokes becomes one line for the parent)
-        reason = str(error).strip().splitlines()
-        print(json.dumps({"error": f"{type(error).__name__}: {reason[0] if reason else ''}"[:500]}), file=sys.stderr)
+        reason = (str(error).strip().splitlines() or [""])[0]
+        system = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
+        disk = getattr(error, "errno", None) in system or "No space left" in reason
+        print(json.dumps({"error": f"{type(error).__name__}: {reason}"[:500], "disk": disk}), file=sys.stderr)
         sys.exit(1)

@@ -13,7 +13,7 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
 LAYOUT = Layout(
     name="akamaster",
     repository="akamaster/pytorch_resnet_cifar10",
-    family="resnet",
+    supports=lambda row: row.builder == "CifarResNet" and set(row.arguments) == {"depth"},  # option A, as He et al.
     container="state_dict.",
     foreign_name=_foreign_name,
     preprocessing={"cifar10": IMAGENET_CONSTANTS},

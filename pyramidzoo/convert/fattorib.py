@@ -37,7 +37,7 @@ def _unused(architecture: Architecture) -> dict[str, Signature]:
 LAYOUT = Layout(
     name="fattorib",
     repository="fattorib/ResNets-CIFAR10",
-    family="resnet",
+    supports=lambda row: row.arguments.get("transition") == "last",
     foreign_name=_foreign_name,
     unused=_unused,
     preprocessing={"cifar10": IMAGENET_CONSTANTS},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import io
 import os
 import pickle
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.files import file_hash, user_path
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ def load_dataset(name: str, split: str, data_dir: Path | None, *, download: bool
         )
     folder = data_dir / source.folder
     files = [folder / filename for filename, _ in source.splits[split]]
-    if download and not all(path.is_file() for path in files):
+    if download and not all(
+        (folder / name).is_file() and file_hash(folder / name, "md5") == md5 for name, md5 in source.splits[split]
+    ):
         _download(source, data_dir)
     missing = [path for path in files if not path.is_file()]
     if missing:
@@ -129,7 +134,7 @@ def load_dataset(name: str, split: str, data_dir: Path | None, *, download: bool
 def default_data_dir() -> Path | None:
     """`PYRAMIDZOO_DATA`, if set."""
     named = os.environ.get("PYRAMIDZOO_DATA")
-    return Path(named).expanduser() if named else None
+    return user_path(named) if named else None
 
 
 def _read(path: Path, md5: str) -> dict[str, Any]:
@@ -166,8 +171,17 @@ def _download(source: DatasetSource, data_dir: Path) -> None:
     from torchvision import datasets
 
     if constants.HF_HUB_OFFLINE:
-        raise UnavailableError(f"{source.title} is not in {data_dir}, and HF_HUB_OFFLINE forbids to download it")
+        raise UnavailableError(
+            f"{source.title} is not in {data_dir}, and HF_HUB_OFFLINE forbids to download it; unset it, or unpack "
+            f"{source.url} there"
+        )
+    there = data_dir.exists()
     try:
         getattr(datasets, source.torchvision)(data_dir, download=True)  # checks the archive's MD5 and unpacks it
-    except (OSError, RuntimeError) as error:
-        raise UnavailableError(f"cannot download {source.url} to {data_dir}: {error}") from error
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if not there:
+            with contextlib.suppress(OSError):
+                data_dir.rmdir()  # only if it is empty
+        raise UnavailableError(
+            f"cannot download {source.url} to {data_dir}: {error}; try again, or unpack it there"
+        ) from error

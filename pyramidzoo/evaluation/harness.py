@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import platform
 import shlex
 import sys
@@ -11,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from tqdm import tqdm
 import pyramidzoo
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import Description, tensors_sha256
-from pyramidzoo.errors import UnavailableError, UsageError
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import records
 from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.evaluation.metrics import STATISTICS, label_ranks, prediction_sha256
@@ -32,6 +35,7 @@ from pyramidzoo.evaluation.predictions import is_valid, reduce_predictions, writ
 from pyramidzoo.evaluation.records import ClaimCheck, Record, write_record
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
 from pyramidzoo.factory import create_model
+from pyramidzoo.files import make_folder
 from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, load_manifest
 from pyramidzoo.preprocessing import Normalize
 from pyramidzoo.weights import fetch, memoised_hash
@@ -75,6 +79,8 @@ class Subject:
     @classmethod
     def of_file(cls, path: Path) -> Subject:
         """A file made by `convert`, which says itself what it holds. Raises UsageError, IntegrityError."""
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a safetensors file in it")
         if path.suffix != ".safetensors":
             raise UsageError(
                 f"{path} is not a safetensors file; `pyramidzoo convert {path} --layout ... --arch ... --dataset ... "
@@ -113,6 +119,10 @@ class Settings:
         return self.amp or "fp32"
 
     @property
+    def strict(self) -> bool:
+        return self.amp is None and not self.channels_last
+
+    @property
     def flags(self) -> dict[str, Any]:
         return {"batch_size": self.batch_size, "channels_last": self.channels_last, "amp": self.amp}
 
@@ -135,24 +145,38 @@ def pick_device(name: str) -> torch.device:
 def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: Path | None = None) -> Record:
     """Evaluate weights on a split and judge the result.
 
-    With `output`, prediction files and the record stay in `output/NAME/DATASET-SPLIT`, and valid prediction files
-    found there are not computed again. Raises IntegrityError, UnavailableError; no record is written then.
+    With `output`, prediction files and the record stay in `output/NAME/DATASET-SPLIT-PRECISION-HASH` (the hash is of
+    all that predictions depend on), and valid prediction files found there are not computed again. Raises UsageError,
+    IntegrityError, UnavailableError; no record is written then.
     """
     if subject.dataset != images.name:
         raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
-    model = create_model(subject.architecture, weights=subject.path, **subject.arguments)
+    _check_protocol(subject, images)
+    model = create_model(subject.architecture, weights=subject.path)
     if model.num_classes != images.classes:
         raise UsageError(f"{subject.name} tells {model.num_classes} classes apart, {images.name} has {images.classes}")
     content = tensors_sha256(model.state_dict())
+    if subject.entry and subject.entry.tensors_sha256 not in (None, content):
+        raise IntegrityError(
+            f"{subject.path} does not hold the tensors of {subject.name}: their sha256 is {content}, expected "
+            f"{subject.entry.tensors_sha256}; `pyramidzoo fetch --force {subject.name}` makes it anew"
+        )
     entry = subject.entry or _known_as(content, subject.preprocessing)
+    shared = _unit(subject, images, settings, content)
     with contextlib.ExitStack() as stack:
         if output is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyramidzoo-")))
-        else:
-            folder = output / subject.name / f"{images.name}-{images.split}"
+        else:  # a folder for each way to compute, so that no two runs can mix
+            digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+            folder = output / subject.name / f"{images.name}-{images.split}-{settings.precision}-{digest[:8]}"
+        make_folder(folder)
+        units = {
+            folder / f"predictions-{start:06d}-{stop:06d}.safetensors": {**shared, "start": start, "stop": stop}
+            for start, stop in _ranges(len(images), settings)
+        }
         began = time.perf_counter()
-        paths = _predict(model, subject, images, settings, folder, content)
-        predictions = reduce_predictions(paths, len(images))
+        reused = _predict(model, subject, images, settings, units)
+        predictions = reduce_predictions(units, len(images))
         duration = time.perf_counter() - began
         ranks = label_ranks(predictions.logits, predictions.labels)
         measured = Measured(
@@ -187,14 +211,26 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
             versions=_versions(),
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            duration_seconds=round(duration, 3),
+            duration_seconds=None if reused else round(duration, 3),
+            reused_files=reused,
             recorded=recorded,
             recorded_detail=detail,
-            claims=check_claims(entry, images.split, statistics, measured.images),
+            # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
+            claims=check_claims(entry, images.split, statistics, measured.images) if settings.strict else (),
         )
         if output is not None:
             write_record(folder / records.FILE_NAME, record)
     return record
+
+
+def _check_protocol(subject: Subject, images: ImageSet) -> None:
+    """Here is one full image and nothing else; weights that want another input cannot be judged by it."""
+    wanted, size = subject.preprocessing, tuple(images.images.shape[1:])
+    if wanted.input_size != size or wanted.resize is not None or wanted.crop is not None:
+        raise UsageError(
+            f"{subject.name} wants images of {wanted.input_size}, resize {wanted.resize}, crop {wanted.crop}; "
+            f"{images.name} is evaluated on full images of {size} only"
+        )
 
 
 def _known_as(content: str, preprocessing: Preprocessing) -> WeightsEntry | None:
@@ -224,16 +260,19 @@ def check_claims(
             verdict=claim_verdict(claim.top1_error, statistics[claim.statistic], images),
         )
         for claim in (entry.claims if entry else ())
-        if claim.split == split
+        if (claim.split, claim.protocol) == (split, PROTOCOL)
     )
 
 
-def _predict(
-    model: nn.Module, subject: Subject, images: ImageSet, settings: Settings, folder: Path, content: str
-) -> list[Path]:
-    """Write the prediction file of every index range that has no valid one yet; all their paths, in index order."""
-    device, step = settings.device, settings.batch_size * _BATCHES_PER_FILE
-    shared = {
+def _ranges(images: int, settings: Settings) -> list[tuple[int, int]]:
+    """Index ranges of whole batches, one for each prediction file."""
+    step = settings.batch_size * _BATCHES_PER_FILE
+    return [(start, min(start + step, images)) for start in range(0, images, step)]
+
+
+def _unit(subject: Subject, images: ImageSet, settings: Settings, content: str) -> dict[str, Any]:
+    """Everything that predictions depend on; they are reused only where all of it is equal."""
+    return {
         "weights": content,
         "architecture": subject.architecture,
         "arguments": dict(subject.arguments),
@@ -241,19 +280,27 @@ def _predict(
         "dataset": images.fingerprint,
         "images": len(images),
         "precision": settings.precision,
-        "device": _device_name(device),
-        "torch": torch.__version__,
+        "device": _device_name(settings.device),
+        "versions": _versions(),
         **settings.flags,
     }
-    ranges = [(start, min(start + step, len(images))) for start in range(0, len(images), step)]
-    units = {folder / f"predictions-{a:06d}-{b:06d}.safetensors": (a, b) for a, b in ranges}
-    todo = {
-        path: span for path, span in units.items() if not is_valid(path, shared | {"start": span[0], "stop": span[1]})
-    }
-    if kept := len(units) - len(todo):
-        print(f"{subject.name}: {kept} of {len(units)} prediction files are there already", file=sys.stderr)
+
+
+def _predict(
+    model: nn.Module,
+    subject: Subject,
+    images: ImageSet,
+    settings: Settings,
+    units: Mapping[Path, Mapping[str, Any]],
+) -> int:
+    """Write the prediction file of every unit that has no valid one yet; how many there were already."""
+    device = settings.device
+    todo = {path: unit for path, unit in units.items() if not is_valid(path, unit)}
+    reused = len(units) - len(todo)
+    if reused:
+        print(f"{subject.name}: {reused} of {len(units)} prediction files are there already", file=sys.stderr)
     if not todo:
-        return list(units)
+        return reused
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     model = model.eval().to(device).to(memory_format=layout)
     normalize = Normalize(subject.preprocessing).to(device)
@@ -262,10 +309,15 @@ def _predict(
         _strict_arithmetic(),
         torch.inference_mode(),
         torch.autocast(device.type, _AMP[settings.amp] if settings.amp else None, enabled=settings.amp is not None),
-        tqdm(total=sum(b - a for a, b in todo.values()), desc=subject.name, unit="img", disable=None) as bar,
+        tqdm(
+            total=sum(unit["stop"] - unit["start"] for unit in todo.values()),
+            desc=subject.name,
+            unit="img",
+            disable=None,
+        ) as bar,
     ):
-        for path, (start, stop) in todo.items():
-            logits = []
+        for path, unit in todo.items():
+            start, stop, logits = unit["start"], unit["stop"], []
             for first in range(start, stop, settings.batch_size):
                 batch = normalize(pixels[first : min(first + settings.batch_size, stop)])
                 logits.append(_forward(model, batch.contiguous(memory_format=layout), settings).float())
@@ -275,9 +327,9 @@ def _predict(
                 start=start,
                 labels=images.labels[start:stop],
                 logits=torch.cat(logits),
-                unit=shared | {"start": start, "stop": stop},
+                unit=unit,
             )
-    return list(units)
+    return reused
 
 
 def _forward(model: nn.Module, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
@@ -312,7 +364,18 @@ def _strict_arithmetic() -> Iterator[None]:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"cpu ({_processor()}, {torch.get_num_threads()} threads)"
+
+
+@cache
+def _processor() -> str:
+    """The processor's model where Linux tells it, else its architecture: arithmetic differs between models."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.machine()
 
 
 def _versions() -> dict[str, str]:

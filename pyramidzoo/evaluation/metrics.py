@@ -16,14 +16,12 @@ MEAN_OF_BATCH_ERRORS = "mean of batch errors, batch size 128"
 def label_ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many classes come before each label (N); 0 is a top-1 hit, below 5 a top-5 hit. Ties go to the lower index.
 
-    A NaN logit beats nothing and a label whose logit is NaN ranks last, so that a broken model cannot score.
+    Logits (N, classes) must be finite, as the reducer's are.
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    ranks = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
-    ranks[np.isnan(own[:, 0])] = logits.shape[1]
-    result: NDArray[np.int64] = ranks.astype(np.int64)
-    return result
+    ranks: NDArray[np.int64] = ((logits > own) | ((logits == own) & earlier)).sum(axis=1).astype(np.int64)
+    return ranks
 
 
 def prediction_sha256(logits: NDArray[np.float32]) -> str:

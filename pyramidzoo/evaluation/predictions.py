@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,20 +50,26 @@ def is_valid(path: Path, unit: Mapping[str, Any]) -> bool:
         return False
 
 
-def reduce_predictions(paths: Iterable[Path], images: int) -> Predictions:
-    """All predictions of a split of `images` samples. Raises IntegrityError where a file is damaged or any index is
-    missing, doubled or out of range: there is no number then."""
+def reduce_predictions(units: Mapping[Path, Mapping[str, Any]], images: int) -> Predictions:
+    """All predictions of a split of `images` samples, from files that must be of exactly the units given.
+
+    Raises IntegrityError where a file is damaged, is of another unit or holds logits that are not finite, or where any
+    index is missing, doubled or out of range: there is no number then.
+    """
     labels: NDArray[np.int64] = np.zeros(images, np.int64)
     logits: NDArray[np.float32] | None = None
     seen: NDArray[np.int64] = np.zeros(images, np.int64)
-    for path in paths:
-        tensors = read_tensors(path)
-        if read_metadata(path).get("content_sha256") != _content_hash(tensors):
+    for path, unit in units.items():
+        metadata, tensors = read_metadata(path), read_tensors(path)
+        if metadata.get("unit") != _canonical(unit):
+            raise IntegrityError(f"{path} was replaced by another run with other settings; run again")
+        if metadata.get("content_sha256") != _content_hash(tensors):
             raise IntegrityError(f"{path} is damaged: its content does not match its hash; delete it and run again")
-        index = tensors["index"].numpy()
+        index, part = tensors["index"].numpy(), tensors["logits"].numpy()
         if len(index) and not 0 <= index.min() <= index.max() < images:
             raise IntegrityError(f"{path} holds indices outside 0 .. {images - 1}; it belongs to another split")
-        part = tensors["logits"].numpy()
+        if not np.isfinite(part).all():
+            raise IntegrityError(f"{path}: some logits are NaN or infinite; lower precision can overflow, try fp32")
         if logits is None:
             logits = np.zeros((images, part.shape[1]), np.float32)
         np.add.at(seen, index, 1)

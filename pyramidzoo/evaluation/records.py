@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyramidzoo import schema
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.evaluation.metrics import error_percent, wilson_interval
 from pyramidzoo.files import write_text
+from pyramidzoo.schema import Invalid
 
 FORMAT = 1
 FILE_NAME = "record.json"
@@ -32,8 +34,8 @@ class ClaimCheck:
 class Record:
     """Counts, hashes, circumstances and verdicts of one set of weights on one split.
 
-    `statistics` are top-1 errors in percent; `flags` what was asked for beside strict fp32; `duration_seconds` the time
-    from the first batch to the reduced counts.
+    `statistics` are top-1 errors in percent; `flags` how it was computed; `duration_seconds` the time from the first
+    batch to the reduced counts, null where `reused_files` of an earlier run's predictions were taken over.
     """
 
     format: int
@@ -59,10 +61,25 @@ class Record:
     versions: Mapping[str, str]
     command: str
     date: str
-    duration_seconds: float
+    duration_seconds: float | None
+    reused_files: int
     recorded: str
     recorded_detail: str
     claims: tuple[ClaimCheck, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
+            raise Invalid("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
+
+    @property
+    def strict(self) -> bool:
+        """Whether it was computed in the arithmetic that verdicts are about."""
+        return self.precision == "fp32" and not self.flags.get("channels_last")
+
+    @property
+    def arithmetic(self) -> str:
+        """How it was computed, in a few words."""
+        return self.precision + (", channels last" if self.flags.get("channels_last") else "")
 
     @property
     def wrong(self) -> int:
@@ -114,7 +131,7 @@ def _read(path: Path) -> Record:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, not {FORMAT}")
         kept = {name: value for name, value in content.items() if name in names}
-        kept["claims"] = tuple(ClaimCheck(**claim) for claim in kept["claims"])
-        return Record(**kept)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        kept["claims"] = tuple(schema.record(ClaimCheck, claim) for claim in kept["claims"])
+        return schema.record(Record, kept)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path} is not a record ({error}); delete it and evaluate again") from error

@@ -25,13 +25,18 @@ _CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "mnist": 10, "fashion_mn
 _SPLIT = "test"  # where every published number here was measured; ImageNet's validation images serve as its test
 
 
+OTHERS = "Z"  # the table of what was measured without a published row
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One set of weights, measured: from a record, or (`recorded` "as recorded") from the manifest's own results."""
 
     weights: str
     architecture: str
+    arguments: Mapping[str, Any]
     dataset: str
+    split: str
     images: int
     wrong: int
     recorded: str
@@ -48,37 +53,69 @@ def published() -> Mapping[str, Any]:
 
 
 def table_ids() -> list[str]:
-    return [table["id"] for table in published()["tables"]]
+    """Every published table, and the one of what was measured without a published row."""
+    return [*(table["id"] for table in published()["tables"]), OTHERS]
 
 
-def measurements(manifest: Manifest, records: Iterable[Record]) -> list[Measurement]:
-    """What is known of all weights: records first, the manifest's results for the rest."""
-    found = [
-        Measurement(r.weights, r.architecture, r.dataset, r.images, r.wrong, r.recorded, r.claims)
+def table_title(table: str) -> str:
+    """What the table shows. Raises UsageError for an unknown one."""
+    titles = {t["id"]: t["title"] for t in published()["tables"]} | {OTHERS: "Measured, without a published row"}
+    if table not in titles:
+        raise UsageError(f"no table is called {table!r}; the tables are {', '.join(titles)}")
+    return str(titles[table])
+
+
+def from_records(records: Iterable[Record]) -> list[Measurement]:
+    """What records say. Arithmetic that was not strict is named behind the verdict, and its claims are not judged."""
+    return [
+        Measurement(
+            weights=r.weights,
+            architecture=r.architecture,
+            arguments=r.arguments,
+            dataset=r.dataset,
+            split=r.split,
+            images=r.images,
+            wrong=r.wrong,
+            recorded=r.recorded if r.strict else f"{r.recorded} (not strict: {r.arithmetic})",
+            claims=r.claims,
+        )
         for r in records
-        if r.split == _SPLIT
     ]
-    measured = {measurement.weights for measurement in found}
+
+
+def from_manifest(manifest: Manifest) -> list[Measurement]:
+    """What the manifest's own strict results say."""
+    found = []
     for entry in manifest.entries.values():
         result = recorded_result(entry, _SPLIT)
-        if entry.id in measured or result is None:
+        if result is None:
             continue
         wrong = result.images - result.top1_correct
         statistics = {ERROR: error_percent(wrong, result.images), **result.statistics}
-        claims = check_claims(entry, _SPLIT, statistics, result.images)
         found.append(
-            Measurement(entry.id, entry.architecture, entry.dataset, result.images, wrong, "as recorded", claims)
+            Measurement(
+                weights=entry.id,
+                architecture=entry.architecture,
+                arguments=entry.arguments,
+                dataset=entry.dataset,
+                split=_SPLIT,
+                images=result.images,
+                wrong=wrong,
+                recorded="as recorded",
+                claims=check_claims(entry, _SPLIT, statistics, result.images),
+            )
         )
     return found
 
 
 def table_rows(table: str, manifest: Manifest, known: Iterable[Measurement]) -> list[dict[str, Any]]:
-    """The lines of one published table: its rows in order, one line for each set of weights, or for their lack.
+    """The lines of one table: its rows in order, one line for each set of weights, or for their lack.
 
     Columns named after people hold the errors they published, in percent, top-1 / top-5. Raises UsageError.
     """
-    if table not in table_ids():
-        raise UsageError(f"no table is called {table!r}; the tables are {', '.join(table_ids())}")
+    table_title(table)
+    if table == OTHERS:
+        return _rowless(known)
     targets = [target for target in published()["targets"] if target["table"] == table]
     people = list(dict.fromkeys(target["by"] for target in targets))
     groups: dict[tuple[int, str], list[Any]] = {}
@@ -88,14 +125,28 @@ def table_rows(table: str, manifest: Manifest, known: Iterable[Measurement]) -> 
     for (_, dataset), group in groups.items():
         head: dict[str, Any] = {"row": group[0]["label"], "data set": dataset}
         for person in people:
-            head[person] = " / ".join(_printed(target) for target in group if target["by"] == person)
+            head[person] = _printed([target for target in group if target["by"] == person])
         for architecture in dict.fromkeys(target["architecture"] for target in group):
-            measured = [m for m in known if (m.architecture, m.dataset) == (architecture, dataset)]
             own = [target for target in group if target["architecture"] == architecture]
+            measured = [m for m in known if _has_row(m, own)]
             names = [e.id for e in manifest.entries.values() if (e.architecture, e.dataset) == (architecture, dataset)]
             cells = [_measured_cells(m, own) for m in measured] or [_unmeasured_cells(architecture, own, names)]
             lines += [head | part for part in cells]
     return lines
+
+
+def _has_row(measurement: Measurement, targets: list[Any]) -> bool:
+    """Whether published rows are about this network on these images."""
+    here = (measurement.architecture, measurement.dataset, measurement.split)
+    return any((target["architecture"], target["dataset"], _SPLIT) == here for target in targets)
+
+
+def _rowless(known: Iterable[Measurement]) -> list[dict[str, Any]]:
+    return [
+        {"row": None, "data set": f"{m.dataset} {m.split}"} | _measured_cells(m, [])
+        for m in known
+        if not _has_row(m, published()["targets"])
+    ]
 
 
 def parameters(architecture: str | None, dataset: str, arguments: Mapping[str, Any]) -> int | None:
@@ -114,27 +165,38 @@ def _trunk(architecture: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[i
     return sum(parameter.numel() for parameter in model.parameters()), model.num_features
 
 
-def _printed(target: Mapping[str, Any]) -> str:
-    return ("~" if target["approximate"] else "") + target["value"] + (" (doubtful)" if target["doubt"] else "")
+def _printed(targets: list[Any]) -> str:
+    """What one person published in one row: top-1 / top-5; several top-1 values are told apart by their spread."""
+    parts = []
+    for target in targets:
+        text = ("~" if target["approximate"] else "") + target["value"]
+        text += "" if target["unit"] == "%" else f" {target['unit']}"
+        if sum(other["metric"] == target["metric"] for other in targets) > 1:
+            text += f" ({target['spread']})"
+        parts.append(text + (" (doubtful)" if target["doubt"] else ""))
+    alone = len({target["metric"] for target in targets}) == 1
+    return (", " if alone else " / ").join(parts)
 
 
 def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, Any]:
     low, high = wilson_interval(measurement.wrong, measurement.images)
+    ours = error_percent(measurement.wrong, measurement.images)
     claims = [f"{c.by} {c.published}: {c.verdict}, {c.ours:.3f} by its statistic" for c in measurement.claims]
     own = {claim.by for claim in measurement.claims}
     papers = [
-        f"{target['by']} {target['value']}: {paper_verdict(Decimal(target['value']), (low, high))}, other weights"
+        f"{target['by']} {target['value']}: "
+        f"{paper_verdict(Decimal(target['value']), target['spread'], ours, (low, high))}, other weights"
         for target in targets
         if target["metric"] == "top1_error" and target["by"] not in own
     ]
     return {
         "network": measurement.architecture,
-        "parameters": parameters(measurement.architecture, measurement.dataset, targets[0]["arguments"]),
+        "parameters": parameters(measurement.architecture, measurement.dataset, measurement.arguments),
         "weights": measurement.weights,
-        "ours": f"{error_percent(measurement.wrong, measurement.images):.2f}",
+        "ours": f"{ours:.2f}",
         "95 % interval": f"{low:.2f} to {high:.2f}",
         "recorded": measurement.recorded,
-        "claim": [*claims, *papers],
+        "claim": [*claims, *papers] or "none",
         "elsewhere": None,
     }
 

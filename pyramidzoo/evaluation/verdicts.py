@@ -58,9 +58,11 @@ def claim_verdict(published: Decimal, ours: float, images: int) -> Claimed:
     return "matched" if abs(ours - float(published)) <= allowed + 1e-9 else "different"
 
 
-def paper_verdict(published: Decimal, interval: tuple[float, float]) -> Claimed:
+def paper_verdict(published: Decimal, spread: str | None, ours: float, interval: tuple[float, float]) -> Claimed:
     """The verdict on the published error of other weights of the same network: at best consistent, never reproduced.
 
-    `interval` is the Wilson interval of our error.
+    `ours` must lie inside the published spread ("± 0.20"), or the published error inside the Wilson `interval` of ours.
     """
-    return "consistent" if interval[0] <= float(published) <= interval[1] else "different"
+    half = float(spread.removeprefix("± ")) if spread and spread.startswith("± ") else 0.0
+    inside = interval[0] <= float(published) <= interval[1] or abs(ours - float(published)) <= half
+    return "consistent" if inside else "different"

@@ -20,6 +20,8 @@ def build(architecture: Architecture, **arguments: Any) -> ImageClassifier:
     fixed = architecture.arguments.keys() & arguments.keys()
     if fixed:
         raise TypeError(f"{architecture.name} fixes {', '.join(sorted(fixed))}: another value is another architecture")
+    if arguments.get("in_chans", 1) < 1:
+        raise ValueError(f"in_chans is {arguments['in_chans']}; images have at least one channel")
     settings = {"num_classes": architecture.num_classes, **architecture.arguments, **arguments}
     model: ImageClassifier = getattr(module, architecture.builder)(**settings)
     return model

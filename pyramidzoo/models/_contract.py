@@ -24,11 +24,9 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, *, num_classes: int, num_features: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        if num_classes < 0:
-            raise ValueError(f"num_classes is {num_classes}; 0 means no classifier, else it must be positive")
         if not 0.0 <= drop_rate < 1.0:
             raise ValueError(f"drop_rate is {drop_rate}; it must lie in [0, 1)")
-        self.num_classes = num_classes
+        self.num_classes = _checked(num_classes)
         self.num_features = num_features
         self.head_hidden_size = num_features
         self.head_drop_rate = drop_rate
@@ -58,7 +56,7 @@ class ImageClassifier(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new, randomly initialised classifier in place, on the old one's device and dtype; 0 takes it away."""
         reference = next(self.fc.parameters(), next(self.parameters()))
-        self.num_classes = num_classes
+        self.num_classes = _checked(num_classes)
         self.fc = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -99,6 +97,12 @@ class ImageClassifier(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+
+
+def _checked(num_classes: int) -> int:
+    if num_classes < 0:
+        raise ValueError(f"num_classes is {num_classes}; 0 means no classifier, else it must be positive")
+    return num_classes
 
 
 def _classifier(num_features: int, num_classes: int) -> nn.Module:
