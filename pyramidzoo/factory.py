@@ -37,6 +37,9 @@ def create_model(
     Raises UsageError for an unknown name or tag and for `weights` and `pretrained` at once, IntegrityError for a file
     that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.
     """
+    if name in load_manifest().entries:
+        architecture, tag = name.split(".", 1)
+        raise UsageError(f'{name} are weights; load them with create_model("{architecture}", weights="{tag}")')
     row = get_architecture(name)
     if not isinstance(weights, (str, Path, type(None))):
         raise TypeError(f"weights must be a tag, an id or a path, not {type(weights).__name__}")

@@ -320,7 +320,7 @@ def _download(origin: Origin, destination: Path) -> None:
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
     received = destination.stat().st_size
-    if announced is not None and received < int(announced):
+    if announced and announced.isdigit() and received < int(announced):
         raise UnavailableError(f"{origin.url}: the connection ended after {received} of {announced} bytes; try again")
     found = file_hash(destination, origin.hash.algorithm)
     if found != origin.hash.value:

@@ -99,6 +99,7 @@ def test_list_filters(run: Any) -> None:
     assert len(run("list", "wrn_16_*").out.splitlines()) == 4
     assert len(run("list", "--weights").out.splitlines()) == 1 + len(load_manifest().entries)
     assert len(run("list", "--weights", "wrn*").out.splitlines()) == 4
+    assert "wrn_16_1.cifar10_ferles" in run("list", "wrn_16_1.cifar10_ferles").out
     nothing = run("list", "resnet21")
     assert nothing.code == 2
     assert "did you mean" in nothing.err

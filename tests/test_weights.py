@@ -134,6 +134,8 @@ def test_requests_that_make_no_sense(offered: WeightsEntry) -> None:
         pyramidzoo.create_model("wrn_40_1", weights=ID)
     with pytest.raises(UsageError, match=r"no weights are called 'wrn_16_1\.cifar11'; did you mean"):
         pyramidzoo.create_model("wrn_16_1", weights="wrn_16_1.cifar11")
+    with pytest.raises(UsageError, match=r'load them with create_model\("wrn_16_1", weights="cifar10_ferles"\)'):
+        pyramidzoo.create_model(ID)
     with pytest.raises(UsageError, match="read 3 channels, not in_chans=1"):
         pyramidzoo.create_model("wrn_16_1", pretrained=True, in_chans=1)
     with pytest.raises(UsageError, match="wrn_28_10 has no weights in the manifest"):

@@ -16,10 +16,11 @@ from pyramidzoo.manifest import WeightsEntry, load_manifest
 def run_list(args: argparse.Namespace) -> int:
     """Architectures and their weights; with --weights, one line for each set of weights."""
     manifest = load_manifest()
-    if args.weights or args.dataset:
+    names = list_models(args.pattern)
+    if args.weights or args.dataset or not names:  # a pattern of ids matches no architecture
         rows = [_weights_row(e) for e in manifest.match(args.pattern) if args.dataset in (None, e.dataset)]
     else:
-        rows = [_architecture_row(architectures()[name]) for name in list_models(args.pattern)]
+        rows = [_architecture_row(architectures()[name]) for name in names]
     if not rows:
         if args.dataset:
             known = sorted({entry.dataset for entry in manifest.entries.values()})

@@ -31,7 +31,7 @@ from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import records
 from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.evaluation.metrics import STATISTICS, label_ranks, prediction_sha256
-from pyramidzoo.evaluation.predictions import is_valid, reduce_predictions, write_predictions
+from pyramidzoo.evaluation.predictions import Predictions, is_valid, reduce_predictions, write_predictions
 from pyramidzoo.evaluation.records import ClaimCheck, Record, write_record
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
 from pyramidzoo.factory import create_model
@@ -178,49 +178,75 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
         reused = _predict(model, subject, images, settings, units)
         predictions = reduce_predictions(units, len(images))
         duration = time.perf_counter() - began
-        ranks = label_ranks(predictions.logits, predictions.labels)
-        measured = Measured(
-            images=len(images),
-            top1_correct=int((ranks < 1).sum()),
-            top5_correct=int((ranks < 5).sum()),
-            prediction_sha256=prediction_sha256(predictions.logits),
-        )
-        statistics = {name: statistic(ranks < 1) for name, statistic in STATISTICS.items()}
-        recorded, detail = recorded_verdict(measured, recorded_result(entry, images.split))
-        record = Record(
-            format=records.FORMAT,
-            weights=subject.name,
-            architecture=subject.architecture,
-            arguments=dict(subject.arguments),
+        record = _record(
+            subject,
+            entry,
+            images,
+            settings,
+            predictions,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            file_sha256=subject.file_sha256,
-            tensors_sha256=content,
-            preprocessing_sha256=subject.preprocessing.sha256(),
-            dataset=images.name,
-            split=images.split,
-            protocol=PROTOCOL,
-            dataset_fingerprint=images.fingerprint,
-            images=measured.images,
-            top1_correct=measured.top1_correct,
-            top5_correct=measured.top5_correct,
-            statistics=statistics,
-            prediction_sha256=measured.prediction_sha256,
-            precision=settings.precision,
-            device=_device_name(settings.device),
-            flags=settings.flags,
-            versions=_versions(),
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            duration_seconds=None if reused else round(duration, 3),
-            reused_files=reused,
-            recorded=recorded,
-            recorded_detail=detail,
-            # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
-            claims=check_claims(entry, images.split, statistics, measured.images) if settings.strict else (),
+            content=content,
+            reused=reused,
+            duration=duration,
         )
         if output is not None:
             write_record(folder / records.FILE_NAME, record)
     return record
+
+
+def _record(
+    subject: Subject,
+    entry: WeightsEntry | None,
+    images: ImageSet,
+    settings: Settings,
+    predictions: Predictions,
+    *,
+    parameters: int,
+    content: str,
+    reused: int,
+    duration: float,
+) -> Record:
+    """Count, judge and describe."""
+    ranks = label_ranks(predictions.logits, predictions.labels)
+    measured = Measured(
+        images=len(images),
+        top1_correct=int((ranks < 1).sum()),
+        top5_correct=int((ranks < 5).sum()),
+        prediction_sha256=prediction_sha256(predictions.logits),
+    )
+    statistics = {name: statistic(ranks < 1) for name, statistic in STATISTICS.items()}
+    recorded, detail = recorded_verdict(measured, recorded_result(entry, images.split))
+    return Record(
+        format=records.FORMAT,
+        weights=subject.name,
+        architecture=subject.architecture,
+        arguments=dict(subject.arguments),
+        parameters=parameters,
+        file_sha256=subject.file_sha256,
+        tensors_sha256=content,
+        preprocessing_sha256=subject.preprocessing.sha256(),
+        dataset=images.name,
+        split=images.split,
+        protocol=PROTOCOL,
+        dataset_fingerprint=images.fingerprint,
+        images=measured.images,
+        top1_correct=measured.top1_correct,
+        top5_correct=measured.top5_correct,
+        statistics=statistics,
+        prediction_sha256=measured.prediction_sha256,
+        precision=settings.precision,
+        device=_device_name(settings.device),
+        flags=settings.flags,
+        versions=_versions(),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        duration_seconds=None if reused else round(duration, 3),
+        reused_files=reused,
+        recorded=recorded,
+        recorded_detail=detail,
+        # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
+        claims=check_claims(entry, images.split, statistics, measured.images) if settings.strict else (),
+    )
 
 
 def _check_protocol(subject: Subject, images: ImageSet) -> None:
