@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from itertools import takewhile
 from types import MappingProxyType
 from typing import Any
 
@@ -163,4 +162,5 @@ def near_matches(name: str, candidates: Iterable[str]) -> str:
 
 
 def _common_start(a: str, b: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+    """How many characters both begin with."""
+    return sum(b.startswith(a[:length]) for length in range(1, len(a) + 1))

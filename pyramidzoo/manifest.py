@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from functools import cache
@@ -177,7 +177,7 @@ class WeightsEntry:
     results: tuple[Result, ...]
     license: License
     training: str | None
-    citation: str | None = field(repr=False, default=None)
+    citation: str | None
 
     def __post_init__(self) -> None:
         plain = f"{self.architecture}.{self.dataset}"

@@ -148,8 +148,7 @@ def load_weights(
     tensors = read_tensors(path)
     if sha256:
         require_hash(path, sha256, "it was replaced while it was being loaded; load it again")
-    memo = sha256 or str(path)
-    if memo not in _finite:
+    if sha256 not in _finite:
         check_finite({name: t for name, t in tensors.items() if not name.endswith(COUNTER)}, what=str(path))
         if sha256:
             _finite.add(sha256)

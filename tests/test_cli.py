@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -258,10 +259,16 @@ def test_interrupts_and_bugs_have_their_codes(run: Any, monkeypatch: pytest.Monk
     def interrupted(args: object) -> int:
         raise KeyboardInterrupt
 
+    def terminated(args: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)  # as a scheduler would
+        return 0
+
     def broken(args: object) -> int:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(measure, "run_tables", interrupted)
+    assert run("tables").code == 130
+    monkeypatch.setattr(measure, "run_tables", terminated)
     assert run("tables").code == 130
     monkeypatch.setattr(measure, "run_tables", broken)
     done = run("tables")

@@ -45,8 +45,8 @@ def main() -> None:
     document = json.loads(MANIFEST.read_text(encoding="utf-8"))
     for record in read_records(folder):
         entry = document["weights"].get(record.weights)
-        if entry is None or record.precision != "fp32" or record.flags["channels_last"]:
-            print(f"left out: {record.weights}, {record.precision}, {record.flags}")
+        if entry is None or not record.strict:
+            print(f"left out: {record.weights}, {record.arithmetic}")
             continue
         if entry["tensors_sha256"] not in (None, record.tensors_sha256):
             raise SystemExit(f"{record.weights}: the record is of other tensors than the manifest names")

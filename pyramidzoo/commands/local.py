@@ -17,7 +17,7 @@ def select(patterns: list[str]) -> list[WeightsEntry]:
     chosen: dict[str, WeightsEntry] = {}
     for pattern in patterns:
         entries = manifest.match(pattern)
-        if not entries:
+        if not entries:  # the default by its short name, or the error that says why there is nothing
             entries = [manifest.default_for(pattern) if pattern in architectures() else manifest.find(pattern)]
         for entry in entries:
             chosen[entry.id] = entry

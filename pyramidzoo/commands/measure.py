@@ -39,13 +39,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
     data_dir = args.data_dir or default_data_dir()
     loaded: dict[str, ImageSet] = {}
 
-    def one(target: WeightsEntry | Path) -> Record:
-        subject = Subject.of_file(target) if isinstance(target, Path) else None
-        dataset = subject.dataset if subject else target.dataset  # type: ignore[union-attr]
-        if dataset not in loaded:  # before any download: without images there is nothing to do
+    def images_of(dataset: str) -> ImageSet:
+        if dataset not in loaded:
             loaded[dataset] = load_dataset(dataset, args.split, data_dir, download=args.download)
-        subject = subject or Subject.of_entry(target)  # type: ignore[arg-type]
-        return evaluate(subject, loaded[dataset], settings, output=args.output)
+        return loaded[dataset]
+
+    def one(target: WeightsEntry | Path) -> Record:
+        if isinstance(target, Path):
+            subject = Subject.of_file(target)
+            return evaluate(subject, images_of(subject.dataset), settings, output=args.output)
+        images = images_of(target.dataset)  # first: without images there is no use in fetching weights
+        return evaluate(Subject.of_entry(target), images, settings, output=args.output)
 
     records: list[Record] = []
     failures: list[dict[str, Any]] = []
