@@ -299,3 +299,12 @@ def test_damaged_records(change: dict[str, Any], subject: Subject, small_set: Im
     path.write_text("[" * 100_000)
     with pytest.raises(IntegrityError, match="is not a record"):
         read_records(tmp_path / "out")
+
+
+def test_claims_need_the_preprocessing_of_the_entry() -> None:
+    entry = load_manifest().find("resnet20_fattorib.cifar10")
+    assert entry.tensors_sha256 is not None
+    assert harness._known_as(entry.tensors_sha256, entry.preprocessing) is entry
+    other = dataclasses.replace(entry.preprocessing, mean=(0.5, 0.5, 0.5))
+    assert harness._known_as(entry.tensors_sha256, other) is None
+    assert harness._known_as("0" * 64, entry.preprocessing) is None
