@@ -18,7 +18,10 @@ from pyramidzoo.errors import UsageError
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table. `family` is the module in `pyramidzoo.models`, `builder` the class in it."""
+    """One row of the table. `family` is the module in `pyramidzoo.models`, `builder` the class in it.
+
+    `dataset` is the one that its authors published first; `input_size` (pixels) and `num_classes` are that one's.
+    """
 
     name: str
     family: str
@@ -26,6 +29,7 @@ class Architecture:
     arguments: Mapping[str, Any]
     description: str
     source: str
+    dataset: str = "cifar10"
     input_size: int = 32
     num_classes: int = 10
 
@@ -122,6 +126,7 @@ def _pyramidnet() -> Iterator[Architecture]:
             MappingProxyType({"depth": 200, "alpha": alpha}),
             f"ImageNet PyramidNet-200, bottleneck units, additive, alpha {alpha}{note}",
             _PYRAMID,
+            dataset="imagenet1k",
             input_size=224,
             num_classes=1000,
         )

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from pyramidzoo import __version__
-from pyramidzoo.commands import catalogue, local, measure
+from pyramidzoo.commands import catalogue, fit, local, measure
 from pyramidzoo.errors import PyramidzooError
 from pyramidzoo.formats import FORMATS
 
@@ -62,16 +62,21 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", required=True, help="what it was trained on: cifar10, cifar100")
     p.add_argument("--output", type=Path, required=True, metavar="OUT", help="the .safetensors file to write")
     p.add_argument(
-        "--mean", type=float, nargs=3, help="mean it was trained with, of [0, 1] values, if not the layout's"
+        "--mean", type=float, nargs="+", help="mean it was trained with, of [0, 1] values, if not the layout's"
     )
-    p.add_argument("--std", type=float, nargs=3, help="standard deviation, likewise")
+    p.add_argument("--std", type=float, nargs="+", help="standard deviation, likewise")
 
     p = command("verify", local.run_verify, "hash local weights again and compare them with the manifest")
     p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures or patterns")
     p.add_argument("--all", action="store_true", help="all of the manifest, and what else lies in the cache")
 
     p = command("evaluate", measure.run_evaluate, "evaluate weights on their data set and print both verdicts")
-    p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures, patterns or .safetensors files")
+    p.add_argument(
+        "weights",
+        nargs="*",
+        metavar="WEIGHTS",
+        help="ids, architectures, patterns or .safetensors files (default: what comes with the package)",
+    )
     p.add_argument("--data-dir", type=Path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--download", action="store_true", help="download the data set where it is absent")
     p.add_argument("--split", default="test", help="test (default) or train")
@@ -83,6 +88,15 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
     p.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
     p.add_argument("--amp-dtype", choices=("bf16", "fp16"), help="for --amp (default: bf16)")
+
+    p = command("train", fit.run_train, "train a network by the recipe of a data set; resumes where it stopped")
+    p.add_argument("arch", metavar="ARCH", help="the architecture, such as wrn_16_1")
+    p.add_argument("--dataset", default="digits", help="the data set and its recipe (default: %(default)s)")
+    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="where weights and log are written")
+    p.add_argument("--seed", type=int, default=0, help="of initialisation and order (default: %(default)s)")
+    p.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    p.add_argument("--data-dir", type=Path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
+    p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
 
     p = command("tables", measure.run_tables, "print the published tables, every row, beside what was measured")
     p.add_argument("tables", nargs="*", metavar="TABLE", help="F1, P1, P2, P3, W1, W2, H1 .. H6 (default: all)")

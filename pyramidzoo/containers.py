@@ -35,21 +35,27 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Description:
-    """What a converted file says of itself in its metadata, enough to build its network and to evaluate it."""
+    """What a file says of itself in its metadata, enough to build its network and to evaluate it.
+
+    `layout` and `origin_sha256` tell what it was converted from; both are None where it was trained here.
+    """
 
     architecture: str
     arguments: Mapping[str, Any]
     dataset: str
     num_classes: int
     preprocessing: Preprocessing
-    layout: str
-    origin_sha256: str
+    layout: str | None
+    origin_sha256: str | None
 
     def __post_init__(self) -> None:
         taken = self.arguments.keys() & {"num_classes", "in_chans", "weights", "pretrained"}
         if taken or not 0 < self.num_classes < 1_000_000:
             raise schema.Invalid(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
-        schema.require_hex(self.origin_sha256, 64)
+        if (self.layout is None) != (self.origin_sha256 is None):
+            raise schema.Invalid("layout and origin_sha256 belong together")
+        if self.origin_sha256 is not None:
+            schema.require_hex(self.origin_sha256, 64)
 
     def to_metadata(self) -> dict[str, str]:
         # "format" is what timm, transformers and the Hub's viewer look for

@@ -25,14 +25,15 @@ def create_model(
     weights: str | Path | None = None,
     pretrained: bool = False,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     **arch: Any,
 ) -> ImageClassifier:
     """A network of the zoo, in training mode on the CPU, with the images' (N, in_chans, H, W) -> (N, num_classes).
 
     `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles") or a safetensors file;
-    `pretrained=True` means the architecture's default weights. With weights, `num_classes` defaults to theirs, and
-    another number drops exactly the classifier and starts a new one. `arch` goes to the family (drop_rate, ...).
+    `pretrained=True` means the architecture's default weights. With weights, `num_classes` and `in_chans` default to
+    theirs (without: the table's, and 3); another `num_classes` drops exactly the classifier and starts a new one.
+    `arch` goes to the family (drop_rate, ...).
 
     Raises UsageError for an unknown name or tag and for `weights` and `pretrained` at once, IntegrityError for a file
     that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.
@@ -47,23 +48,23 @@ def create_model(
         raise UsageError("weights= and pretrained=True are two ways to say one thing; give one of them")
     if weights is None and not pretrained:
         settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
-        return build(row, in_chans=in_chans, **settings)
+        return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
     if isinstance(weights, Path) or (weights is not None and names_a_file(weights)):
         path, sha256 = Path(weights), None
         arguments, preprocessing = _read_description(row, path)
-        _check_channels(preprocessing, in_chans)
+        channels = _channels(preprocessing, in_chans)
     else:
         entry = _find(name, weights)
         arguments, preprocessing = dict(entry.arguments), entry.preprocessing
-        _check_channels(preprocessing, in_chans)
+        channels = _channels(preprocessing, in_chans)
         located = fetch(entry)
         path, sha256 = located.path, located.sha256
     classes = _classes_in(path)
     keep_head = num_classes in (None, classes)
     try:
         with torch.device("meta"):  # no time is spent on numbers that the file replaces
-            model = build(row, in_chans=in_chans, num_classes=classes if keep_head else 0, **{**arguments, **arch})
+            model = build(row, in_chans=channels, num_classes=classes if keep_head else 0, **{**arguments, **arch})
     except (TypeError, ValueError) as error:
         if arch or not arguments:
             raise
@@ -97,7 +98,7 @@ def _constructor(row: Architecture) -> Callable[..., ImageClassifier]:
         weights: str | Path | None = None,
         pretrained: bool = False,
         num_classes: int | None = None,
-        in_chans: int = 3,
+        in_chans: int | None = None,
         **arch: Any,
     ) -> ImageClassifier:
         return create_model(
@@ -125,9 +126,14 @@ def _find(name: str, weights: str | Path | None) -> WeightsEntry:
     return manifest.default_for(name, None if weights is None else str(weights))
 
 
-def _check_channels(preprocessing: Preprocessing | None, in_chans: int) -> None:
-    if preprocessing is not None and in_chans != preprocessing.input_size[0]:
-        raise UsageError(f"these weights read {preprocessing.input_size[0]} channels, not in_chans={in_chans}")
+def _channels(preprocessing: Preprocessing | None, in_chans: int | None) -> int:
+    """The weights' own number of input channels, which `in_chans` may repeat but not change."""
+    if preprocessing is None:  # only the file's tensors will tell
+        return 3 if in_chans is None else in_chans
+    channels = preprocessing.input_size[0]
+    if in_chans not in (None, channels):
+        raise UsageError(f"these weights read {channels} channels, not in_chans={in_chans}")
+    return channels
 
 
 def _read_description(row: Architecture, path: Path) -> tuple[dict[str, Any], Preprocessing | None]:

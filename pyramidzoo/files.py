@@ -14,6 +14,11 @@ from pyramidzoo.errors import NotWritableError, UnavailableError
 _CHUNK = 1 << 20
 
 
+def packaged(name: str) -> Path:
+    """A file that came with this package, by its path within it."""
+    return Path(__file__).parent / name
+
+
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
     """Hex digest of a file's bytes. Raises UnavailableError where the file cannot be read."""
     digest = hashlib.new(algorithm)

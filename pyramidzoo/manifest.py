@@ -220,9 +220,10 @@ class Manifest:
         return [entry for entry in self.entries.values() if entry.architecture == architecture]
 
     def default_for(self, architecture: str, tag: str | None = None) -> WeightsEntry:
-        """The entry for a tag (a data set, or data set and origin) of an architecture; its only default without one.
+        """The entry for a tag (a data set, or data set and origin) of an architecture.
 
-        Raises UsageError where there is none, or more than one data set to choose from.
+        Without a tag: the default for the architecture's own data set (`Architecture.dataset`), else its only default.
+        Raises UsageError where there is none, or more than one to choose from.
         """
         entries = self.of_architecture(architecture)
         tags = ", ".join(entry.tag for entry in entries)
@@ -237,9 +238,10 @@ class Manifest:
                     return entry
             raise UsageError(f"{architecture} has no weights tagged {tag!r}; it has {tags}")
         defaults = [entry for entry in entries if entry.default]
-        if len(defaults) != 1:
+        own = [entry for entry in defaults if entry.dataset == architectures()[architecture].dataset]
+        if len(own or defaults) != 1:
             raise UsageError(f"{architecture} has weights for several data sets; name one of {tags}")
-        return defaults[0]
+        return (own or defaults)[0]
 
     def with_tensors(self, tensors_sha256: str) -> WeightsEntry | None:
         """The entry whose tensors are known to be exactly these, whatever file they came in."""

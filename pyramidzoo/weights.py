@@ -30,7 +30,7 @@ from pyramidzoo.containers import (
 )
 from pyramidzoo.convert import convert_file
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
-from pyramidzoo.files import file_hash, user_path, write_text
+from pyramidzoo.files import file_hash, packaged, user_path, write_text
 from pyramidzoo.manifest import Manifest, Origin, WeightsEntry
 
 _TIMEOUT_SECONDS = 30
@@ -63,7 +63,7 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
     where bytes are not what the manifest says, UnavailableError (it lists every place tried) where there are none.
     """
     if entry.bundled is not None:
-        path = Path(__file__).with_name(entry.bundled.path)
+        path = packaged(entry.bundled.path)
         return Located(path, require_hash(path, entry.bundled.sha256, "reinstall pyramidzoo"), "bundled")
     if not force and (cached := _cached(entry)):
         return cached
@@ -98,10 +98,11 @@ def verify(entry: WeightsEntry) -> State:
     """Hash an entry's local file again, and its tensors where the manifest knows their hash."""
     path, expected = cache_paths(entry)[0], None
     if entry.bundled is not None:
-        path, expected = Path(__file__).with_name(entry.bundled.path), entry.bundled.sha256
+        path, expected = packaged(entry.bundled.path), entry.bundled.sha256
     if not path.is_file():
-        return State(entry.id, "missing", None, f"`pyramidzoo fetch {entry.id}` gets it")
-    again = f"`pyramidzoo fetch --force {entry.id}` makes it anew"
+        get = "reinstall pyramidzoo" if entry.bundled else f"`pyramidzoo fetch {entry.id}` gets it"
+        return State(entry.id, "missing", None, get)
+    again = "reinstall pyramidzoo" if entry.bundled else f"`pyramidzoo fetch --force {entry.id}` makes it anew"
     noted = expected or (_read_sidecar(entry) or {}).get("sha256")
     if noted is None:
         return State(entry.id, "altered", path, f"nothing vouches for it: its sidecar is missing or damaged; {again}")

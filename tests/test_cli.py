@@ -99,7 +99,7 @@ def test_list_in_formats_for_programs(run: Any, format: str) -> None:
 def test_list_filters(run: Any) -> None:
     assert len(run("list", "wrn_16_*").out.splitlines()) == 4
     assert len(run("list", "--weights").out.splitlines()) == 1 + len(load_manifest().entries)
-    assert len(run("list", "--weights", "wrn*").out.splitlines()) == 4
+    assert len(run("list", "--weights", "wrn*").out.splitlines()) == 5
     assert "wrn_16_1.cifar10_ferles" in run("list", "wrn_16_1.cifar10_ferles").out
     nothing = run("list", "resnet21")
     assert nothing.code == 2
@@ -109,7 +109,7 @@ def test_list_filters(run: Any) -> None:
 
 def test_info(run: Any) -> None:
     facts = json.loads(run("info", "wrn_16_1", "--format", "json").out)
-    assert (facts["parameters"], facts["weights"]) == (175_066, ["wrn_16_1.cifar10_ferles"])
+    assert (facts["parameters"], facts["weights"]) == (175_066, ["wrn_16_1.cifar10_ferles", "wrn_16_1.digits_zoo"])
     shown = run("info", "resnet20_fattorib.cifar10").out
     assert "top1_error: 8.57" in shown
     assert "9e37644d4807172ab734625ddfe92adfd4f1fc27d131e33490f41eb7d900e9ab" in shown
@@ -187,7 +187,7 @@ def test_evaluate_a_file(run: Any, converted: Path, tmp_path: Path) -> None:
 def test_one_failure_does_not_stop_the_rest(run: Any, converted: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(converted.read_bytes()[:-10])
-    done = run("evaluate", "wrn_16_1", damaged, converted, "--format", "json")
+    done = run("evaluate", "wrn_16_1.cifar10", damaged, converted, "--format", "json")
     assert done.code == 4  # integrity comes before what is unavailable
     found = json.loads(done.out)
     assert [failure["exit_code"] for failure in found["failures"]] == [5, 4]
@@ -198,19 +198,18 @@ def test_one_failure_does_not_stop_the_rest(run: Any, converted: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "name weights"),
         (("resnet21",), 2, "no weights are called 'resnet21'"),
         (("resnet20.cifar100",), 2, "no weights are called 'resnet20.cifar100'; did you mean"),
         (("wrn_28_10",), 2, "wrn_28_10 has no weights in the manifest"),
         (("nothing.safetensors",), 5, "there is no file nothing.safetensors"),
         (("old.pth",), 2, "`pyramidzoo convert old.pth"),
-        (("wrn_16_1",), 5, "--data-dir or PYRAMIDZOO_DATA"),
-        (("wrn_16_1", "--data-dir", "nowhere"), 5, "there is no nowhere"),
+        (("wrn_16_1.cifar10",), 5, "--data-dir or PYRAMIDZOO_DATA"),
+        (("wrn_16_1.cifar10", "--data-dir", "nowhere"), 5, "there is no nowhere"),
         (("wrn_16_1", "-b", "0"), 2, "-b must be positive"),
         (("wrn_16_1", "--amp-dtype", "fp16"), 2, "give both"),
         (("./",), 2, "is a folder; name a safetensors file in it"),
         (("x" * 300 + ".safetensors",), 5, "File name too long"),
-        (("wrn_16_1", "--data-dir", "x" * 300), 5, "File name too long"),
+        (("wrn_16_1.cifar10", "--data-dir", "x" * 300), 5, "File name too long"),
         (("wrn_16_1", "--device", "gpu"), 2, "no device is called 'gpu'"),
         (("wrn_16_1", "--split", "val"), 2, "it has test, train"),
         (("wrn_16_1", "--batch", "3"), 2, "unrecognized arguments"),
@@ -225,20 +224,23 @@ def test_evaluate_refuses(run: Any, tmp_path: Path, arguments: tuple[str, ...], 
 
 
 def test_fetch_and_verify(run: Any, tmp_path: Path) -> None:
-    missing = run("fetch", "wrn_16_1")
+    missing = run("fetch", "wrn_16_1.cifar10")
     assert missing.code == 5
     assert "offline, as HF_HUB_OFFLINE says" in missing.err
     states = json.loads(run("verify", "--all", "--format", "json").out)
-    assert {state["state"] for state in states} == {"missing"}
+    bundled = {entry.id for entry in load_manifest().entries.values() if entry.bundled}
+    assert {state["weights"]: state["state"] for state in states} == {
+        weights_id: "good" if weights_id in bundled else "missing" for weights_id in load_manifest().entries
+    }
     assert run("verify", "--all").code == 0
-    assert run("verify", "wrn_16_1").code == 5
+    assert run("verify", "wrn_16_1.cifar10").code == 5
     assert run("verify").code == 2
     folder = tmp_path / "cache" / "weights"
     folder.mkdir(parents=True)
     (folder / "stranger.safetensors").write_bytes(b"x")
     assert run("verify", "--all").code == 4
     (folder / "wrn_16_1.cifar10_ferles.safetensors").write_bytes(b"x")
-    altered = run("verify", "wrn_16_1")
+    altered = run("verify", "wrn_16_1.cifar10")
     assert altered.code == 4
     assert "nothing vouches for it" in altered.out
 

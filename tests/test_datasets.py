@@ -13,7 +13,8 @@ from torchvision import transforms
 
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import datasets
-from pyramidzoo.evaluation.datasets import DatasetSource, load_dataset
+from pyramidzoo.evaluation.datasets import load_dataset
+from pyramidzoo.evaluation.datasets.cifar import Cifar
 from pyramidzoo.files import file_hash
 from pyramidzoo.manifest import Preprocessing
 from pyramidzoo.preprocessing import Normalize, eval_transform
@@ -86,7 +87,7 @@ def test_where_the_data_are_not(tmp_path: Path) -> None:
         load_dataset("cifar10", "test", tmp_path / "nowhere")
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE forbids"):
         load_dataset("cifar10", "test", tmp_path, download=True)
-    with pytest.raises(UsageError, match="no data set is called 'cifar'; the data sets are cifar10, cifar100"):
+    with pytest.raises(UsageError, match="no data set is called 'cifar'; the data sets are cifar10, cifar100, digits"):
         load_dataset("cifar", "test", tmp_path)
     with pytest.raises(UsageError, match="has no split 'val'; it has test, train"):
         load_dataset("cifar10", "val", tmp_path)
@@ -104,7 +105,15 @@ def test_a_pickle_that_builds_objects_is_refused_whatever_its_md5(
     folder = tmp_path / "bad"
     folder.mkdir()
     (folder / "test").write_bytes(pickle.dumps({"data": Bomb()}))
-    source = DatasetSource("Bad", "bad", {"test": (("test", file_hash(folder / "test", "md5")),)}, "labels", 2, "", "")
+    source = Cifar(
+        title="Bad",
+        classes=2,
+        folder="bad",
+        files={"test": {"test": file_hash(folder / "test", "md5")}},
+        labels="labels",
+        url="",
+        torchvision="",
+    )
     monkeypatch.setattr(datasets, "DATASETS", {"bad": source})
     with pytest.raises(IntegrityError, match="which no official file does"):
         load_dataset("bad", "test", tmp_path)

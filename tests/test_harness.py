@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_state
@@ -15,9 +16,17 @@ from pyramidzoo.containers import Description, write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import harness
 from pyramidzoo.evaluation.datasets import ImageSet
-from pyramidzoo.evaluation.harness import Settings, Subject, evaluate, pick_device
+from pyramidzoo.evaluation.environment import pick_device
+from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
 from pyramidzoo.evaluation.metrics import label_ranks
-from pyramidzoo.evaluation.predictions import is_valid, reduce_predictions, write_predictions
+from pyramidzoo.evaluation.predictions import (
+    Part,
+    Predictions,
+    is_valid,
+    read_predictions,
+    reduce_predictions,
+    write_predictions,
+)
 from pyramidzoo.evaluation.records import read_records
 from pyramidzoo.factory import create_model
 from pyramidzoo.manifest import Preprocessing, load_manifest
@@ -47,13 +56,18 @@ UNIT = {"a": 1}
 def part(path: Path, start: int, count: int, classes: int = 3) -> Path:
     generator = torch.Generator().manual_seed(start)
     logits = torch.randn(count, classes, generator=generator)
-    write_predictions(path, start=start, labels=torch.zeros(count, dtype=torch.int64), logits=logits, unit=UNIT)
+    index = np.arange(start, start + count)
+    write_predictions(path, Part("made up", index, np.zeros(count, np.int64), logits.numpy()), UNIT)
     return path
+
+
+def reduced(paths: list[Path], images: int) -> Predictions:
+    return reduce_predictions((read_predictions(path, UNIT) for path in paths), images)
 
 
 def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
     paths = [part(tmp_path / "b", 4, 6), part(tmp_path / "a", 0, 4)]
-    whole = reduce_predictions(dict.fromkeys(paths, UNIT), 10)
+    whole = reduced(paths, 10)
     assert whole.logits.shape == (10, 3)
     assert torch.equal(
         torch.from_numpy(whole.logits[4:]), torch.randn(6, 3, generator=torch.Generator().manual_seed(4))
@@ -73,21 +87,19 @@ def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
 def test_no_number_unless_every_index_was_seen_once(spans: list[tuple[int, int]], message: str, tmp_path: Path) -> None:
     paths = [part(tmp_path / str(k), start, count) for k, (start, count) in enumerate(spans)]
     with pytest.raises(IntegrityError, match=message):
-        reduce_predictions(dict.fromkeys(paths, UNIT), 10)
+        reduced(paths, 10)
 
 
 def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="was replaced by another run with other settings"):
-        reduce_predictions({part(tmp_path / "a", 0, 10): {"a": 2}}, 10)
+        read_predictions(part(tmp_path / "a", 0, 10), {"a": 2})
 
 
-def test_logits_that_are_no_numbers_give_no_number(tmp_path: Path) -> None:
-    logits = torch.zeros(4, 3)
+def test_logits_that_are_no_numbers_give_no_number() -> None:
+    logits = np.zeros((4, 3), np.float32)
     logits[2, 1] = float("nan")
-    labels = torch.zeros(4, dtype=torch.int64)
-    write_predictions(tmp_path / "a", start=0, labels=labels, logits=logits, unit=UNIT)
     with pytest.raises(IntegrityError, match="some logits are NaN or infinite"):
-        reduce_predictions({tmp_path / "a": UNIT}, 4)
+        reduce_predictions([Part("made up", np.arange(4), np.zeros(4, np.int64), logits)], 4)
 
 
 def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
@@ -99,7 +111,7 @@ def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     assert not is_valid(path, {"a": 1})
     with pytest.raises(IntegrityError, match="does not match its hash"):
-        reduce_predictions({path: UNIT}, 10)
+        reduced([path], 10)
     path.write_bytes(content[:-20])
     assert not is_valid(path, {"a": 1})
     assert not is_valid(tmp_path / "nothing", {"a": 1})

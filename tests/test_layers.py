@@ -22,6 +22,7 @@ FLOORS = {
             ["weights"],
             ["factory"],
             ["evaluation"],
+            ["training"],
             ["commands"],
             ["cli"],
             ["__main__"],

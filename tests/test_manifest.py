@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from pyramidzoo.convert import LAYOUTS, get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.evaluation.datasets import get_dataset
 from pyramidzoo.evaluation.metrics import STATISTICS
-from pyramidzoo.manifest import load_manifest, manifest_path, read_manifest
+from pyramidzoo.manifest import Manifest, load_manifest, manifest_path, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 ID = "resnet20_fattorib.cifar10"
@@ -24,16 +26,19 @@ ID = "resnet20_fattorib.cifar10"
 
 def test_every_entry_can_be_used() -> None:
     entries = load_manifest().entries.values()
-    assert len(entries) >= 9
+    assert len(entries) >= 11
     for entry in entries:
-        assert entry.origin is not None
-        assert entry.origin.layout in LAYOUTS
-        assert entry.preprocessing == get_layout(entry.origin.layout).preprocessing[entry.dataset]
-        assert entry.origin.url.startswith("https://github.com/")
+        if entry.origin is not None:
+            assert entry.origin.layout in LAYOUTS
+            assert entry.preprocessing == get_layout(entry.origin.layout).preprocessing[entry.dataset]
+            assert entry.origin.url.startswith("https://github.com/")
+        else:
+            assert entry.bundled is not None
         assert entry.tensors_sha256 is not None
+        assert entry.preprocessing.input_size == get_dataset(entry.dataset).image_size
         assert all(claim.statistic in STATISTICS for claim in entry.claims)
         for result in entry.results:
-            assert result.images == 10_000
+            assert result.images == {"cifar10": 10_000, "digits": 899}[entry.dataset]
             assert all(claim.statistic in {"error", *result.statistics} for claim in entry.claims)
 
 
@@ -53,6 +58,17 @@ def test_defaults_and_patterns() -> None:
     assert len(manifest.match("resnet*_fattorib.*")) == 4
     with pytest.raises(UsageError, match=r"did you mean resnet20_fattorib\.cifar10"):
         manifest.find("resnet20_fatorib.cifar10")
+
+
+def test_the_default_is_for_the_data_set_that_the_authors_published_first() -> None:
+    manifest = load_manifest()
+    assert manifest.default_for("resnet20").id == "resnet20.cifar10_akamaster"
+    assert manifest.default_for("resnet20", "digits").id == "resnet20.digits_zoo"
+    digits = manifest.entries["resnet20.digits_zoo"]
+    assert Manifest({digits.id: digits}).default_for("resnet20") is digits
+    svhn = dataclasses.replace(digits, id="resnet20.svhn_zoo", dataset="svhn")
+    with pytest.raises(UsageError, match="several data sets; name one of digits_zoo, svhn_zoo"):
+        Manifest({entry.id: entry for entry in (digits, svhn)}).default_for("resnet20")
 
 
 def damaged(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> Path:

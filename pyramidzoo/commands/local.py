@@ -73,10 +73,11 @@ def run_convert(args: argparse.Namespace) -> int:
         raise UsageError("--mean and --std belong together")
     if args.output.suffix != ".safetensors":
         raise UsageError(f"the output {args.output} must end in .safetensors")
+    dataset = get_dataset(args.dataset)
     preprocessing = None
     if args.mean is not None:
         try:
-            preprocessing = Preprocessing((3, 32, 32), tuple(args.mean), tuple(args.std))
+            preprocessing = Preprocessing(dataset.image_size, tuple(args.mean), tuple(args.std))
         except ValueError as error:
             raise UsageError(f"--mean and --std: {error}") from error
     converted = convert_file(
@@ -85,7 +86,7 @@ def run_convert(args: argparse.Namespace) -> int:
         layout=args.layout,
         architecture=args.arch,
         dataset=args.dataset,
-        num_classes=get_dataset(args.dataset).classes,
+        num_classes=dataset.classes,
         preprocessing=preprocessing,
     )
     known = load_manifest().with_tensors(converted.tensors_sha256)

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate weights or files on their data set and print both verdicts; a failure of one does not stop the rest."""
-    if not args.weights:
-        raise UsageError("name weights (an id, an architecture, a pattern) or a safetensors file to evaluate")
     if args.batch_size < 1:
         raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
     files = list(dict.fromkeys(Path(os.path.normpath(name)) for name in args.weights if names_a_file(name)))
     entries = select([name for name in args.weights if not names_a_file(name)])
+    if not args.weights:
+        entries = [entry for entry in load_manifest().entries.values() if entry.bundled]
+        print(
+            "pyramidzoo: no weights were named, so these are the small ones that come with the package, on the digits "
+            "that come with it; `pyramidzoo list --weights` shows the others",
+            file=sys.stderr,
+        )
     if args.amp_dtype and not args.amp:
         raise UsageError("--amp-dtype says how to compute under --amp; give both")
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
-    from pyramidzoo.evaluation.harness import Settings, Subject, evaluate, pick_device
+    from pyramidzoo.evaluation.environment import pick_device
+    from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
 
     amp = (args.amp_dtype or "bf16") if args.amp else None
     settings = Settings(pick_device(args.device), args.batch_size, amp, args.channels_last)

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import platform
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy
-import safetensors
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-import pyramidzoo
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import Description, tensors_sha256
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import records
 from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.environment import device_name, strict_arithmetic, versions
 from pyramidzoo.evaluation.metrics import STATISTICS, label_ranks, prediction_sha256
-from pyramidzoo.evaluation.predictions import Predictions, is_valid, reduce_predictions, write_predictions
+from pyramidzoo.evaluation.predictions import (
+    Part,
+    Predictions,
+    is_valid,
+    read_predictions,
+    reduce_predictions,
+    write_predictions,
+)
 from pyramidzoo.evaluation.records import ClaimCheck, Record, write_record
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
 from pyramidzoo.factory import create_model
@@ -40,7 +41,6 @@ from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, load_manife
 from pyramidzoo.preprocessing import Normalize
 from pyramidzoo.weights import fetch, memoised_hash
 
-PROTOCOL = "full 32x32 image, one pass"
 _BATCHES_PER_FILE = 20
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -127,21 +127,6 @@ class Settings:
         return {"batch_size": self.batch_size, "channels_last": self.channels_last, "amp": self.amp}
 
 
-def pick_device(name: str) -> torch.device:
-    """A torch device by name; "auto" is the GPU where there is one. Raises UsageError, UnavailableError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"no device is called {name!r}; cpu, cuda and cuda:1 are examples") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"evaluation runs on cpu and cuda, not on {device.type}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UnavailableError(f"there is no device {name}: {torch.cuda.device_count()} CUDA devices are visible")
-    return device
-
-
 def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: Path | None = None) -> Record:
     """Evaluate weights on a split and judge the result.
 
@@ -163,34 +148,39 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
         )
     entry = subject.entry or _known_as(content, subject.preprocessing)
     shared = _unit(subject, images, settings, content)
-    with contextlib.ExitStack() as stack:
-        if output is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyramidzoo-")))
-        else:  # a folder for each way to compute, so that no two runs can mix
-            digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
-            folder = output / subject.name / f"{images.name}-{images.split}-{settings.precision}-{digest[:8]}"
-        make_folder(folder)
-        units = {
-            folder / f"predictions-{start:06d}-{stop:06d}.safetensors": {**shared, "start": start, "stop": stop}
-            for start, stop in _ranges(len(images), settings)
-        }
-        began = time.perf_counter()
-        reused = _predict(model, subject, images, settings, units)
-        predictions = reduce_predictions(units, len(images))
-        duration = time.perf_counter() - began
-        record = _record(
-            subject,
-            entry,
-            images,
-            settings,
-            predictions,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            content=content,
-            reused=reused,
-            duration=duration,
-        )
-        if output is not None:
-            write_record(folder / records.FILE_NAME, record)
+    units = [{**shared, "start": start, "stop": stop} for start, stop in _ranges(len(images), settings)]
+    began, reused = time.perf_counter(), 0
+    if output is None:
+        parts: list[Part] = []
+        _predict(model, subject, images, settings, units, parts.append)
+        predictions = reduce_predictions(parts, len(images))
+    else:
+        folder = _folder(output, subject, images, settings, shared)
+        files = {folder / f"predictions-{u['start']:06d}-{u['stop']:06d}.safetensors": u for u in units}
+        todo = {unit["start"]: path for path, unit in files.items() if not is_valid(path, unit)}
+        reused = len(files) - len(todo)
+        if reused:
+            print(f"{subject.name}: {reused} of {len(files)} prediction files are there already", file=sys.stderr)
+
+        def keep(part: Part) -> None:
+            path = todo[part.start]
+            write_predictions(path, part, files[path])
+
+        _predict(model, subject, images, settings, [files[path] for path in todo.values()], keep)
+        predictions = reduce_predictions((read_predictions(path, unit) for path, unit in files.items()), len(images))
+    record = _record(
+        subject,
+        entry,
+        images,
+        settings,
+        predictions,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        content=content,
+        reused=reused,
+        duration=time.perf_counter() - began,
+    )
+    if output is not None:
+        write_record(folder / records.FILE_NAME, record)
     return record
 
 
@@ -227,7 +217,7 @@ def _record(
         preprocessing_sha256=subject.preprocessing.sha256(),
         dataset=images.name,
         split=images.split,
-        protocol=PROTOCOL,
+        protocol=protocol_of(subject.preprocessing),
         dataset_fingerprint=images.fingerprint,
         images=measured.images,
         top1_correct=measured.top1_correct,
@@ -235,9 +225,9 @@ def _record(
         statistics=statistics,
         prediction_sha256=measured.prediction_sha256,
         precision=settings.precision,
-        device=_device_name(settings.device),
+        device=device_name(settings.device),
         flags=settings.flags,
-        versions=_versions(),
+        versions=versions(),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         duration_seconds=None if reused else round(duration, 3),
@@ -247,6 +237,11 @@ def _record(
         # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
         claims=check_claims(entry, images.split, statistics, measured.images) if settings.strict else (),
     )
+
+
+def protocol_of(preprocessing: Preprocessing) -> str:
+    """What a network sees of each test image, in the words of the manifest's claims and results."""
+    return "full {}x{} image, one pass".format(*preprocessing.input_size[1:])
 
 
 def _check_protocol(subject: Subject, images: ImageSet) -> None:
@@ -267,8 +262,10 @@ def _known_as(content: str, preprocessing: Preprocessing) -> WeightsEntry | None
 
 def recorded_result(entry: WeightsEntry | None, split: str) -> Result | None:
     """The manifest's strict measurement of an entry on a split, if there is one."""
-    for result in entry.results if entry else ():
-        if (result.split, result.protocol, result.precision) == (split, PROTOCOL, "fp32"):
+    if entry is None:
+        return None
+    for result in entry.results:
+        if (result.split, result.protocol, result.precision) == (split, protocol_of(entry.preprocessing), "fp32"):
             return result
     return None
 
@@ -286,7 +283,7 @@ def check_claims(
             verdict=claim_verdict(claim.top1_error, statistics[claim.statistic], images),
         )
         for claim in (entry.claims if entry else ())
-        if (claim.split, claim.protocol) == (split, PROTOCOL)
+        if entry and (claim.split, claim.protocol) == (split, protocol_of(entry.preprocessing))
     )
 
 
@@ -306,10 +303,18 @@ def _unit(subject: Subject, images: ImageSet, settings: Settings, content: str) 
         "dataset": images.fingerprint,
         "images": len(images),
         "precision": settings.precision,
-        "device": _device_name(settings.device),
-        "versions": _versions(),
+        "device": device_name(settings.device),
+        "versions": versions(),
         **settings.flags,
     }
+
+
+def _folder(output: Path, subject: Subject, images: ImageSet, settings: Settings, shared: Mapping[str, Any]) -> Path:
+    """A folder for each way to compute, so that no two runs can mix."""
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+    folder = output / subject.name / f"{images.name}-{images.split}-{settings.precision}-{digest[:8]}"
+    make_folder(folder)
+    return folder
 
 
 def _predict(
@@ -317,45 +322,42 @@ def _predict(
     subject: Subject,
     images: ImageSet,
     settings: Settings,
-    units: Mapping[Path, Mapping[str, Any]],
-) -> int:
-    """Write the prediction file of every unit that has no valid one yet; how many there were already."""
+    units: Sequence[Mapping[str, Any]],
+    keep: Callable[[Part], None],
+) -> None:
+    """Compute the predictions of every unit, and give each to `keep` as soon as it is whole."""
+    if not units:
+        return
     device = settings.device
-    todo = {path: unit for path, unit in units.items() if not is_valid(path, unit)}
-    reused = len(units) - len(todo)
-    if reused:
-        print(f"{subject.name}: {reused} of {len(units)} prediction files are there already", file=sys.stderr)
-    if not todo:
-        return reused
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     model = model.eval().to(device).to(memory_format=layout)
     normalize = Normalize(subject.preprocessing).to(device)
     pixels = images.images.to(device)
     with (
-        _strict_arithmetic(),
+        strict_arithmetic(),
         torch.inference_mode(),
         torch.autocast(device.type, _AMP[settings.amp] if settings.amp else None, enabled=settings.amp is not None),
         tqdm(
-            total=sum(unit["stop"] - unit["start"] for unit in todo.values()),
+            total=sum(unit["stop"] - unit["start"] for unit in units),
             desc=subject.name,
             unit="img",
             disable=None,
         ) as bar,
     ):
-        for path, unit in todo.items():
+        for unit in units:
             start, stop, logits = unit["start"], unit["stop"], []
             for first in range(start, stop, settings.batch_size):
                 batch = normalize(pixels[first : min(first + settings.batch_size, stop)])
                 logits.append(_forward(model, batch.contiguous(memory_format=layout), settings).float())
                 bar.update(len(batch))
-            write_predictions(
-                path,
-                start=start,
-                labels=images.labels[start:stop],
-                logits=torch.cat(logits),
-                unit=unit,
+            keep(
+                Part(
+                    name=f"samples {start} to {stop - 1}",
+                    index=np.arange(start, stop),
+                    labels=images.labels[start:stop].numpy(),
+                    logits=torch.cat(logits).cpu().numpy(),
+                )
             )
-    return reused
 
 
 def _forward(model: nn.Module, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
@@ -366,51 +368,3 @@ def _forward(model: nn.Module, batch: torch.Tensor, settings: Settings) -> torch
             f"{settings.device} has no memory for batches of {settings.batch_size}; try a smaller -b"
         ) from error
     return logits
-
-
-@contextlib.contextmanager
-def _strict_arithmetic() -> Iterator[None]:
-    """fp32 as IEEE has it, and the same algorithm every time; the process's own settings come back afterwards."""
-    cudnn = torch.backends.cudnn
-    places = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.conv", "mkldnn.matmul")
-    precisions: list[Any] = [torch.backends, *(attrgetter(place)(torch.backends) for place in places)]
-    before = [part.fp32_precision for part in precisions]
-    algorithms = cudnn.benchmark, cudnn.deterministic
-    try:
-        for part in precisions:
-            part.fp32_precision = "ieee"
-        cudnn.benchmark, cudnn.deterministic = False, True
-        yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = algorithms
-        for part, precision in zip(precisions, before, strict=True):
-            part.fp32_precision = precision
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({_processor()}, {torch.get_num_threads()} threads)"
-
-
-@cache
-def _processor() -> str:
-    """The processor's model where Linux tells it, else its architecture: arithmetic differs between models."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
-    return {
-        "pyramidzoo": pyramidzoo.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "safetensors": safetensors.__version__,
-        **(cuda if torch.cuda.is_available() else {}),
-    }

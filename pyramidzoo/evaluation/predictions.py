@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,20 @@ from pyramidzoo.errors import IntegrityError, UnavailableError
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some samples of a split, under a name for messages: index and labels int64 (n), logits float32 (n, classes)."""
+
+    name: str
+    index: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+
+    @property
+    def start(self) -> int:
+        return int(self.index[0])
+
+
+@dataclass(frozen=True)
 class Predictions:
     """A whole split in index order: labels int64 (N), logits float32 (N, classes)."""
 
@@ -26,54 +40,58 @@ class Predictions:
     logits: NDArray[np.float32]
 
 
-def write_predictions(path: Path, *, start: int, labels: Tensor, logits: Tensor, unit: Mapping[str, Any]) -> None:
-    """Write the samples start, start+1, ... with what they are predictions of (`unit`) and a hash over their content.
+def write_predictions(path: Path, part: Part, unit: Mapping[str, Any]) -> None:
+    """Write a part with what it holds predictions of (`unit`) and a hash over its content.
 
     Raises UnavailableError where the file cannot be written; then nothing is left there.
     """
     tensors = {
-        "index": torch.arange(start, start + len(labels), dtype=torch.int64),
-        "label": labels.to("cpu", torch.int64),
-        "logits": logits.to("cpu", torch.float32),
+        "index": torch.from_numpy(part.index),
+        "label": torch.from_numpy(part.labels),
+        "logits": torch.from_numpy(part.logits),
     }
     write_tensors(path, tensors, {"unit": _canonical(unit), "content_sha256": _content_hash(tensors)})
+
+
+def read_predictions(path: Path, unit: Mapping[str, Any]) -> Part:
+    """The part in a file. Raises IntegrityError where it is damaged or not of exactly this unit, UnavailableError."""
+    metadata, tensors = read_metadata(path), read_tensors(path)
+    if metadata.get("unit") != _canonical(unit):
+        raise IntegrityError(f"{path} was replaced by another run with other settings; run again")
+    if tensors.keys() != {"index", "label", "logits"} or metadata.get("content_sha256") != _content_hash(tensors):
+        raise IntegrityError(f"{path} is damaged: its content does not match its hash; delete it and run again")
+    return Part(str(path), tensors["index"].numpy(), tensors["label"].numpy(), tensors["logits"].numpy())
 
 
 def is_valid(path: Path, unit: Mapping[str, Any]) -> bool:
     """Whether a file holds undamaged predictions of exactly this unit, so that the work need not be done again."""
     try:
-        metadata = read_metadata(path)
-        return metadata.get("unit") == _canonical(unit) and metadata.get("content_sha256") == _content_hash(
-            read_tensors(path)
-        )
+        read_predictions(path, unit)
     except (IntegrityError, UnavailableError):
         return False
+    return True
 
 
-def reduce_predictions(units: Mapping[Path, Mapping[str, Any]], images: int) -> Predictions:
-    """All predictions of a split of `images` samples, from files that must be of exactly the units given.
+def reduce_predictions(parts: Iterable[Part], images: int) -> Predictions:
+    """All predictions of a split of `images` samples.
 
-    Raises IntegrityError where a file is damaged, is of another unit or holds logits that are not finite, or where any
-    index is missing, doubled or out of range: there is no number then.
+    Raises IntegrityError where a part holds logits that are not finite, or where any index is missing, doubled or out
+    of range: there is no number then.
     """
     labels: NDArray[np.int64] = np.zeros(images, np.int64)
     logits: NDArray[np.float32] | None = None
     seen: NDArray[np.int64] = np.zeros(images, np.int64)
-    for path, unit in units.items():
-        metadata, tensors = read_metadata(path), read_tensors(path)
-        if metadata.get("unit") != _canonical(unit):
-            raise IntegrityError(f"{path} was replaced by another run with other settings; run again")
-        if metadata.get("content_sha256") != _content_hash(tensors):
-            raise IntegrityError(f"{path} is damaged: its content does not match its hash; delete it and run again")
-        index, part = tensors["index"].numpy(), tensors["logits"].numpy()
-        if len(index) and not 0 <= index.min() <= index.max() < images:
-            raise IntegrityError(f"{path} holds indices outside 0 .. {images - 1}; it belongs to another split")
-        if not np.isfinite(part).all():
-            raise IntegrityError(f"{path}: some logits are NaN or infinite; lower precision can overflow, try fp32")
+    for part in parts:
+        if len(part.index) and not 0 <= part.index.min() <= part.index.max() < images:
+            raise IntegrityError(f"{part.name}: indices outside 0 .. {images - 1}; they belong to another split")
+        if not np.isfinite(part.logits).all():
+            raise IntegrityError(
+                f"{part.name}: some logits are NaN or infinite; lower precision can overflow, try fp32"
+            )
         if logits is None:
-            logits = np.zeros((images, part.shape[1]), np.float32)
-        np.add.at(seen, index, 1)
-        labels[index], logits[index] = tensors["label"].numpy(), part
+            logits = np.zeros((images, part.logits.shape[1]), np.float32)
+        np.add.at(seen, part.index, 1)
+        labels[part.index], logits[part.index] = part.labels, part.logits
     missing, doubled = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
     if logits is None or len(missing) or len(doubled):
         raise IntegrityError(

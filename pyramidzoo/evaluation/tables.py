@@ -21,7 +21,15 @@ from pyramidzoo.evaluation.verdicts import paper_verdict
 from pyramidzoo.manifest import Manifest
 from pyramidzoo.models import build
 
-_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "mnist": 10, "fashion_mnist": 10, "imagenet1k": 1000}
+_CLASSES = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "svhn": 10,
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "digits": 10,
+    "imagenet1k": 1000,
+}
 _SPLIT = "test"  # where every published number here was measured; ImageNet's validation images serve as its test
 
 
@@ -34,7 +42,7 @@ class Measurement:
 
     weights: str
     architecture: str
-    arguments: Mapping[str, Any]
+    parameters: int | None
     dataset: str
     split: str
     images: int
@@ -71,7 +79,7 @@ def from_records(records: Iterable[Record]) -> list[Measurement]:
         Measurement(
             weights=r.weights,
             architecture=r.architecture,
-            arguments=r.arguments,
+            parameters=r.parameters,
             dataset=r.dataset,
             split=r.split,
             images=r.images,
@@ -90,13 +98,13 @@ def from_manifest(manifest: Manifest) -> list[Measurement]:
         result = recorded_result(entry, _SPLIT)
         if result is None:
             continue
-        wrong = result.images - result.top1_correct
+        wrong, channels = result.images - result.top1_correct, entry.preprocessing.input_size[0]
         statistics = {ERROR: error_percent(wrong, result.images), **result.statistics}
         found.append(
             Measurement(
                 weights=entry.id,
                 architecture=entry.architecture,
-                arguments=entry.arguments,
+                parameters=parameters(entry.architecture, entry.dataset, {**entry.arguments, "in_chans": channels}),
                 dataset=entry.dataset,
                 split=_SPLIT,
                 images=result.images,
@@ -191,7 +199,7 @@ def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, A
     ]
     return {
         "network": measurement.architecture,
-        "parameters": parameters(measurement.architecture, measurement.dataset, measurement.arguments),
+        "parameters": measurement.parameters,
         "weights": measurement.weights,
         "ours": f"{ours:.2f}",
         "95 % interval": f"{low:.2f} to {high:.2f}",

@@ -1,0 +1,43 @@
+"""Data sets as their authors published them, checked by hash and held as one uint8 tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyramidzoo.errors import UsageError
+from pyramidzoo.evaluation.datasets._source import ImageSet, Source
+from pyramidzoo.evaluation.datasets.cifar import CIFAR10, CIFAR100
+from pyramidzoo.evaluation.datasets.digits import DIGITS
+from pyramidzoo.files import user_path
+
+__all__ = ["DATASETS", "ImageSet", "Source", "default_data_dir", "get_dataset", "load_dataset"]
+
+DATASETS: Mapping[str, Source] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "digits": DIGITS}
+
+
+def get_dataset(name: str) -> Source:
+    """Where a data set comes from. Raises UsageError."""
+    if name not in DATASETS:
+        raise UsageError(f"no data set is called {name!r}; the data sets are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def load_dataset(name: str, split: str, data_dir: Path | None, *, download: bool = False) -> ImageSet:
+    """Read a split from the official files in `data_dir`, each of which must have its official hash.
+
+    `download` fetches the official archive where the files are absent; "digits" is part of the package and needs
+    neither. Raises UsageError for an unknown name or split, UnavailableError where the data are not there,
+    IntegrityError where a file is altered.
+    """
+    source = get_dataset(name)
+    if split not in source.splits:
+        raise UsageError(f"{source.title} has no split {split!r}; it has {', '.join(source.splits)}")
+    return source.load(name, split, data_dir, download=download)
+
+
+def default_data_dir() -> Path | None:
+    """`PYRAMIDZOO_DATA`, if set."""
+    named = os.environ.get("PYRAMIDZOO_DATA")
+    return user_path(named) if named else None

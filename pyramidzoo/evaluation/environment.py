@@ -1,0 +1,83 @@
+"""What the numbers are computed on and with: the device, its arithmetic, the versions of everything involved."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from functools import cache
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy
+import safetensors
+import torch
+
+import pyramidzoo
+from pyramidzoo.errors import UnavailableError, UsageError
+
+
+def pick_device(name: str) -> torch.device:
+    """A torch device by name; "auto" is the GPU where there is one. Raises UsageError, UnavailableError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device is called {name!r}; cpu, cuda and cuda:1 are examples") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"evaluation runs on cpu and cuda, not on {device.type}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnavailableError(f"there is no device {name}: {torch.cuda.device_count()} CUDA devices are visible")
+    return device
+
+
+@contextlib.contextmanager
+def strict_arithmetic() -> Iterator[None]:
+    """fp32 as IEEE has it, and the same algorithm every time; the process's own settings come back afterwards."""
+    cudnn = torch.backends.cudnn
+    places = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.conv", "mkldnn.matmul")
+    precisions: list[Any] = [torch.backends, *(attrgetter(place)(torch.backends) for place in places)]
+    before = [part.fp32_precision for part in precisions]
+    algorithms = cudnn.benchmark, cudnn.deterministic
+    try:
+        for part in precisions:
+            part.fp32_precision = "ieee"
+        cudnn.benchmark, cudnn.deterministic = False, True
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = algorithms
+        for part, precision in zip(precisions, before, strict=True):
+            part.fp32_precision = precision
+
+
+def device_name(device: torch.device) -> str:
+    """The device as records name it."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({_processor()}, {torch.get_num_threads()} threads)"
+
+
+@cache
+def _processor() -> str:
+    """The processor's model where Linux tells it, else its architecture: arithmetic differs between models."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the arithmetic goes through."""
+    cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
+    return {
+        "pyramidzoo": pyramidzoo.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "safetensors": safetensors.__version__,
+        **(cuda if torch.cuda.is_available() else {}),
+    }

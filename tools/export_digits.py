@@ -1,0 +1,38 @@
+"""Write the digits that scikit-learn ships into the package: `pip install scikit-learn`, then
+
+    python tools/export_digits.py
+
+It was run once, with scikit-learn 1.9.1; running it again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits  # type: ignore[import-not-found, unused-ignore]
+
+from pyramidzoo.containers import write_tensors
+from pyramidzoo.evaluation.datasets.digits import FILE
+from pyramidzoo.files import file_hash, packaged
+
+_METADATA = {
+    "format": "pt",
+    "title": "Optical Recognition of Handwritten Digits (test set), as in scikit-learn's load_digits",
+    "authors": "E. Alpaydin, C. Kaynak",
+    "source": "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+    "license": "CC-BY-4.0",
+    "changes": "stored as uint8: images (1797, 8, 8) of grey levels 0 to 16, labels (1797)",
+}
+
+
+def main() -> None:
+    digits = load_digits()
+    images, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
+    assert np.array_equal(images, digits.images)
+    tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
+    write_tensors(packaged(FILE), tensors, _METADATA)
+    print(packaged(FILE), file_hash(packaged(FILE)))
+
+
+if __name__ == "__main__":
+    main()
