@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -66,12 +66,12 @@ class Description:
         return shallow | {"arguments": dict(self.arguments), "preprocessing": dataclasses.asdict(self.preprocessing)}
 
     @classmethod
-    def of(cls, path: Path) -> Description | None:
+    def of(cls, path: Path, metadata: Mapping[str, str] | None = None) -> Description | None:
         """The description in a safetensors file, or None where another program wrote it.
 
-        Raises IntegrityError, UnavailableError.
+        `metadata` is the file's, where it was read already. Raises IntegrityError, UnavailableError.
         """
-        text = read_metadata(path).get("pyramidzoo")
+        text = (read_metadata(path) if metadata is None else metadata).get("pyramidzoo")
         if text is None:
             return None
         try:
@@ -85,7 +85,15 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Signature:
+class Content:
+    """What a safetensors file holds."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    tensors: dict[str, Tensor]
+
+
+class Signature(NamedTuple):
     """dtype (safetensors' name) and shape of one tensor."""
 
     dtype: str
@@ -100,6 +108,11 @@ def signature(tensor: Tensor) -> Signature:
     if tensor.dtype not in _DTYPES:
         raise IntegrityError(f"tensors of {tensor.dtype} do not occur in weights files of the zoo")
     return Signature(_DTYPES[tensor.dtype], tuple(tensor.shape))
+
+
+def signatures(tensors: Mapping[str, Tensor]) -> dict[str, Signature]:
+    """The signature of every tensor. Raises IntegrityError."""
+    return {name: signature(tensor) for name, tensor in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -129,17 +142,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(container.metadata() or {})
 
 
-def read_signatures(path: Path) -> dict[str, Signature]:
-    """Names, dtypes and shapes, from the header alone. Raises IntegrityError, UnavailableError."""
-    with _opened(path) as container:
-        slices = {name: container.get_slice(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
-        return {name: Signature(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors, on the CPU. Raises IntegrityError, UnavailableError."""
+    return read_content(path).tensors
+
+
+def read_content(path: Path) -> Content:
+    """Metadata and all tensors, which are a private map of the file. Raises IntegrityError, UnavailableError."""
     with _opened(path) as container:
-        return {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+        tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+        return Content(path, dict(container.metadata() or {}), tensors)
 
 
 def check_signatures(

@@ -7,16 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pyramidzoo.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.containers import Description, read_signatures
+from pyramidzoo.containers import Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import names_a_file
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
-from pyramidzoo.models import build
+from pyramidzoo.models import build, uninitialised
 from pyramidzoo.models._contract import ImageClassifier
-from pyramidzoo.weights import fetch, load_weights
+from pyramidzoo.weights import fetch, load_weights, read_weights
 
 
 def create_model(
@@ -51,25 +49,27 @@ def create_model(
         return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
     if isinstance(weights, Path) or (weights is not None and names_a_file(weights)):
-        path, sha256 = Path(weights), None
-        arguments, preprocessing = _read_description(row, path)
-        channels = _channels(preprocessing, in_chans)
+        content = read_weights(_checked_path(row, Path(weights)))
+        arguments, preprocessing = _described(row, content)
     else:
         entry = _find(name, weights)
-        arguments, preprocessing = dict(entry.arguments), entry.preprocessing
-        channels = _channels(preprocessing, in_chans)
+        _channels(entry.preprocessing, in_chans)  # before anything is downloaded
         located = fetch(entry)
-        path, sha256 = located.path, located.sha256
-    classes = _classes_in(path)
+        content = read_weights(located.path, sha256=located.sha256)
+        arguments, preprocessing = dict(entry.arguments), entry.preprocessing
+    channels = _channels(preprocessing, in_chans)
+    classes = _classes_in(content)
     keep_head = num_classes in (None, classes)
     try:
-        with torch.device("meta"):  # no time is spent on numbers that the file replaces
+        with uninitialised():
             model = build(row, in_chans=channels, num_classes=classes if keep_head else 0, **{**arguments, **arch})
     except (TypeError, ValueError) as error:
         if arch or not arguments:
             raise
-        raise IntegrityError(f"{path}: its metadata do not describe a {name}: {error}; convert it anew") from error
-    load_weights(model, path, head="require" if keep_head else "drop", sha256=sha256)
+        raise IntegrityError(
+            f"{content.path}: its metadata do not describe a {name}: {error}; convert it anew"
+        ) from error
+    load_weights(model, content, head="require" if keep_head else "drop")
     if not keep_head and num_classes:
         model.reset_classifier(num_classes)
     model.preprocessing = preprocessing
@@ -136,23 +136,27 @@ def _channels(preprocessing: Preprocessing | None, in_chans: int | None) -> int:
     return channels
 
 
-def _read_description(row: Architecture, path: Path) -> tuple[dict[str, Any], Preprocessing | None]:
-    """What a file says of itself; a file of another program (torchvision, timm) says nothing and may still fit."""
+def _checked_path(row: Architecture, path: Path) -> Path:
     if path.suffix != ".safetensors" and path.is_file():
         raise UsageError(
             f"{path} is not a safetensors file; `pyramidzoo convert {path} --layout ... --arch {row.name} "
             "--dataset ... --output ...` makes one"
         )
-    description = Description.of(path)
+    return path
+
+
+def _described(row: Architecture, content: Content) -> tuple[dict[str, Any], Preprocessing | None]:
+    """What a file says of itself; a file of another program (torchvision, timm) says nothing and may still fit."""
+    description = Description.of(content.path, content.metadata)
     if description is None:
         return {}, None
     if description.architecture != row.name:
-        raise IntegrityError(f"{path} holds {description.architecture}, not {row.name}")
+        raise IntegrityError(f"{content.path} holds {description.architecture}, not {row.name}")
     return dict(description.arguments), description.preprocessing
 
 
-def _classes_in(path: Path) -> int:
-    head = read_signatures(path).get("fc.weight")
-    if head is None or len(head.shape) != 2:
-        raise IntegrityError(f"{path} has no classifier (fc.weight); it is not a file of the zoo")
+def _classes_in(content: Content) -> int:
+    head = content.tensors.get("fc.weight")
+    if head is None or head.dim() != 2:
+        raise IntegrityError(f"{content.path} has no classifier (fc.weight); it is not a file of the zoo")
     return head.shape[0]

@@ -22,7 +22,7 @@ from pyramidzoo.containers import (
     check_finite,
     check_signatures,
     read_tensors,
-    signature,
+    signatures,
     tensors_sha256,
     write_tensors,
 )
@@ -102,7 +102,7 @@ def convert_file(
         layout=layout,
         origin_sha256=origin_sha256 or file_hash(source),
     )
-    settings = {"num_classes": num_classes, **description.arguments}
+    settings = {"num_classes": num_classes, "in_chans": preprocessing.input_size[0], **description.arguments}
     tensors = map_tensors(unpickle(source), key_map, row, settings=settings, what=str(source))
     content = tensors_sha256(tensors)
     if expected_tensors not in (None, content):
@@ -128,11 +128,11 @@ def map_tensors(
     """
     with torch.device("meta"):
         model = build(architecture, **settings)
-    expected = {name: signature(tensor) for name, tensor in model.state_dict().items()}
+    expected = signatures(model.state_dict())
     foreign = {name: layout.container + layout.foreign_name(name, architecture) for name in expected}
     unused = {layout.container + name: part for name, part in layout.unused(architecture).items()}
     check_signatures(
-        {name: signature(tensor) for name, tensor in checkpoint.items()},
+        signatures(checkpoint),
         {foreign[name]: part for name, part in expected.items()} | unused,
         what=f"{what} is not a {layout.name} checkpoint of {architecture.name} with {model.num_classes} classes",
         next_step="check --layout, --arch and --dataset",
