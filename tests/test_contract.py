@@ -184,7 +184,9 @@ def test_a_file_gives_back_every_tensor(name: str, tmp_path: Path) -> None:
     assert list(state)[-1] == "fc.bias"  # maps that go by order rely on it
     path = tmp_path / "model.safetensors"
     write_tensors(path, state, {})
+    before = torch.get_rng_state()
     model = pyramidzoo.create_model(name, weights=path)
+    assert torch.equal(torch.get_rng_state(), before)
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
     # a buffer outside the state dict would hold whatever was in memory

@@ -44,7 +44,11 @@ def uninitialised() -> Iterator[None]:
 
 
 class _NoInitialisation(TorchFunctionMode):
-    _SKIPPED = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, torch.nn.init.kaiming_uniform_})
+    # those of torch.nn.init that announce themselves, and what the others end in
+    _SKIPPED = frozenset(
+        [value for name, value in vars(torch.nn.init).items() if name.endswith("_") and not name.startswith("_")]
+        + [Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_]
+    )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

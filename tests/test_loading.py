@@ -1,0 +1,197 @@
+"""Loading: nothing is initialised in vain, the file is mapped and never written to, a new head changes nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_state
+from torch import Tensor, nn
+
+import pyramidzoo
+from pyramidzoo import weights
+from pyramidzoo.architectures import get_architecture
+from pyramidzoo.containers import read_tensors, write_tensors
+from pyramidzoo.errors import IntegrityError
+from pyramidzoo.files import file_hash, packaged, replacing
+from pyramidzoo.manifest import load_manifest
+from pyramidzoo.models import build, uninitialised
+
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return random_state("wrn_16_1")
+
+
+@pytest.fixture
+def path(tmp_path: Path, state: dict[str, Tensor]) -> Path:
+    write_tensors(tmp_path / "model.safetensors", state, {})
+    return tmp_path / "model.safetensors"
+
+
+def holds(model: nn.Module, state: dict[str, Tensor], *, but: str = " ") -> bool:
+    found = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(but)}
+    return all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+
+
+def test_no_random_number_is_drawn(path: Path) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    pyramidzoo.create_model("wrn_16_1", weights=path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_new_head_is_the_one_that_a_seed_gives(path: Path, state: dict[str, Tensor]) -> None:
+    torch.manual_seed(3)
+    model = pyramidzoo.create_model("wrn_16_1", weights=path, num_classes=37)
+    torch.manual_seed(3)
+    alone = nn.Linear(64, 37)
+    assert torch.equal(model.fc.weight, alone.weight)
+    assert not model.fc.bias.any()
+    assert holds(model, state, but="fc.")
+    assert len([name for name in model.state_dict() if not name.startswith("fc.")]) == len(state) - 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells what is mapped on Linux only")
+def test_the_file_is_mapped_and_not_copied(path: Path) -> None:
+    model = pyramidzoo.create_model("wrn_16_1", weights=path)
+    spans = [
+        [int(bound, 16) for bound in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(path))
+    ]
+    assert all(any(a <= tensor.data_ptr() < b for a, b in spans) for tensor in model.state_dict().values())
+
+
+def test_training_writes_to_memory_only(path: Path, state: dict[str, Tensor]) -> None:
+    before = file_hash(path)
+    model = pyramidzoo.create_model("wrn_16_1", weights=path).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(IMAGES).square().sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        model.fc.weight.zero_()
+    assert not any(torch.equal(p, state[name]) for name, p in model.named_parameters())
+    assert file_hash(path) == before
+    assert holds(pyramidzoo.create_model("wrn_16_1", weights=path), state)
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_two_models_of_one_file_do_not_share_memory(path: Path) -> None:
+    first, second = (pyramidzoo.create_model("wrn_16_1", weights=path) for _ in range(2))
+    with torch.no_grad():
+        first.conv1.weight.zero_()
+    assert second.conv1.weight.any()
+
+
+def test_a_file_replaced_while_mapped(path: Path, state: dict[str, Tensor]) -> None:
+    """Nothing of the old file was touched before it was replaced: what the model reads then must still be it."""
+    model = pyramidzoo.create_model("wrn_16_1", weights=path)
+    weights.forget_verified()
+    other = random_state("wrn_16_1", seed=1)
+    write_tensors(path, other, {})
+    assert holds(model, state)
+    assert holds(pyramidzoo.create_model("wrn_16_1", weights=path), other)
+    path.unlink()
+    assert holds(model, state)
+
+
+def _train_and_replace(path: Path) -> None:
+    for _ in range(20):
+        model = pyramidzoo.create_model("wrn_16_1", weights=path)
+        with torch.no_grad():
+            model.conv1.weight.zero_()
+        with replacing(path) as part:
+            part.write_bytes(path.read_bytes())
+
+
+def test_processes_that_load_train_and_replace_one_file(path: Path, state: dict[str, Tensor]) -> None:
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_train_and_replace, args=(path,)) for _ in range(3)]
+    for process in others:
+        process.start()
+    while any(process.is_alive() for process in others):
+        assert holds(pyramidzoo.create_model("wrn_16_1", weights=path), state)
+    for process in others:
+        process.join()
+    assert [process.exitcode for process in others] == [0, 0, 0]
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def test_values_are_looked_at_once_for_each_state_of_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    real = weights.check_finite
+    monkeypatch.setattr(weights, "check_finite", lambda tensors, what: looked.append(what) or real(tensors, what=what))
+    for _ in range(3):
+        pyramidzoo.create_model("wrn_16_1", weights=path)
+    assert len(looked) == 1
+    tensors = read_tensors(path)
+    write_tensors(path, {**tensors, "norm.bias": torch.full((64,), float("nan"))}, {})
+    for _ in range(2):  # what was found bad is not remembered as good
+        with pytest.raises(IntegrityError, match=r"NaN or infinite values in norm\.bias"):
+            pyramidzoo.create_model("wrn_16_1", weights=path)
+    assert len(looked) == 3
+
+
+@pytest.mark.parametrize("as_what", ["id", "tag", "data set", "file", "path", "pretrained"])
+def test_every_way_to_name_weights(as_what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = load_manifest().find("resnet20.digits_zoo")
+    assert entry.bundled is not None
+    path = packaged(entry.bundled.path)
+    named = {"id": entry.id, "tag": "digits_zoo", "data set": "digits", "file": str(path), "path": path}
+    if as_what == "pretrained":  # of the only data set there is
+        only = type(load_manifest())({entry.id: entry})
+        monkeypatch.setattr("pyramidzoo.factory.load_manifest", lambda: only)
+        model = pyramidzoo.create_model("resnet20", pretrained=True)
+    else:
+        model = pyramidzoo.create_model("resnet20", weights=named[as_what])
+    assert holds(model, read_tensors(path))
+    assert model.preprocessing == entry.preprocessing
+
+
+def test_initialisation_is_skipped_here_and_nowhere_else() -> None:
+    """Another thread that builds a network at the same time gets a whole one; so does this one afterwards."""
+    row = get_architecture("wrn_16_1")
+
+    def fresh() -> dict[str, Tensor]:
+        return build(row).state_dict()
+
+    torch.manual_seed(0)
+    expected = fresh()
+    found: list[dict[str, Tensor]] = []
+    torch.manual_seed(0)
+    with uninitialised():
+        build(row)
+        thread = threading.Thread(target=lambda: found.append(fresh()))
+        thread.start()
+        thread.join()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found[0].items())
+    torch.manual_seed(0)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in fresh().items())
+
+
+def test_missing_batch_counters_start_at_zero(path: Path, state: dict[str, Tensor]) -> None:
+    write_tensors(path, {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}, {})
+    model = pyramidzoo.create_model("wrn_16_1", weights=path)
+    assert int(model.norm.num_batches_tracked) == 0
+    model.train()(IMAGES)
+    assert int(model.norm.num_batches_tracked) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folder permissions are POSIX")
+def test_a_read_only_folder_is_enough(path: Path, state: dict[str, Tensor]) -> None:
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    try:
+        assert holds(pyramidzoo.create_model("wrn_16_1", weights=path), state)
+    finally:
+        path.parent.chmod(0o755)
