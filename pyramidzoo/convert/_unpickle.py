@@ -11,6 +11,10 @@ import sys
 MINIMUM = (2, 10)  # weights_only=True could be escaped before (CVE-2025-32434, CVE-2026-24747)
 
 
+class NotWritten(Exception):
+    """The tensors are good, the disk is not."""
+
+
 def main(source: str, output: str) -> None:
     sys.path.pop(0)  # the folder of this file, whose modules must not pass for others
     import torch
@@ -35,7 +39,10 @@ def main(source: str, output: str) -> None:
     collect(content, "")
     if not tensors:
         raise ValueError("it holds no tensors")
-    save_file(tensors, output)
+    try:
+        save_file(tensors, output)
+    except Exception as error:
+        raise NotWritten(error) from error
 
 
 if __name__ == "__main__":
@@ -44,6 +51,6 @@ if __name__ == "__main__":
     except Exception as error:  # noqa: BLE001 (whatever a damaged pickle provokes becomes one line for the parent)
         reason = (str(error).strip().splitlines() or [""])[0]
         system = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
-        disk = getattr(error, "errno", None) in system or "No space left" in reason
+        disk = isinstance(error, NotWritten) or getattr(error, "errno", None) in system
         print(json.dumps({"error": f"{type(error).__name__}: {reason}"[:500], "disk": disk}), file=sys.stderr)
         sys.exit(1)

@@ -1,0 +1,174 @@
+"""Evaluation among other processes: killed, interrupted, run many times at once, on full disks and read-only data."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import foreign_checkpoint, random_state
+
+from pyramidzoo.evaluation.records import read_records
+from pyramidzoo.manifest import load_manifest
+
+WEIGHTS = "wrn_16_1.digits_zoo"
+RECORDED = load_manifest().find(WEIGHTS).results[0].prediction_sha256
+# one image at a time: slow enough to be hit in the middle, and a prediction file every twenty images
+SLOWLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "1", "--output"]
+QUICKLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "16", "--output"]
+
+
+def start(command: list[str], folder: Path, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, **options
+    )
+
+
+def prediction_files(folder: Path) -> list[Path]:
+    return list(folder.glob("*/*/predictions-*.safetensors"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+def finished(command: list[str], folder: Path) -> str:
+    """Run to the end, which must be the recorded predictions; what it said on the way."""
+    process = start(command, folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "recorded       exact" in out
+    (record,) = read_records(folder)
+    assert record.prediction_sha256 == RECORDED
+    return err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_at_any_moment_and_run_again(number: signal.Signals, tmp_path: Path) -> None:
+    moments = random.Random(int(number))
+    for round_ in range(3):
+        before = len(prediction_files(tmp_path))
+        process = start(SLOWLY, tmp_path)
+        wait_for(lambda before=before: len(prediction_files(tmp_path)) > before)  # type: ignore[misc]
+        time.sleep(moments.uniform(0, 0.1))
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), err
+        assert out == ""
+        assert "Traceback" not in err
+        assert (f"{before} of 45 prediction files are there already" in err) == (round_ > 0)
+        assert read_records(tmp_path) == []
+    there = len(prediction_files(tmp_path))
+    assert 3 <= there < 45
+    assert f"{there} of 45 prediction files are there already" in finished(SLOWLY, tmp_path)
+    if number != signal.SIGKILL:  # which leaves no time to clean up
+        assert not list(tmp_path.rglob("*.part"))
+
+
+def test_six_processes_writing_one_result(tmp_path: Path) -> None:
+    processes = [start(QUICKLY, tmp_path) for _ in range(6)]
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "recorded       exact" in out
+    (record,) = read_records(tmp_path)
+    assert record.prediction_sha256 == RECORDED
+    assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".json"] + [".safetensors"] * 3
+
+
+def limit_files(size: int) -> Callable[[], None]:
+    """In the child: no file may grow past `size` bytes, as if the disk were full then."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead of the process
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000])
+def test_a_disk_that_is_full(size: int, tmp_path: Path) -> None:
+    process = start(QUICKLY, tmp_path, preexec_fn=limit_files(size))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (5, ""), err
+    assert "cannot write" in err
+    assert "predictions-000000-000320.safetensors" in err
+    assert "nothing was left there" in err
+    assert "Traceback" not in err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert "are there already" not in finished(QUICKLY, tmp_path)  # with room again
+
+
+def test_a_disk_that_is_full_when_the_record_is_written(tmp_path: Path) -> None:
+    finished(QUICKLY, tmp_path)
+    (record,) = tmp_path.rglob("record.json")
+    record.unlink()
+    process = start(QUICKLY, tmp_path, preexec_fn=limit_files(1_000))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert "record.json" in err
+    assert not list(tmp_path.rglob("*record.json*"))
+    finished(QUICKLY, tmp_path)
+
+
+def test_a_disk_that_is_full_while_a_checkpoint_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")), tmp_path / "in.pth")
+    options = ["--layout", "ferles", "--arch", "wrn_16_1", "--dataset", "cifar10", "--output"]
+    command = [sys.executable, "-m", "pyramidzoo", "convert", str(tmp_path / "in.pth"), *options]
+    process = start(command, tmp_path / "out" / "mine.safetensors", preexec_fn=limit_files(100_000))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 5, err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    process = start(QUICKLY, tmp_path / "file" / "below")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (5, "")
+    assert "cannot make the folder" in err
+    assert "name another" in err
+
+
+def test_data_and_checkpoints_are_only_read(
+    data_dir: Path, origins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFAR and an original checkpoint in folders without write permission; nothing in them changes."""
+    data, originals = tmp_path / "data" / "cifar-10-batches-py", tmp_path / "origins"
+    for folder, source in (
+        (data, data_dir / "cifar-10-batches-py" / "test_batch"),
+        (originals, origins / "ferles" / "wrn-16-1-seed-0-dict.pth"),
+    ):
+        folder.mkdir(parents=True)
+        (folder / source.name).symlink_to(source)
+        folder.chmod(0o555)
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(originals))
+    command = [sys.executable, "-m", "pyramidzoo", "evaluate", "wrn_16_1.cifar10", "--format", "json"]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")}
+    try:
+        done = start([*command, "--data-dir"], data.parent)
+        out, err = done.communicate(timeout=300)
+        assert done.returncode in (0, 3), err
+        assert json.loads(out)["records"][0]["wrong"] == 903
+        cache = tmp_path / "cache"
+        after = {
+            p: (p.stat().st_mtime_ns, p.stat().st_size) for p in tmp_path.rglob("*") if cache not in (p, *p.parents)
+        }
+        assert after == before
+    finally:
+        for folder in (data, originals):
+            folder.chmod(0o755)
