@@ -22,6 +22,9 @@ from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the Hub's client reads it when it is imported
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; their children too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 # read before any test changes the environment
 _ORIGINS = os.environ.get("PYRAMIDZOO_ORIGINS")

@@ -20,7 +20,7 @@ def test_results_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for command in ("list", "info", "fetch", "verify", "convert", "evaluate", "tables"):
+    for command in ("list", "info", "fetch", "verify", "convert", "evaluate", "train", "tables"):
         assert f"`pyramidzoo {command}" in text
 
 

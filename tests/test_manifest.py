@@ -154,7 +154,7 @@ def test_a_wheel_carries_the_manifest_and_the_tables(tmp_path: Path) -> None:
         names = archive.namelist()
         archive.extractall(installed)
     assert where(installed, elsewhere) == installed / "pyramidzoo" / "weights_manifest.json"
-    assert {"pyramidzoo/evaluation/targets.json", "pyramidzoo/convert/_unpickle.py", "pyramidzoo/py.typed"} <= set(
-        names
-    )
+    bundled = [entry.bundled.path for entry in load_manifest().entries.values() if entry.bundled]
+    data = ["evaluation/targets.json", "bundled/digits.safetensors", "bundled/README.md", "py.typed", *bundled]
+    assert {f"pyramidzoo/{name}" for name in [*data, "convert/_unpickle.py"]} <= set(names)
     assert not any(name.startswith(("tests/", "docs/")) for name in names)

@@ -1,0 +1,85 @@
+"""What the harness costs: a whole `evaluate` against a bare loop over the same images with the same network.
+
+    python benchmarks/evaluation.py [--rounds 7]
+
+The bare loop normalises 10,000 uint8 images batch by batch, forwards them and counts; it has its network already.
+`evaluate` loads and hashes the weights too, keeps all logits, reduces and judges them, and with `output` writes the
+prediction files and reads them back. Weights and images are random: neither changes the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import compared, interleaved, write_results
+
+from pyramidzoo import create_model
+from pyramidzoo.containers import Description, write_tensors
+from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
+from pyramidzoo.manifest import Preprocessing
+
+IMAGES, BATCH = 10_000, 128
+
+
+def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    images = ImageSet(
+        name="cifar10",
+        split="test",
+        classes=10,
+        images=torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8),
+        labels=torch.randint(0, 10, (IMAGES,)),
+        fingerprint="0" * 64,
+    )
+    preprocessing = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    description = Description(
+        architecture=architecture,
+        arguments={},
+        dataset="cifar10",
+        num_classes=10,
+        preprocessing=preprocessing,
+        layout=None,
+        origin_sha256=None,
+    )
+    path = folder / f"{architecture}.safetensors"
+    write_tensors(path, create_model(architecture).state_dict(), description.to_metadata())
+    model = create_model(architecture, weights=path).eval()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    settings = Settings(torch.device("cpu"), BATCH)
+
+    @torch.inference_mode()
+    def bare() -> int:
+        correct = 0
+        for start in range(0, IMAGES, BATCH):
+            batch = images.images[start : start + BATCH].float().div(255).sub(mean).div(std)
+            correct += int((model(batch).argmax(1) == images.labels[start : start + BATCH]).sum())
+        return correct
+
+    def in_memory() -> int:
+        return evaluate(Subject.of_file(path), images, settings).top1_correct
+
+    def kept() -> int:
+        with tempfile.TemporaryDirectory(dir=folder) as output:
+            return evaluate(Subject.of_file(path), images, settings, output=Path(output)).top1_correct
+
+    assert bare() == in_memory() == kept()
+    runs = interleaved({"bare loop": bare, "evaluate": in_memory, "evaluate, output kept": kept}, rounds=rounds)
+    return [{"subject": architecture, **row} for row in compared(runs, "bare loop")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for name in ("resnet20", "wrn_16_2") for row in measured(name, Path(folder), rounds)]
+    write_results("evaluation", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""How long it takes until something can be done: whole processes, from start to exit.
+
+python benchmarks/startup.py [--rounds 11]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+
+from timing import compared, interleaved, write_results
+
+HEAVY = "timm torchvision PIL pandas matplotlib"
+
+IMPORTS = {
+    "import torch": "import torch",
+    "import pyramidzoo": "import pyramidzoo",
+    "import torch, pyramidzoo": "import torch, pyramidzoo",
+    "pyramidzoo.create_model": "import pyramidzoo; pyramidzoo.create_model",
+    "import torchvision": "import torchvision",
+    "import timm": "import timm",
+}
+COMMANDS = {
+    "python -c pass": ["-c", "pass"],
+    "pyramidzoo --help": ["-m", "pyramidzoo", "--help"],
+    "pyramidzoo --version": ["-m", "pyramidzoo", "--version"],
+    "pyramidzoo list": ["-m", "pyramidzoo", "list"],
+    "pyramidzoo evaluate --help": ["-m", "pyramidzoo", "evaluate", "--help"],
+}
+
+
+def process(arguments: list[str]) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+
+def check_what_is_imported() -> None:
+    """None of these statements may bring in what it does not need."""
+    for statement, forbidden in (
+        (IMPORTS["import pyramidzoo"], f"{HEAVY} torch numpy"),
+        (IMPORTS["pyramidzoo.create_model"], HEAVY),
+    ):
+        program = f"import sys; {statement}; sys.exit(', '.join(set('{forbidden}'.split()) & set(sys.modules)) or 0)"
+        process(["-c", program])()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=11)
+    rounds = parser.parse_args().rounds
+    check_what_is_imported()
+    imports = interleaved({name: process(["-c", code]) for name, code in IMPORTS.items()}, rounds=rounds)
+    commands = interleaved({name: process(arguments) for name, arguments in COMMANDS.items()}, rounds=rounds)
+    rows = [{"subject": "import", **row} for row in compared(imports, "import torch")]
+    rows += [{"subject": "command", **row} for row in compared(commands, "python -c pass")]
+    write_results("startup", rows)
+
+
+if __name__ == "__main__":
+    main()
