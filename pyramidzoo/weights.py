@@ -167,7 +167,7 @@ def load_weights(model: nn.Module, content: Content, *, head: Literal["require",
         expected = {name: part for name, part in expected.items() if not _of_head(name)}
     check_signatures(found, expected, what=f"{content.path} does not fit", next_step="is it another architecture?")
     for name in own.keys() - tensors.keys():  # only batch counters can be absent here
-        tensors[name] = torch.zeros((), dtype=own[name].dtype)
+        tensors[name] = torch.zeros((), dtype=own[name].dtype, device="cpu")
     _assign(model, tensors)
 
 

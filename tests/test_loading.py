@@ -48,6 +48,14 @@ def test_no_random_number_is_drawn(path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_device_context_does_not_reach_loaded_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    write_tensors(path, {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}, {})
+    with torch.device("meta"):
+        model = pyramidzoo.create_model("wrn_16_1", weights=path, num_classes=3)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+    assert holds(model, {**state, **{n: torch.zeros_like(t) for n, t in state.items() if t.dim() == 0}}, but="fc.")
+
+
 def test_a_new_head_is_the_one_that_a_seed_gives(path: Path, state: dict[str, Tensor]) -> None:
     torch.manual_seed(3)
     model = pyramidzoo.create_model("wrn_16_1", weights=path, num_classes=37)

@@ -177,7 +177,7 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         content=content,
         reused=reused,
-        duration=time.perf_counter() - began,
+        began=began,
     )
     if output is not None:
         write_record(folder / records.FILE_NAME, record)
@@ -194,7 +194,7 @@ def _record(
     parameters: int,
     content: str,
     reused: int,
-    duration: float,
+    began: float,
 ) -> Record:
     """Count, judge and describe."""
     ranks = label_ranks(predictions.logits, predictions.labels)
@@ -230,7 +230,7 @@ def _record(
         versions=versions(),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        duration_seconds=None if reused else round(duration, 3),
+        duration_seconds=None if reused else round(time.perf_counter() - began, 3),
         reused_files=reused,
         recorded=recorded,
         recorded_detail=detail,

@@ -57,7 +57,7 @@ class ImageClassifier(nn.Module):
         """Put a new, randomly initialised classifier in place, on the old one's device and dtype; 0 takes it away."""
         reference = next(self.fc.parameters(), next(self.parameters()))
         self.num_classes = _checked(num_classes)
-        self.fc = _classifier(self.num_features, num_classes).to(reference.device, reference.dtype)
+        self.fc = _classifier(self.num_features, num_classes, reference.device, reference.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each residual unit in the backward pass instead of keeping its activations."""
@@ -105,10 +105,12 @@ def _checked(num_classes: int) -> int:
     return num_classes
 
 
-def _classifier(num_features: int, num_classes: int) -> nn.Module:
+def _classifier(
+    num_features: int, num_classes: int, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
     if num_classes == 0:
         return nn.Identity()
-    layer = nn.Linear(num_features, num_classes)
+    layer = nn.Linear(num_features, num_classes, device=device, dtype=dtype)
     nn.init.zeros_(layer.bias)
     return layer
 
