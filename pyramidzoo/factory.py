@@ -11,10 +11,11 @@ from pyramidzoo.architectures import Architecture, architectures, get_architectu
 from pyramidzoo.containers import Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import names_a_file
+from pyramidzoo.loading import load_weights, read_weights
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.models import build, uninitialised
 from pyramidzoo.models._contract import ImageClassifier
-from pyramidzoo.weights import fetch, load_weights, read_weights
+from pyramidzoo.weights import fetch
 
 
 def create_model(

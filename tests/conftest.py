@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyramidzoo import convert, weights
+from pyramidzoo import convert, loading
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.convert import get_layout
 from pyramidzoo.evaluation.datasets import ImageSet
@@ -39,9 +39,9 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "cache"))
     for name in ("PYRAMIDZOO_ORIGINS", "PYRAMIDZOO_DATA", "PYRAMIDZOO_DEBUG"):
         monkeypatch.delenv(name, raising=False)
-    weights.forget_verified()
+    loading.forget_verified()
     yield
-    weights.forget_verified()
+    loading.forget_verified()
 
 
 @pytest.fixture(scope="session")

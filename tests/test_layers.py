@@ -18,7 +18,7 @@ FLOORS = {
             ["files", "formats", "architectures", "schema"],
             ["manifest"],
             ["containers", "models"],
-            ["convert", "preprocessing"],
+            ["convert", "loading", "preprocessing"],
             ["weights"],
             ["factory"],
             ["evaluation"],

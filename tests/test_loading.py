@@ -14,7 +14,7 @@ from conftest import random_state
 from torch import Tensor, nn
 
 import pyramidzoo
-from pyramidzoo import weights
+from pyramidzoo import loading
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError
@@ -104,7 +104,7 @@ def test_two_models_of_one_file_do_not_share_memory(path: Path) -> None:
 def test_a_file_replaced_while_mapped(path: Path, state: dict[str, Tensor]) -> None:
     """Nothing of the old file was touched before it was replaced: what the model reads then must still be it."""
     model = pyramidzoo.create_model("wrn_16_1", weights=path)
-    weights.forget_verified()
+    loading.forget_verified()
     other = random_state("wrn_16_1", seed=1)
     write_tensors(path, other, {})
     assert holds(model, state)
@@ -137,8 +137,8 @@ def test_processes_that_load_train_and_replace_one_file(path: Path, state: dict[
 
 def test_values_are_looked_at_once_for_each_state_of_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    real = weights.check_finite
-    monkeypatch.setattr(weights, "check_finite", lambda tensors, what: looked.append(what) or real(tensors, what=what))
+    real = loading.check_finite
+    monkeypatch.setattr(loading, "check_finite", lambda tensors, what: looked.append(what) or real(tensors, what=what))
     for _ in range(3):
         pyramidzoo.create_model("wrn_16_1", weights=path)
     assert len(looked) == 1

@@ -20,6 +20,7 @@ from pyramidzoo import factory, weights
 from pyramidzoo.containers import read_content, read_tensors, tensors_sha256, write_tensors
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
+from pyramidzoo.loading import load_weights
 from pyramidzoo.manifest import FileHash, Manifest, Origin, WeightsEntry, load_manifest
 
 ID = "wrn_16_1.cifar10_ferles"
@@ -359,7 +360,7 @@ def test_a_failed_load_leaves_the_model_alone(tmp_path: Path, state: dict[str, T
     model = pyramidzoo.create_model("wrn_16_1")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(IntegrityError):
-        weights.load_weights(model, read_content(path))
+        load_weights(model, read_content(path))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

@@ -37,9 +37,10 @@ from pyramidzoo.evaluation.records import ClaimCheck, Record, write_record
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
 from pyramidzoo.factory import create_model
 from pyramidzoo.files import make_folder
+from pyramidzoo.loading import memoised_hash
 from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, load_manifest
 from pyramidzoo.preprocessing import Normalize
-from pyramidzoo.weights import fetch, memoised_hash
+from pyramidzoo.weights import fetch
 
 _BATCHES_PER_FILE = 20
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
