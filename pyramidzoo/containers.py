@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyramidzoo import schema
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
@@ -23,6 +23,8 @@ from pyramidzoo.manifest import Preprocessing
 
 COUNTER = "num_batches_tracked"  # BN's batch counters: absent in old files, without effect at momentum 0.1
 
+MAX_CLASSES = 1_000_000  # more is damage: no memory is taken for it
+_SEAL = "content_sha256"
 _DTYPES = {
     torch.float32: "F32",
     torch.float64: "F64",
@@ -50,7 +52,7 @@ class Description:
 
     def __post_init__(self) -> None:
         taken = self.arguments.keys() & {"num_classes", "in_chans", "weights", "pretrained"}
-        if taken or not 0 < self.num_classes < 1_000_000:
+        if taken or not 0 < self.num_classes < MAX_CLASSES:
             raise schema.Invalid(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
         if (self.layout is None) != (self.origin_sha256 is None):
             raise schema.Invalid("layout and origin_sha256 belong together")
@@ -115,6 +117,14 @@ def signatures(tensors: Mapping[str, Tensor]) -> dict[str, Signature]:
     return {name: signature(tensor) for name, tensor in tensors.items()}
 
 
+def stored_signatures(model: nn.Module) -> dict[str, Signature]:
+    """What a file of this network holds: floats in float32, whatever PyTorch's default is in this process."""
+    return {
+        name: part._replace(dtype="F32") if part.dtype.startswith(("F", "BF")) else part
+        for name, part in signatures(model.state_dict()).items()
+    }
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Replace `path` with a safetensors file; the same tensors and metadata give the same bytes."""
     with replacing(path) as part:
@@ -136,6 +146,20 @@ def _sort_metadata(path: Path) -> None:
         stream.write(text.ljust(length))
 
 
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """`write_tensors` with a hash over everything in the file, for files that nothing else vouches for."""
+    write_tensors(path, tensors, {**metadata, _SEAL: _seal(tensors, metadata)})
+
+
+def read_sealed(path: Path) -> Content:
+    """What `write_sealed` wrote. Raises IntegrityError where anything in the file is altered, UnavailableError."""
+    content = read_content(path)
+    metadata = {name: value for name, value in content.metadata.items() if name != _SEAL}
+    if content.metadata.get(_SEAL) != _seal(content.tensors, metadata):
+        raise IntegrityError(f"{path} is damaged: its content does not match its hash; delete it and run again")
+    return Content(path, metadata, content.tensors)
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The string metadata of a safetensors file. Raises IntegrityError, UnavailableError."""
     with _opened(path) as container:
@@ -150,7 +174,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_content(path: Path) -> Content:
     """Metadata and all tensors, which are a private map of the file. Raises IntegrityError, UnavailableError."""
     with _opened(path) as container:
-        tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+        try:
+            tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            first = str(error).partition("\n")[0]
+            raise IntegrityError(f"{path} holds a tensor that no network here has ({first})") from error
         return Content(path, dict(container.metadata() or {}), tensors)
 
 
@@ -191,14 +219,23 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     an empty last word for a scalar), then the values in C order, little-endian.
     """
     digest = hashlib.sha256()
+    _add({name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}, digest)
+    return digest.hexdigest()
+
+
+def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    _add(tensors, digest)
+    return digest.hexdigest()
+
+
+def _add(tensors: Mapping[str, Tensor], digest: hashlib._Hash) -> None:
+    """Names, signatures and values, in the order of the names."""
     for name in sorted(tensors):
-        if name.endswith(COUNTER):
-            continue
         tensor = tensors[name].detach().cpu().contiguous()
         described = signature(tensor)
         digest.update(f"{name} {described.dtype} {'x'.join(map(str, described.shape))}\n".encode())
         digest.update(_little_endian_bytes(tensor))
-    return digest.hexdigest()
 
 
 def _little_endian_bytes(tensor: Tensor) -> bytes:

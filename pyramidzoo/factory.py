@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pyramidzoo.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.containers import Content, Description
+from pyramidzoo.containers import MAX_CLASSES, Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import names_a_file
 from pyramidzoo.loading import load_weights, read_weights
@@ -54,11 +55,36 @@ def create_model(
         arguments, preprocessing = _described(row, content)
     else:
         entry = _find(name, weights)
-        _channels(entry.preprocessing, in_chans)  # before anything is downloaded
+        _channels(entry.preprocessing.input_size[0], in_chans)  # before anything is downloaded
         located = fetch(entry)
         content = read_weights(located.path, sha256=located.sha256)
         arguments, preprocessing = dict(entry.arguments), entry.preprocessing
-    channels = _channels(preprocessing, in_chans)
+    return assemble(
+        row,
+        content,
+        arguments=arguments,
+        preprocessing=preprocessing,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        arch=arch,
+    )
+
+
+def assemble(
+    row: Architecture,
+    content: Content,
+    *,
+    arguments: Mapping[str, Any],
+    preprocessing: Preprocessing | None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    arch: Mapping[str, Any] = MappingProxyType({}),
+) -> ImageClassifier:
+    """The network of a row with a file's tensors; `arguments` are the weights' own, `arch` the caller's.
+
+    Its channels are those of `preprocessing`, or without it of the stem in the file. Raises as `create_model` does.
+    """
+    channels = _channels(_channels_in(content) if preprocessing is None else preprocessing.input_size[0], in_chans)
     classes = _classes_in(content)
     keep_head = num_classes in (None, classes)
     try:
@@ -68,7 +94,7 @@ def create_model(
         if arch or not arguments:
             raise
         raise IntegrityError(
-            f"{content.path}: its metadata do not describe a {name}: {error}; convert it anew"
+            f"{content.path}: its metadata do not describe a {row.name}: {error}; convert it anew"
         ) from error
     load_weights(model, content, head="require" if keep_head else "drop")
     if not keep_head and num_classes:
@@ -127,14 +153,11 @@ def _find(name: str, weights: str | Path | None) -> WeightsEntry:
     return manifest.default_for(name, None if weights is None else str(weights))
 
 
-def _channels(preprocessing: Preprocessing | None, in_chans: int | None) -> int:
+def _channels(theirs: int, in_chans: int | None) -> int:
     """The weights' own number of input channels, which `in_chans` may repeat but not change."""
-    if preprocessing is None:  # only the file's tensors will tell
-        return 3 if in_chans is None else in_chans
-    channels = preprocessing.input_size[0]
-    if in_chans not in (None, channels):
-        raise UsageError(f"these weights read {channels} channels, not in_chans={in_chans}")
-    return channels
+    if in_chans not in (None, theirs):
+        raise UsageError(f"these weights read {theirs} channels, not in_chans={in_chans}")
+    return theirs
 
 
 def _checked_path(row: Architecture, path: Path) -> Path:
@@ -153,11 +176,21 @@ def _described(row: Architecture, content: Content) -> tuple[dict[str, Any], Pre
         return {}, None
     if description.architecture != row.name:
         raise IntegrityError(f"{content.path} holds {description.architecture}, not {row.name}")
+    if description.num_classes != _classes_in(content):
+        raise IntegrityError(
+            f"{content.path} says that it tells {description.num_classes} classes apart, its classifier tells "
+            f"{_classes_in(content)}; convert it anew"
+        )
     return dict(description.arguments), description.preprocessing
 
 
 def _classes_in(content: Content) -> int:
     head = content.tensors.get("fc.weight")
-    if head is None or head.dim() != 2:
+    if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
         raise IntegrityError(f"{content.path} has no classifier (fc.weight); it is not a file of the zoo")
     return head.shape[0]
+
+
+def _channels_in(content: Content) -> int:
+    stem = content.tensors.get("conv1.weight")
+    return stem.shape[1] if stem is not None and stem.dim() == 4 and 0 < stem.shape[1] < MAX_CLASSES else 3

@@ -9,11 +9,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pyramidzoo.containers import COUNTER, Content, check_finite, check_signatures, read_content, signatures
-from pyramidzoo.errors import IntegrityError
+from pyramidzoo.containers import (
+    COUNTER,
+    Content,
+    check_finite,
+    check_signatures,
+    read_content,
+    signatures,
+    stored_signatures,
+)
+from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
 
-_Identity = tuple[int, int, int, int]  # device, inode, modification time, size: another one is another content
+_ATTEMPTS = 100  # to see one state of a file that others keep replacing
+_Identity = tuple[int, ...]  # device, inode, times of modification and change, size: another one is another content
 _hashes: dict[tuple[_Identity, str], str] = {}
 _finite: set[_Identity] = set()
 
@@ -24,13 +33,18 @@ def read_weights(path: Path, *, sha256: str | None = None) -> Content:
     Values are looked at when a process first reads a file, and again when it changed. Raises IntegrityError,
     UnavailableError.
     """
-    before = _identity(path)
-    content = read_content(path)
-    if sha256:
-        require_hash(path, sha256, "it was replaced while it was being loaded; load it again")
+    for _ in range(_ATTEMPTS):
+        before = _identity(path)
+        if sha256:
+            require_hash(path, sha256, "it was replaced while it was being loaded; load it again")
+        content = read_content(path)
+        if before == _identity(path):
+            break  # what was mapped is what was hashed
+    else:
+        raise UnavailableError(f"{path} is being replaced again and again; load it when that is over")
     if before not in _finite:
         check_finite({n: t for n, t in content.tensors.items() if not n.endswith(COUNTER)}, what=str(path))
-        if before is not None and before == _identity(path):
+        if before is not None:
             _finite.add(before)
     return content
 
@@ -42,7 +56,7 @@ def load_weights(model: nn.Module, content: Content, *, head: Literal["require",
     replaced, not written to: they become the file's private map. Raises IntegrityError; the model is as it was then.
     """
     own, tensors = model.state_dict(), dict(content.tensors)
-    found, expected = signatures(tensors), signatures(own)
+    found, expected = signatures(tensors), stored_signatures(model)
     if head == "drop":
         left_out = [name for name in tensors if _of_head(name)]
         if not left_out:
@@ -99,7 +113,7 @@ def _identity(path: Path) -> _Identity | None:
         status = path.stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def _of_head(name: str) -> bool:

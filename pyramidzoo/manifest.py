@@ -44,12 +44,12 @@ class Preprocessing:
     interpolation: str | None = None
 
     def __post_init__(self) -> None:
+        if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
+            raise Invalid("input_size must be three positive integers: channels, height, width")
         if not len(self.mean) == len(self.std) == self.input_size[0]:
             raise Invalid("input_size, mean and std do not have the same number of channels")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
             raise Invalid("mean and std must be finite, and std positive")
-        if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
-            raise Invalid("input_size must be three positive integers: channels, height, width")
 
     def sha256(self) -> str:
         """Hex digest of the canonical JSON of all fields: equal digests mean equal preprocessing."""
@@ -222,8 +222,8 @@ class Manifest:
     def default_for(self, architecture: str, tag: str | None = None) -> WeightsEntry:
         """The entry for a tag (a data set, or data set and origin) of an architecture.
 
-        Without a tag: the default for the architecture's own data set (`Architecture.dataset`), else its only default.
-        Raises UsageError where there is none, or more than one to choose from.
+        Without a tag: the default for the architecture's own data set (`Architecture.dataset`), whatever else there is.
+        Raises UsageError where there is none.
         """
         entries = self.of_architecture(architecture)
         tags = ", ".join(entry.tag for entry in entries)
@@ -237,11 +237,11 @@ class Manifest:
                 if tag == entry.tag or (entry.default and tag == entry.dataset):
                     return entry
             raise UsageError(f"{architecture} has no weights tagged {tag!r}; it has {tags}")
-        defaults = [entry for entry in entries if entry.default]
-        own = [entry for entry in defaults if entry.dataset == architectures()[architecture].dataset]
-        if len(own or defaults) != 1:
-            raise UsageError(f"{architecture} has weights for several data sets; name one of {tags}")
-        return (own or defaults)[0]
+        own = architectures()[architecture].dataset
+        for entry in entries:
+            if entry.default and entry.dataset == own:
+                return entry
+        raise UsageError(f"{architecture} has no default weights, which would be for {own}; name one of {tags}")
 
     def with_tensors(self, tensors_sha256: str) -> WeightsEntry | None:
         """The entry whose tensors are known to be exactly these, whatever file they came in."""

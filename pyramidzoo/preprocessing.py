@@ -21,11 +21,15 @@ class Normalize(nn.Module):
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         # float32 constants and the order divide, subtract, divide are what makes it bitwise equal
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", _constants(preprocessing.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", _constants(preprocessing.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+
+
+def _constants(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
 def eval_transform(preprocessing: Preprocessing | None) -> Callable[[Any], Tensor]:

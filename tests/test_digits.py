@@ -127,6 +127,7 @@ def test_bundled_files_tell_how_they_were_made(weights_id: str) -> None:
     assert path.stat().st_size == entry.bundled.bytes
     story = json.loads(read_metadata(path)[METADATA_KEY])
     recipe = json.loads(json.dumps(dataclasses.asdict(get_recipe("digits"))))
+    assert [part["from_epoch"] for part in story["computed"]] == [1]
     assert story["run"] == {
         "architecture": entry.architecture,
         "seed": 0,

@@ -27,7 +27,9 @@ def test_the_readme_names_every_command() -> None:
 def test_relative_links_lead_somewhere() -> None:
     import re
 
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+    for document in [
+        path for folder in (".", "docs", "benchmarks", "pyramidzoo/bundled") for path in (ROOT / folder).glob("*.md")
+    ]:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"

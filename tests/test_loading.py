@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import multiprocessing
 import os
 import sys
@@ -16,8 +18,8 @@ from torch import Tensor, nn
 import pyramidzoo
 from pyramidzoo import loading
 from pyramidzoo.architectures import get_architecture
-from pyramidzoo.containers import read_tensors, write_tensors
-from pyramidzoo.errors import IntegrityError
+from pyramidzoo.containers import Content, Description, read_tensors, write_tensors
+from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import file_hash, packaged, replacing
 from pyramidzoo.manifest import load_manifest
 from pyramidzoo.models import build, uninitialised
@@ -148,20 +150,96 @@ def test_values_are_looked_at_once_for_each_state_of_a_file(path: Path, monkeypa
         with pytest.raises(IntegrityError, match=r"NaN or infinite values in norm\.bias"):
             pyramidzoo.create_model("wrn_16_1", weights=path)
     assert len(looked) == 3
+    state = {name: tensor.clone() for name, tensor in tensors.items()}
+    write_tensors(path, state, {})
+    pyramidzoo.create_model("wrn_16_1", weights=path)
+    content = bytearray(path.read_bytes())
+    content[-4:] = b"\xff\xff\xff\x7f"  # a NaN, written into the file in place
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_bytes(content)
+    os.utime(path, ns=times)
+    with pytest.raises(IntegrityError, match="NaN or infinite values"):
+        pyramidzoo.create_model("wrn_16_1", weights=path)
 
 
-@pytest.mark.parametrize("as_what", ["id", "tag", "data set", "file", "path", "pretrained"])
-def test_every_way_to_name_weights(as_what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_comes_back_while_it_is_mapped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash the good file, map another, and put the good one back: what is loaded must be what was hashed."""
+    good, bad = path.read_bytes(), path.with_name("bad")
+    write_tensors(bad, random_state("wrn_16_1", seed=1), {})
+    real, swaps = loading.read_content, []
+
+    def swapped(name: Path) -> Content:
+        if swaps:
+            return real(name)
+        swaps.append(1)
+        with replacing(name) as part:
+            part.write_bytes(bad.read_bytes())
+        content = real(name)
+        with replacing(name) as part:
+            part.write_bytes(good)
+        return content
+
+    expected = read_tensors(path)
+    monkeypatch.setattr(loading, "read_content", swapped)
+    content = loading.read_weights(path, sha256=file_hash(path))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in content.tensors.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_files_are_float32_whatever_the_default_is(dtype: torch.dtype, path: Path, state: dict[str, Tensor]) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        model = pyramidzoo.create_model("wrn_16_1", weights=path, num_classes=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert holds(model, state, but="fc.")
+
+
+def test_a_file_without_a_description_tells_its_channels(tmp_path: Path) -> None:
+    path = tmp_path / "grey.safetensors"
+    write_tensors(path, build(get_architecture("wrn_16_1"), in_chans=1).state_dict(), {})
+    assert pyramidzoo.create_model("wrn_16_1", weights=path).conv1.in_channels == 1
+    with pytest.raises(UsageError, match="read 1 channels, not in_chans=3"):
+        pyramidzoo.create_model("wrn_16_1", weights=path, in_chans=3)
+
+
+def test_a_classifier_that_is_not_the_described_one(path: Path, state: dict[str, Tensor]) -> None:
+    entry = load_manifest().find("wrn_16_1.digits")
+    assert entry.bundled is not None
+    described = Description.of(packaged(entry.bundled.path))
+    assert described is not None
+    metadata = dataclasses.replace(described, num_classes=7).to_metadata()
+    write_tensors(path, read_tensors(packaged(entry.bundled.path)), metadata)
+    with pytest.raises(IntegrityError, match="tells 7 classes apart, its classifier tells 10"):
+        pyramidzoo.create_model("wrn_16_1", weights=path)
+
+
+@pytest.mark.parametrize("shape", [(2**40, 0), (0, 64), (1_000_000, 1)])
+def test_no_memory_is_taken_for_an_impossible_classifier(shape: tuple[int, int], path: Path) -> None:
+    """A header of a few bytes can name any shape that holds no value."""
+    tensors = {name: t.clone() for name, t in read_tensors(path).items()}
+    write_tensors(path, {**tensors, "fc.weight": torch.zeros(shape)}, {})
+    with pytest.raises(IntegrityError, match=r"has no classifier \(fc\.weight\)"):
+        pyramidzoo.create_model("wrn_16_1", weights=path)
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("F6_E2M3", [4]), ("F32", [0, 2**64 - 1]), ("U64", [0])])
+def test_tensors_that_pytorch_cannot_hold(dtype: str, shape: list[int], path: Path) -> None:
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, 3 if dtype == "F6_E2M3" else 0]}
+    header = json.dumps({"x": entry}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * entry["data_offsets"][1])
+    with pytest.raises(IntegrityError):
+        pyramidzoo.create_model("wrn_16_1", weights=path)
+
+
+@pytest.mark.parametrize("as_what", ["id", "tag", "data set", "file", "path"])
+def test_every_way_to_name_weights(as_what: str) -> None:
     entry = load_manifest().find("resnet20.digits_zoo")
     assert entry.bundled is not None
     path = packaged(entry.bundled.path)
     named = {"id": entry.id, "tag": "digits_zoo", "data set": "digits", "file": str(path), "path": path}
-    if as_what == "pretrained":  # of the only data set there is
-        only = type(load_manifest())({entry.id: entry})
-        monkeypatch.setattr("pyramidzoo.factory.load_manifest", lambda: only)
-        model = pyramidzoo.create_model("resnet20", pretrained=True)
-    else:
-        model = pyramidzoo.create_model("resnet20", weights=named[as_what])
+    model = pyramidzoo.create_model("resnet20", weights=named[as_what])
     assert holds(model, read_tensors(path))
     assert model.preprocessing == entry.preprocessing
 

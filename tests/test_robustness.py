@@ -135,6 +135,19 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_converted(tmp_path: Path, mon
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("size", [1_000, 500_000, 900_000])
+def test_a_disk_that_is_full_while_training(size: int, tmp_path: Path) -> None:
+    """The third one has room for the first checkpoint, not for one with momenta."""
+    command = [sys.executable, "-m", "pyramidzoo", "train", "wrn_16_1", "--epochs", "1", "--output"]
+    process = start(command, tmp_path, preexec_fn=limit_files(size))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 5, err
+    assert "cannot write" in err
+    assert "wrn_16_1.digits.checkpoint" in err
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     process = start(QUICKLY, tmp_path / "file" / "below")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import torch
 
 import pyramidzoo
 from pyramidzoo import cli
+from pyramidzoo.containers import read_metadata, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError
 from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
+from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
+from pyramidzoo.files import packaged
 from pyramidzoo.training import loop
-from pyramidzoo.training.loop import Epoch, Trained, moved, train
+from pyramidzoo.training.loop import METADATA_KEY, Epoch, Trained, moved, train
 from pyramidzoo.training.recipes import Recipe, get_recipe
 
 CPU = torch.device("cpu")
@@ -35,8 +40,55 @@ def run(
 
 
 def test_a_seed_decides_every_bit(few: ImageSet, tmp_path: Path) -> None:
-    first, again, other = run(few, tmp_path / "a"), run(few, tmp_path / "b"), run(few, tmp_path / "c", seed=1)
-    assert first.path.read_bytes() == again.path.read_bytes() != other.path.read_bytes()
+    before = torch.get_rng_state()
+    first, again, other = (run(few, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert first.path.read_bytes() == again.path.read_bytes()
+    a, b = read_tensors(first.path), read_tensors(other.path)
+    assert not any(torch.equal(tensor, b[name]) for name, tensor in a.items() if tensor.dim() == 4)
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's own random numbers
+
+
+def test_the_order_depends_on_the_seed(few: ImageSet) -> None:
+    first, again, other = (
+        [labels.tolist() for _, labels in loop._Training("wrn_16_1", SHORT, few, seed, CPU)._batches(few)]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert sorted(label for labels in first for label in labels) == sorted(few.labels.tolist())
+
+
+def test_the_bundled_logs_are_what_the_code_does(tmp_path: Path) -> None:
+    """The first two epochs of the recipe again: another processor rounds otherwise, another recipe learns otherwise."""
+    images, test = (load_dataset("digits", split, None) for split in ("train", "test"))
+    found: list[Epoch] = []
+
+    def stop(epoch: Epoch) -> None:
+        found.append(epoch)
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    recipe = get_recipe("digits")
+    with pytest.raises(KeyboardInterrupt):
+        train("wrn_16_1", recipe, images, test, seed=0, device=CPU, output=tmp_path, report=stop)
+    log = list(csv.DictReader(packaged("bundled/wrn_16_1.digits_zoo.csv").read_text().splitlines()))
+    for epoch, line in zip(found, log[:2], strict=True):
+        assert epoch.learning_rate == float(line["learning_rate"])
+        assert epoch.loss == pytest.approx(float(line["loss"]), rel=0.01)
+        assert epoch.training_error == pytest.approx(float(line["training_error"]), abs=1)
+
+
+def test_the_log_counts_as_evaluate_does(few: ImageSet, tmp_path: Path) -> None:
+    test = load_dataset("digits", "test", None)
+    trained = train("wrn_16_1", SHORT, few, test, seed=0, device=CPU, output=tmp_path)
+    record = evaluate(Subject.of_file(trained.path), test, Settings(CPU))
+    assert trained.last["test_error"] == round(record.top1_error, 4)
+
+
+def test_measuring_changes_nothing(few: ImageSet) -> None:
+    training = loop._Training("wrn_16_1", SHORT, few, 0, CPU)
+    before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
+    training._error(few)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in training.model.state_dict().items())
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -82,8 +134,12 @@ def test_what_is_finished_is_left_alone(few: ImageSet, tmp_path: Path) -> None:
     before = done.path.stat().st_mtime_ns
     assert run(few, tmp_path) == done
     assert done.path.stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match="comes from a training with other settings; name another --output"):
+    with pytest.raises(UsageError, match="does not come from a training with these settings; name another --output"):
         run(few, tmp_path, seed=1)
+    for story in ("[]", "null", "{", "{}"):
+        write_tensors(done.path, read_tensors(done.path), {METADATA_KEY: story})
+        with pytest.raises(UsageError, match="does not come from a training with these settings"):
+            run(few, tmp_path)
 
 
 def test_a_checkpoint_of_another_run_or_none_at_all(few: ImageSet, tmp_path: Path) -> None:
@@ -92,14 +148,40 @@ def test_a_checkpoint_of_another_run_or_none_at_all(few: ImageSet, tmp_path: Pat
 
     with pytest.raises(KeyboardInterrupt):
         run(few, tmp_path, report=stop)
-    with pytest.raises(IntegrityError, match="belongs to a training with other settings; name another --output"):
+    with pytest.raises(UsageError, match="belongs to a training with other settings; name another --output"):
         run(few, tmp_path, seed=1)
     checkpoint = tmp_path / "wrn_16_1.digits.checkpoint"
     content = checkpoint.read_bytes()
-    for damaged in (b"", b"garbage", content[: len(content) // 2]):
+    places = random.Random(0)
+    for damage in ["empty", "garbage", "half", *["flip"] * 60]:
+        damaged = {"empty": b"", "garbage": b"garbage", "half": content[: len(content) // 2]}.get(damage)
+        if damaged is None:
+            place = places.randrange(len(content))
+            damaged = content[:place] + bytes([content[place] ^ (1 << places.randrange(8))]) + content[place + 1 :]
         checkpoint.write_bytes(damaged)
-        with pytest.raises(IntegrityError, match="is not a readable checkpoint"):
+        # a flip in "run" itself reads as another run's
+        with pytest.raises((IntegrityError, UsageError), match="name another --output"):
             run(few, tmp_path)
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(few: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(few, tmp_path, report=stop)
+    monkeypatch.setattr(loop, "device_name", lambda device: "another one")
+    story = json.loads(read_metadata(run(few, tmp_path).path)[METADATA_KEY])
+    assert [part["from_epoch"] for part in story["computed"]] == [1, 2]
+    assert story["computed"][1]["device"] == "another one"
+
+
+def test_weights_that_are_no_numbers_are_not_written(few: ImageSet, tmp_path: Path) -> None:
+    """The last step can ruin what the last loss did not show."""
+    wild = dataclasses.replace(SHORT, epochs=1, batch_size=len(few), learning_rate=1e36, weight_decay=1e3)
+    with pytest.raises(IntegrityError, match="NaN or infinite values"):
+        run(few, tmp_path, recipe=wild)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_loss_that_is_no_number(few: ImageSet, tmp_path: Path) -> None:
@@ -137,7 +219,7 @@ def test_it_learns(capsys: Any, tmp_path: Path) -> None:
     assert captured.err.count("epoch ") == 10
     assert cli.main(["evaluate", str(path), "--format", "csv"]) == 0
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
-    assert int(row["wrong"]) < 90  # one in ten is chance's nine in ten turned round
+    assert int(row["wrong"]) < 90  # a tenth of the 899; guessing would be wrong nine times in ten
     assert row["recorded"] == "none"
     model = pyramidzoo.create_model("wrn_16_1", weights=path)
     assert model.preprocessing == get_recipe("digits").preprocessing

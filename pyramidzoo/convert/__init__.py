@@ -23,6 +23,7 @@ from pyramidzoo.containers import (
     check_signatures,
     read_tensors,
     signatures,
+    stored_signatures,
     tensors_sha256,
     write_tensors,
 )
@@ -128,7 +129,7 @@ def map_tensors(
     """
     with torch.device("meta"):
         model = build(architecture, **settings)
-    expected = signatures(model.state_dict())
+    expected = stored_signatures(model)
     foreign = {name: layout.container + layout.foreign_name(name, architecture) for name in expected}
     unused = {layout.container + name: part for name, part in layout.unused(architecture).items()}
     check_signatures(

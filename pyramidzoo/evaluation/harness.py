@@ -35,9 +35,9 @@ from pyramidzoo.evaluation.predictions import (
 )
 from pyramidzoo.evaluation.records import ClaimCheck, Record, write_record
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
-from pyramidzoo.factory import create_model
+from pyramidzoo.factory import assemble
 from pyramidzoo.files import make_folder
-from pyramidzoo.loading import memoised_hash
+from pyramidzoo.loading import memoised_hash, read_weights
 from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, load_manifest
 from pyramidzoo.preprocessing import Normalize
 from pyramidzoo.weights import fetch
@@ -138,17 +138,19 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
     if subject.dataset != images.name:
         raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
     _check_protocol(subject, images)
-    model = create_model(subject.architecture, weights=subject.path)
+    content = read_weights(subject.path, sha256=subject.file_sha256)
+    row = get_architecture(subject.architecture)
+    model = assemble(row, content, arguments=subject.arguments, preprocessing=subject.preprocessing)
     if model.num_classes != images.classes:
         raise UsageError(f"{subject.name} tells {model.num_classes} classes apart, {images.name} has {images.classes}")
-    content = tensors_sha256(model.state_dict())
-    if subject.entry and subject.entry.tensors_sha256 not in (None, content):
+    tensors = tensors_sha256(model.state_dict())
+    if subject.entry and subject.entry.tensors_sha256 not in (None, tensors):
         raise IntegrityError(
-            f"{subject.path} does not hold the tensors of {subject.name}: their sha256 is {content}, expected "
+            f"{subject.path} does not hold the tensors of {subject.name}: their sha256 is {tensors}, expected "
             f"{subject.entry.tensors_sha256}; `pyramidzoo fetch --force {subject.name}` makes it anew"
         )
-    entry = subject.entry or _known_as(content, subject.preprocessing)
-    shared = _unit(subject, images, settings, content)
+    entry = subject.entry or _known_as(tensors, subject.preprocessing)
+    shared = _unit(subject, images, settings, tensors)
     units = [{**shared, "start": start, "stop": stop} for start, stop in _ranges(len(images), settings)]
     began, reused = time.perf_counter(), 0
     if output is None:
@@ -176,7 +178,7 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
         settings,
         predictions,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        content=content,
+        tensors=tensors,
         reused=reused,
         began=began,
     )
@@ -193,7 +195,7 @@ def _record(
     predictions: Predictions,
     *,
     parameters: int,
-    content: str,
+    tensors: str,
     reused: int,
     began: float,
 ) -> Record:
@@ -214,7 +216,7 @@ def _record(
         arguments=dict(subject.arguments),
         parameters=parameters,
         file_sha256=subject.file_sha256,
-        tensors_sha256=content,
+        tensors_sha256=tensors,
         preprocessing_sha256=subject.preprocessing.sha256(),
         dataset=images.name,
         split=images.split,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pyramidzoo.containers import read_metadata, read_tensors, write_tensors
+from pyramidzoo.containers import read_sealed, write_sealed
 from pyramidzoo.errors import IntegrityError, UnavailableError
 
 
@@ -50,17 +48,20 @@ def write_predictions(path: Path, part: Part, unit: Mapping[str, Any]) -> None:
         "label": torch.from_numpy(part.labels),
         "logits": torch.from_numpy(part.logits),
     }
-    write_tensors(path, tensors, {"unit": _canonical(unit), "content_sha256": _content_hash(tensors)})
+    write_sealed(path, tensors, {"unit": _canonical(unit)})
 
 
 def read_predictions(path: Path, unit: Mapping[str, Any]) -> Part:
     """The part in a file. Raises IntegrityError where it is damaged or not of exactly this unit, UnavailableError."""
-    metadata, tensors = read_metadata(path), read_tensors(path)
-    if metadata.get("unit") != _canonical(unit):
+    content = read_sealed(path)
+    if content.metadata.get("unit") != _canonical(unit):
         raise IntegrityError(f"{path} was replaced by another run with other settings; run again")
-    if tensors.keys() != {"index", "label", "logits"} or metadata.get("content_sha256") != _content_hash(tensors):
-        raise IntegrityError(f"{path} is damaged: its content does not match its hash; delete it and run again")
-    return Part(str(path), tensors["index"].numpy(), tensors["label"].numpy(), tensors["logits"].numpy())
+    found = {name: (tensor.dtype, tensor.dim(), len(tensor)) for name, tensor in content.tensors.items()}
+    n = len(content.tensors.get("index", ()))
+    if found != {"index": (torch.int64, 1, n), "label": (torch.int64, 1, n), "logits": (torch.float32, 2, n)}:
+        raise IntegrityError(f"{path} does not hold predictions; delete it and run again")
+    index, labels, logits = (content.tensors[name].numpy() for name in ("index", "label", "logits"))
+    return Part(str(path), index, labels, logits)
 
 
 def is_valid(path: Path, unit: Mapping[str, Any]) -> bool:
@@ -96,17 +97,10 @@ def reduce_predictions(parts: Iterable[Part], images: int) -> Predictions:
     if logits is None or len(missing) or len(doubled):
         raise IntegrityError(
             f"{len(missing)} of {images} samples were not predicted and {len(doubled)} more than once "
-            f"(first: {[*missing[:3], *doubled[:3]]}); no number is given"
+            f"(first: {[int(k) for k in [*missing[:3], *doubled[:3]]]}); no number is given"
         )
     return Predictions(labels, logits)
 
 
 def _canonical(unit: Mapping[str, Any]) -> str:
     return json.dumps(unit, sort_keys=True, separators=(",", ":"))
-
-
-def _content_hash(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in ("index", "label", "logits"):
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()

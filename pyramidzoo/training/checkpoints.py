@@ -1,38 +1,41 @@
-"""Where an interrupted training goes on: one file, replaced after every epoch."""
+"""Where an interrupted training goes on: one safetensors file, sealed, replaced as a whole after every epoch."""
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from pyramidzoo.errors import IntegrityError
-from pyramidzoo.files import replacing
-
-
-def save_checkpoint(path: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Replace a checkpoint as a whole. Raises NotWritableError; the one before is still there then."""
-    with replacing(path) as part:
-        torch.save({"run": dict(run), "state": dict(state)}, part)
+from pyramidzoo.containers import read_sealed, write_sealed
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 
-def load_checkpoint(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state that `save_checkpoint` kept of this very run; None where there is no file.
+def save_checkpoint(path: Path, run: Mapping[str, Any], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+    """Replace a checkpoint of a run. Raises NotWritableError; the one before is still there then."""
+    write_sealed(path, tensors, {"run": _canonical(run), "rest": json.dumps(rest)})
 
-    Raises IntegrityError where the file is damaged or belongs to another run.
+
+def load_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What `save_checkpoint` kept of this very run; None where there is no file.
+
+    Raises IntegrityError where the file is damaged, UsageError where it belongs to another run.
     """
-    next_step = "name another --output, or delete it to start again"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        content = read_sealed(path)
+    except UnavailableError:
+        if path.exists():
+            raise
         return None
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise IntegrityError(f"{path} is not a readable checkpoint ({first}); {next_step}") from error
-    if not isinstance(content, dict) or content.get("run") != run:
-        raise IntegrityError(f"{path} belongs to a training with other settings; {next_step}")
-    state: dict[str, Any] = content["state"]
-    return state
+    except IntegrityError as error:
+        raise IntegrityError(f"{error}; name another --output, or delete it to start again") from error
+    if content.metadata.get("run") != _canonical(run):
+        raise UsageError(f"{path} belongs to a training with other settings; name another --output")
+    # copies: the file is replaced while they are in use, and the optimizer writes to them
+    return {name: tensor.clone() for name, tensor in content.tensors.items()}, json.loads(content.metadata["rest"])
+
+
+def _canonical(run: Mapping[str, Any]) -> str:
+    return json.dumps(run, sort_keys=True)

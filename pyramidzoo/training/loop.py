@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyramidzoo.containers import Description, read_metadata, write_tensors
+from pyramidzoo.containers import Description, check_finite, read_metadata, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.evaluation.environment import device_name, strict_arithmetic, versions
@@ -69,27 +69,23 @@ def train(
     same call goes on after an interruption, with the same result to the last bit on the same machine. `report` sees
     each epoch as it ends. `test` is measured after each epoch and decides nothing.
 
-    Raises UsageError where `output` holds weights of another run, IntegrityError where its checkpoint is damaged or
-    another run's and where the loss is no number any more, NotWritableError.
+    Raises UsageError where `output` holds weights or a checkpoint of another run under these names, IntegrityError
+    where the checkpoint is damaged and where loss or weights are no numbers any more, NotWritableError.
     """
     stem = f"{architecture}.{recipe.dataset}"
     path, log, resume = (output / f"{stem}.{kind}" for kind in ("safetensors", "csv", "checkpoint"))
     run = {"architecture": architecture, "seed": seed, "data": images.fingerprint, **dataclasses.asdict(recipe)}
-    run = json.loads(json.dumps(run))  # as it comes back from a file
     if path.exists():
-        kept = json.loads(read_metadata(path).get(METADATA_KEY, "{}"))
-        if kept.get("run") != run:
-            raise UsageError(f"{path} comes from a training with other settings; name another --output")
-        return Trained(path, log, kept["last"])
+        return Trained(path, log, _finished(path, run))
 
     make_folder(output)
     training = _Training(architecture, recipe, images, seed, device)
-    if state := load_checkpoint(resume, run):
-        training.restore(state)
+    if kept := load_checkpoint(resume, run):
+        training.restore(*kept)
         print(f"{stem}: going on after epoch {len(training.epochs)}", file=sys.stderr)
-    else:
-        save_checkpoint(resume, run, training.state())  # before an epoch's work finds out that the disk is full
-    with strict_arithmetic():
+    training.note_circumstances()
+    save_checkpoint(resume, run, *training.state())  # what cannot be written should be found out before the work
+    with strict_arithmetic(), torch.enable_grad():
         while len(training.epochs) < recipe.epochs:
             epoch = training.run_epoch(images, test)
             if not math.isfinite(epoch.loss):
@@ -97,9 +93,11 @@ def train(
                     f"{stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate"
                 )
             write_text(log, render(training.lines(), "csv") + "\n")
-            save_checkpoint(resume, run, training.state())
+            save_checkpoint(resume, run, *training.state())
             report(epoch)
 
+    tensors = {name: tensor.cpu() for name, tensor in training.model.state_dict().items()}
+    check_finite(tensors, what=f"{stem} after epoch {recipe.epochs}")
     description = Description(
         architecture=architecture,
         arguments={},
@@ -110,11 +108,22 @@ def train(
         origin_sha256=None,
     )
     last = {name: value for name, value in training.lines()[-1].items() if name != "seconds"}
-    story = {"run": run, "device": device_name(device), "versions": versions(), "last": last}
-    metadata = {**description.to_metadata(), METADATA_KEY: json.dumps(story, sort_keys=True)}
-    write_tensors(path, {name: tensor.cpu() for name, tensor in training.model.state_dict().items()}, metadata)
+    story = {"run": run, "computed": training.computed, "last": last}
+    write_tensors(path, tensors, {**description.to_metadata(), METADATA_KEY: json.dumps(story, sort_keys=True)})
     resume.unlink(missing_ok=True)
     return Trained(path, log, last)
+
+
+def _finished(path: Path, run: Mapping[str, Any]) -> Mapping[str, float]:
+    """How the run that left these weights ended. Raises UsageError where it was another run."""
+    try:
+        story = json.loads(read_metadata(path)[METADATA_KEY])
+        if story["run"] == json.loads(json.dumps(run)):
+            last: Mapping[str, float] = story["last"]
+            return last
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise UsageError(f"{path} does not come from a training with these settings; name another --output")
 
 
 class _Training:
@@ -122,8 +131,10 @@ class _Training:
 
     def __init__(self, architecture: str, recipe: Recipe, images: ImageSet, seed: int, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        torch.manual_seed(seed)
-        self.model = create_model(architecture, num_classes=images.classes, in_chans=images.images.shape[1]).to(device)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
+            torch.manual_seed(seed)
+            model = create_model(architecture, num_classes=images.classes, in_chans=images.images.shape[1])
+        self.model = model.to(device, torch.float32)
         self.normalize = Normalize(recipe.preprocessing).to(device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -136,22 +147,37 @@ class _Training:
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=steps)
         self.order = torch.Generator().manual_seed(seed)  # of the images, and of how they are moved
         self.epochs: list[Epoch] = []
+        self.computed: list[dict[str, Any]] = []
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+    def note_circumstances(self) -> None:
+        """On what, and with which versions, the epochs from here on are computed; a resumed run may have several."""
+        here = {"device": device_name(self.device), "versions": versions()}
+        if not self.computed or {**self.computed[-1], **here} != self.computed[-1]:
+            self.computed.append({"from_epoch": len(self.epochs) + 1, **here})
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"momentum.{k}": kept["momentum_buffer"] for k, kept in optimizer["state"].items()}
+        rest = {
+            "groups": optimizer["param_groups"],
             "schedule": self.schedule.state_dict(),
-            "order": self.order.get_state(),
             "epochs": self.lines(),
+            "computed": self.computed,
         }
+        return {**tensors, "order": self.order.get_state()}, rest
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.order.set_state(state["order"])
-        self.epochs = [Epoch(**line) for line in state["epochs"]]
+    def restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+        def part(start: str) -> dict[str, Tensor]:
+            return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+        self.model.load_state_dict(part("model."))
+        momenta = {int(k): {"momentum_buffer": tensor} for k, tensor in part("momentum.").items()}
+        self.optimizer.load_state_dict({"state": momenta, "param_groups": rest["groups"]})
+        self.schedule.load_state_dict(rest["schedule"])
+        self.order.set_state(tensors["order"])
+        self.epochs = [Epoch(**line) for line in rest["epochs"]]
+        self.computed = rest["computed"]
 
     def lines(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(epoch) for epoch in self.epochs]
