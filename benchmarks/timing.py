@@ -18,8 +18,10 @@ RESULTS = Path(__file__).with_name("results")
 def interleaved(variants: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
     """Seconds of every run of every variant, in order; one round before the first is not counted."""
     runs: dict[str, list[float]] = {name: [] for name in variants}
+    order = list(variants.items())
     for counted in [False, *[True] * rounds]:
-        for name, run in variants.items():
+        order.reverse()  # nobody always comes after the same one
+        for name, run in order:
             began = time.perf_counter()
             run()
             seconds = time.perf_counter() - began
@@ -29,7 +31,11 @@ def interleaved(variants: Mapping[str, Callable[[], object]], *, rounds: int) ->
 
 
 def compared(runs: Mapping[str, list[float]], baseline: str) -> list[dict[str, Any]]:
-    """A row for each variant: median, extremes, all runs in seconds, and its median as a multiple of the baseline's."""
+    """A row for each variant: median, extremes and all runs in seconds, and two ratios to the baseline.
+
+    `ratio` is that of the medians; `by_round` the median of the ratios within each round, which a machine that slows
+    down for some rounds disturbs less.
+    """
     base = statistics.median(runs[baseline])
     return [
         {
@@ -38,6 +44,7 @@ def compared(runs: Mapping[str, list[float]], baseline: str) -> list[dict[str, A
             "min": min(seconds),
             "max": max(seconds),
             "ratio": round(statistics.median(seconds) / base, 3),
+            "by_round": round(statistics.median(a / b for a, b in zip(seconds, runs[baseline], strict=True)), 3),
             "runs": seconds,
         }
         for name, seconds in runs.items()
@@ -63,4 +70,5 @@ def write_results(name: str, rows: list[dict[str, Any]]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for row in rows:
         spread = f"{row['min']:.3f} to {row['max']:.3f}"
-        print(f"{row['subject']:22} {row['variant']:44} {row['median']:8.3f} s ({spread}), {row['ratio']:.3f} x")
+        ratios = f"{row['ratio']:.3f} x, by round {row['by_round']:.3f} x"
+        print(f"{row['subject']:22} {row['variant']:28} {row['median']:8.3f} s ({spread}), {ratios}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from pyramidzoo import __version__
 from pyramidzoo.commands import catalogue, fit, local, measure
 from pyramidzoo.errors import PyramidzooError
+from pyramidzoo.files import user_path
 from pyramidzoo.formats import FORMATS
 
 _EPILOG = """\
@@ -22,6 +24,13 @@ exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "change
 environment: PYRAMIDZOO_DATA (data sets), PYRAMIDZOO_CACHE (converted weights), PYRAMIDZOO_ORIGINS (folders searched
 for weights by content, before any network), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN (the Hub)
 """
+
+
+def _path(text: str) -> Path:
+    """A path as the user wrote it; an empty one is a variable not set, and would mean the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return user_path(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,11 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--force", action="store_true", help="make the cached file anew")
 
     p = command("convert", local.run_convert, "turn a foreign checkpoint into a safetensors file that describes itself")
-    p.add_argument("file", type=Path, metavar="FILE", help="the checkpoint as its authors published it")
+    p.add_argument("file", type=_path, metavar="FILE", help="the checkpoint as its authors published it")
     p.add_argument("--layout", required=True, help="whose checkpoint it is: akamaster, fattorib, ferles")
     p.add_argument("--arch", required=True, help="the architecture, such as resnet56")
     p.add_argument("--dataset", required=True, help="what it was trained on: cifar10, cifar100")
-    p.add_argument("--output", type=Path, required=True, metavar="OUT", help="the .safetensors file to write")
+    p.add_argument("--output", type=_path, required=True, metavar="OUT", help="the .safetensors file to write")
     p.add_argument(
         "--mean", type=float, nargs="+", help="mean it was trained with, of [0, 1] values, if not the layout's"
     )
@@ -77,10 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="WEIGHTS",
         help="ids, architectures, patterns or .safetensors files (default: what comes with the package)",
     )
-    p.add_argument("--data-dir", type=Path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
+    p.add_argument("--data-dir", type=_path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--download", action="store_true", help="download the data set where it is absent")
     p.add_argument("--split", default="test", help="test (default) or train")
-    p.add_argument("--output", type=Path, metavar="DIR", help="keep predictions and records, and resume from them")
+    p.add_argument("--output", type=_path, metavar="DIR", help="keep predictions and records, and resume from them")
     p.add_argument(
         "-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)"
     )
@@ -92,16 +101,16 @@ def build_parser() -> argparse.ArgumentParser:
     p = command("train", fit.run_train, "train a network by the recipe of a data set; resumes where it stopped")
     p.add_argument("arch", metavar="ARCH", help="the architecture, such as wrn_16_1")
     p.add_argument("--dataset", default="digits", help="the data set and its recipe (default: %(default)s)")
-    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="where weights and log are written")
+    p.add_argument("--output", type=_path, required=True, metavar="DIR", help="where weights and log are written")
     p.add_argument("--seed", type=int, default=0, help="of initialisation and order (default: %(default)s)")
     p.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
-    p.add_argument("--data-dir", type=Path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
+    p.add_argument("--data-dir", type=_path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
 
     p = command("tables", measure.run_tables, "print the published tables, every row, beside what was measured")
-    p.add_argument("tables", nargs="*", metavar="TABLE", help="F1, P1, P2, P3, W1, W2, H1 .. H6 (default: all)")
+    p.add_argument("tables", nargs="*", metavar="TABLE", help="F1, P1, P2, P3, W1, W2, H1 .. H6, Z (default: all)")
     p.add_argument(
-        "--records", type=Path, metavar="DIR", help="an --output folder of evaluate, instead of the manifest"
+        "--records", type=_path, metavar="DIR", help="an --output folder of evaluate, instead of the manifest"
     )
     return parser
 
@@ -112,10 +121,18 @@ def _interrupt(number: int, frame: object) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code says how it ended. Data go to stdout, everything else to stderr."""
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115 (closed by whoever started us)
+    if sys.stdout is None:
+        print("pyramidzoo: there is no standard output to print to", file=sys.stderr)
+        return 5
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without "±" is no reason to lose a result
     args = build_parser().parse_args(argv)
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's way to stop a job: clean up as for Ctrl-C
+            # a scheduler's ways to stop a job, and a terminal's: clean up as for Ctrl-C
+            for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+                signal.signal(number, _interrupt)
         code: int = args.run(args)
         print(end="", flush=True)
         return code

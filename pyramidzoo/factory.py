@@ -11,7 +11,7 @@ from typing import Any
 from pyramidzoo.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.containers import MAX_CLASSES, Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.files import names_a_file
+from pyramidzoo.files import names_a_file, user_path
 from pyramidzoo.loading import load_weights, read_weights
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.models import build, uninitialised
@@ -33,7 +33,8 @@ def create_model(
     `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles") or a safetensors file;
     `pretrained=True` means the architecture's default weights. With weights, `num_classes` and `in_chans` default to
     theirs (without: the table's, and 3); another `num_classes` drops exactly the classifier and starts a new one.
-    `arch` goes to the family (drop_rate, ...).
+    `arch` goes to the family (drop_rate, ...). Loaded tensors are float32 and a private map of their file: it may be
+    replaced or deleted meanwhile, but not written into (`torch.save` to the same path does).
 
     Raises UsageError for an unknown name or tag and for `weights` and `pretrained` at once, IntegrityError for a file
     that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.
@@ -44,6 +45,8 @@ def create_model(
     row = get_architecture(name)
     if not isinstance(weights, (str, Path, type(None))):
         raise TypeError(f"weights must be a tag, an id or a path, not {type(weights).__name__}")
+    if not isinstance(pretrained, bool):
+        raise TypeError(f"pretrained is True or False, not {pretrained!r}; weights= names weights")
     if weights is not None and pretrained:
         raise UsageError("weights= and pretrained=True are two ways to say one thing; give one of them")
     if weights is None and not pretrained:
@@ -51,7 +54,7 @@ def create_model(
         return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
     if isinstance(weights, Path) or (weights is not None and names_a_file(weights)):
-        content = read_weights(_checked_path(row, Path(weights)))
+        content = read_weights(_checked_path(row, user_path(str(weights))))
         arguments, preprocessing = _described(row, content)
     else:
         entry = _find(name, weights)

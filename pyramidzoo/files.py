@@ -66,6 +66,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it. Raises NotWritableError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotWritableError(f"cannot make the folder {folder}: a file is in its way; name another") from error
     except OSError as error:
         raise NotWritableError(f"cannot make the folder {folder}: {error.strerror or error}; name another") from error
 

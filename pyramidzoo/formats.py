@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +40,14 @@ def render(rows: Sequence[Mapping[str, Any]], format: str) -> str:
         ).rstrip()
         for line in [columns, *cells]
     )
+
+
+def show(text: str) -> None:
+    """Print data of a command that goes on, with an exit code that matters, when the reader (head, less) has left."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _text(value: Any, *, grouped: bool) -> str:

@@ -65,7 +65,9 @@ def load_weights(model: nn.Module, content: Content, *, head: Literal["require",
             del tensors[name], found[name]
         tensors |= {name: tensor for name, tensor in own.items() if _of_head(name)}
         expected = {name: part for name, part in expected.items() if not _of_head(name)}
-    check_signatures(found, expected, what=f"{content.path} does not fit", next_step="is it another architecture?")
+    check_signatures(
+        found, expected, what=f"{content.path} does not fit", next_step="is it another architecture, or not float32?"
+    )
     for name in own.keys() - tensors.keys():  # only batch counters can be absent here
         tensors[name] = torch.zeros((), dtype=own[name].dtype, device="cpu")
     _assign(model, tensors)

@@ -42,7 +42,10 @@ def cache_dir() -> Path:
     if named:
         return user_path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"
+    except RuntimeError as error:
+        raise UnavailableError("this user has no home folder; name one for the cache in PYRAMIDZOO_CACHE") from error
 
 
 def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
@@ -152,7 +155,7 @@ def _from_folders(entry: WeightsEntry) -> Located | None:
     folders = [user_path(p) for p in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if p]
     names = {source.filename for source in (entry.hub, entry.origin) if source}
     altered: list[Path] = []
-    for candidate in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
+    for candidate in (path for folder in folders for path in _files_below(folder)):
         try:
             if entry.hub and _is(candidate, entry.hub.bytes, "sha256", entry.hub.sha256):
                 return Located(candidate, entry.hub.sha256, "origins")
@@ -176,6 +179,15 @@ def _from_folders(entry: WeightsEntry) -> Located | None:
     if folders:
         raise UnavailableError(f"not in PYRAMIDZOO_ORIGINS ({os.pathsep.join(map(str, folders))})")
     return None
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files, linked folders included, each folder once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen)  # noqa: PTH118
+        seen.add(os.path.realpath(place))
+        yield from (path for name in sorted(names) if (path := Path(place, name)).is_file())
 
 
 def _from_hub(entry: WeightsEntry) -> Located | None:

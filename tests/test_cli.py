@@ -278,6 +278,42 @@ def test_interrupts_and_bugs_have_their_codes(run: Any, monkeypatch: pytest.Monk
     assert "Traceback" not in done.err
 
 
+def test_verdicts_survive_a_reader_that_leaves_early(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "pyramidzoo", "evaluate", "--output", str(tmp_path)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.communicate()
+    assert process.returncode == 0
+    assert len(list(tmp_path.rglob("record.json"))) == 2
+
+
+@pytest.mark.parametrize(("closing", "code"), [("2>&-", 0), (">&-", 5)])
+def test_closed_streams(closing: str, code: int) -> None:
+    command = f"{sys.executable} -m pyramidzoo evaluate wrn_16_1.digits --format json {closing}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == code
+    if code == 0:
+        assert json.loads(done.stdout)["failures"] == []
+    else:
+        assert "no standard output" in done.stderr
+
+
+def test_a_stream_that_cannot_spell_everything() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    program = [sys.executable, "-m", "pyramidzoo", "tables", "H1"]
+    assert "\\xb1" in subprocess.run(program, capture_output=True, text=True, env=environment, check=True).stdout
+
+
+def test_paths_as_people_write_them(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run("evaluate", "wrn_16_1.digits", "--output=~/r").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    empty = run("evaluate", "wrn_16_1.digits", "--output", "")
+    assert (empty.code, "an empty path" in empty.err) == (2, True)
+
+
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     program = [sys.executable, "-m", "pyramidzoo", "list", "--format", "json"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ) as process:

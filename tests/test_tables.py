@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from decimal import Decimal
 from typing import Any
 
@@ -71,6 +72,15 @@ def test_what_no_published_row_asks_for_is_shown_too(tables: dict[str, list[dict
     assert shown == set(load_manifest().entries)
     others = {line["weights"] for line in tables[OTHERS]}
     assert others == {e.id for e in load_manifest().entries.values() if e.dataset == "digits" or "ferles" in e.id}
+
+
+def test_what_is_not_strict_is_not_judged() -> None:
+    """Not even as other weights of the same network."""
+    (strict,) = [m for m in from_manifest(load_manifest()) if m.weights == "resnet56_fattorib.cifar10"]
+    faster = dataclasses.replace(strict, strict=False, claims=())
+    for measured, shown in ((strict, "different"), (faster, "not judged")):
+        (line,) = [row for row in table_rows("F1", load_manifest(), [measured]) if row["weights"] == measured.weights]
+        assert shown in str(line["claim"])
 
 
 def test_several_numbers_of_one_row_are_told_apart(tables: dict[str, list[dict[str, Any]]]) -> None:

@@ -164,6 +164,21 @@ def test_a_checkpoint_of_another_run_or_none_at_all(few: ImageSet, tmp_path: Pat
             run(few, tmp_path)
 
 
+def test_two_runs_that_start_at_once_do_not_mix(few: ImageSet, tmp_path: Path) -> None:
+    """The second one begins while the first is at work: one of them ends, with its own weights."""
+    alone = run(few, tmp_path / "alone", seed=1)
+
+    def intrude(epoch: Epoch) -> None:
+        if epoch.epoch == 1:
+            (tmp_path / "both" / "wrn_16_1.digits.checkpoint").unlink()  # as if there had been none yet
+            run(few, tmp_path / "both", seed=1)
+
+    with pytest.raises(UsageError, match="name another --output"):
+        run(few, tmp_path / "both", report=intrude)
+    both = tmp_path / "both" / alone.path.name
+    assert both.read_bytes() == alone.path.read_bytes()
+
+
 def test_a_run_that_goes_on_elsewhere_says_so(few: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(epoch: Epoch) -> None:
         raise KeyboardInterrupt

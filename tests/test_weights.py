@@ -294,10 +294,35 @@ def test_a_conversion_must_give_the_tensors_of_the_manifest(offered: WeightsEntr
     assert cached_names() == []
 
 
+def test_linked_folders_are_searched(entry: WeightsEntry, origin_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = origin_file.parents[2] / "links"
+    links.mkdir()
+    (links / "to").symlink_to(origin_file.parent)
+    (origin_file.parent / "round").symlink_to(links)  # a circle ends
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(links))
+    assert weights.fetch(entry).place == "origins"
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("PYRAMIDZOO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UnavailableError, match="name one for the cache in PYRAMIDZOO_CACHE"):
+        weights.cache_dir()
+
+
+def test_pretrained_is_yes_or_no() -> None:
+    with pytest.raises(TypeError, match="pretrained is True or False, not 'digits'"):
+        pyramidzoo.create_model("wrn_16_1", pretrained="digits")
+
+
 def test_a_cache_that_cannot_be_written(offered: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "file"))
-    with pytest.raises(NotWritableError, match=r"cannot make the folder .*: Not a directory; name another"):
+    with pytest.raises(NotWritableError, match=r"cannot make the folder .*: a file is in its way; name another"):
         weights.fetch(offered)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.errors import UsageError
-from pyramidzoo.formats import render
+from pyramidzoo.formats import render, show
 
 if TYPE_CHECKING:
     from pyramidzoo.training.loop import Epoch
@@ -46,10 +46,10 @@ def run_train(args: argparse.Namespace) -> int:
     trained = train(name, recipe, images, test, seed=args.seed, device=device, output=args.output, report=report)
     row = {"path": str(trained.path), "log": str(trained.log), **trained.last}
     if args.format == "human":
-        print(
+        show(
             f"{trained.path}: test error {trained.last['test_error']:.2f} % after {trained.last['epoch']} epochs\n"
             f"`pyramidzoo evaluate {trained.path}` counts it, {trained.log} has every epoch"
         )
     else:
-        print(render([row], args.format))
+        show(render([row], args.format))
     return 0

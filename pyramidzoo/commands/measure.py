@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.commands.local import select
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
-from pyramidzoo.files import names_a_file
-from pyramidzoo.formats import render
+from pyramidzoo.files import names_a_file, user_path
+from pyramidzoo.formats import render, show
 from pyramidzoo.manifest import WeightsEntry, load_manifest
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate weights or files on their data set and print both verdicts; a failure of one does not stop the rest."""
     if args.batch_size < 1:
         raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
-    files = list(dict.fromkeys(Path(os.path.normpath(name)) for name in args.weights if names_a_file(name)))
+    files = list(dict.fromkeys(Path(os.path.normpath(user_path(name))) for name in args.weights if names_a_file(name)))
     entries = select([name for name in args.weights if not names_a_file(name)])
     if not args.weights:
         entries = [entry for entry in load_manifest().entries.values() if entry.bundled]
@@ -64,20 +64,21 @@ def run_evaluate(args: argparse.Namespace) -> int:
         try:
             record = one(target)
         except (PyramidzooError, OSError) as failed:
-            error = failed if isinstance(failed, PyramidzooError) else UnavailableError(str(failed))
+            reason = f"{getattr(failed, 'filename', None)}: {getattr(failed, 'strerror', None)}"
+            error = failed if isinstance(failed, PyramidzooError) else UnavailableError(reason)
             name = str(target) if isinstance(target, Path) else target.id
             failures.append({"weights": name, "error": str(error), "exit_code": error.exit_code})
             print(f"pyramidzoo: {error}" if name in str(error) else f"pyramidzoo: {name}: {error}", file=sys.stderr)
             continue
         records.append(record)
         if args.format == "human":
-            print(_block(record) + "\n", flush=True)
+            show(_block(record) + "\n")
     if args.format == "json":
-        print(json.dumps({"records": [r.to_json() for r in records], "failures": failures}, indent=1))
+        show(json.dumps({"records": [r.to_json() for r in records], "failures": failures}, indent=1))
     elif args.format != "human":
         empty: dict[str, Any] = dict.fromkeys(_COLUMNS)
         rows = [_row(r) for r in records] + [empty | {"weights": f["weights"], "error": f["error"]} for f in failures]
-        print(render(rows, args.format))
+        show(render(rows, args.format))
     codes = [3 for record in records if not record.reproduced] + [failure["exit_code"] for failure in failures]
     return worst_exit_code(codes)
 

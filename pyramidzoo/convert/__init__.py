@@ -28,7 +28,7 @@ from pyramidzoo.containers import (
     write_tensors,
 )
 from pyramidzoo.convert._layout import Layout
-from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.manifest import Preprocessing
 from pyramidzoo.models import build
@@ -179,6 +179,11 @@ def _failure(source: Path, done: subprocess.CompletedProcess[str]) -> IntegrityE
         reason, disk = str(said["error"]), bool(said["disk"])
     except (IndexError, ValueError, KeyError, TypeError):
         reason, disk = f"the reading process ended with status {done.returncode}", False
+    if disk and reason.startswith("NotWritten"):
+        return NotWritableError(
+            f"cannot write the tensors of {source} to a temporary file ({reason.partition(': ')[2]}); name a folder "
+            "with room in TMPDIR"
+        )
     if disk:
-        return UnavailableError(f"cannot read {source} or write its tensors to a temporary file: {reason}")
+        return UnavailableError(f"cannot read {source}: {reason}")
     return IntegrityError(f"{source} is not a readable torch checkpoint: {reason}")

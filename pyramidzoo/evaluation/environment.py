@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"no device is called {name!r}; cpu, cuda and cuda:1 are examples") from error
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"evaluation runs on cpu and cuda, not on {device.type}")
+        raise UsageError(f"only cpu and cuda can be used, not {device.type}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UnavailableError(f"there is no device {name}: {torch.cuda.device_count()} CUDA devices are visible")
     return device
@@ -56,7 +56,8 @@ def device_name(device: torch.device) -> str:
     """The device as records name it."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({_processor()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"cpu ({_processor()}, {threads} thread{'s' if threads > 1 else ''})"
 
 
 @cache

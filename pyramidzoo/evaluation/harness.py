@@ -231,7 +231,7 @@ def _record(
         device=device_name(settings.device),
         flags=settings.flags,
         versions=versions(),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=_command(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         duration_seconds=None if reused else round(time.perf_counter() - began, 3),
         reused_files=reused,
@@ -240,6 +240,12 @@ def _record(
         # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
         claims=check_claims(entry, images.split, statistics, measured.images) if settings.strict else (),
     )
+
+
+def _command() -> str:
+    """The command line of this process, as it can be typed again."""
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m", "pyramidzoo"] if name == "__main__.py" else [name]), *sys.argv[1:]])
 
 
 def protocol_of(preprocessing: Preprocessing) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyramidzoo import schema
-from pyramidzoo.errors import IntegrityError
+from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.evaluation.metrics import error_percent, wilson_interval
 from pyramidzoo.files import write_text
 from pyramidzoo.schema import Invalid
@@ -120,8 +121,13 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records below a folder, sorted by weights. Raises IntegrityError for a damaged one."""
-    return sorted((_read(path) for path in folder.rglob(FILE_NAME)), key=lambda record: record.weights)
+    """All records below a folder, sorted by weights. Raises IntegrityError for a damaged one, UnavailableError."""
+
+    def unreadable(error: OSError) -> None:
+        raise UnavailableError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    found = [Path(place, FILE_NAME) for place, _, names in os.walk(folder, onerror=unreadable) if FILE_NAME in names]
+    return sorted(map(_read, sorted(found)), key=lambda record: record.weights)
 
 
 def _read(path: Path) -> Record:

@@ -48,6 +48,7 @@ class Measurement:
     images: int
     wrong: int
     recorded: str
+    strict: bool
     claims: tuple[ClaimCheck, ...]
 
 
@@ -85,6 +86,7 @@ def from_records(records: Iterable[Record]) -> list[Measurement]:
             images=r.images,
             wrong=r.wrong,
             recorded=r.recorded if r.strict else f"{r.recorded} (not strict: {r.arithmetic})",
+            strict=r.strict,
             claims=r.claims,
         )
         for r in records
@@ -110,6 +112,7 @@ def from_manifest(manifest: Manifest) -> list[Measurement]:
                 images=result.images,
                 wrong=wrong,
                 recorded="as recorded",
+                strict=True,
                 claims=check_claims(entry, _SPLIT, statistics, result.images),
             )
         )
@@ -204,7 +207,7 @@ def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, A
         "ours": f"{ours:.2f}",
         "95 % interval": f"{low:.2f} to {high:.2f}",
         "recorded": measurement.recorded,
-        "claim": [*claims, *papers] or "none",
+        "claim": ([*claims, *papers] or "none") if measurement.strict else "not judged",
         "elsewhere": None,
     }
 

@@ -9,12 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from pyramidzoo.containers import read_sealed, write_sealed
+from pyramidzoo.containers import read_metadata, read_sealed, write_sealed
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 
 def save_checkpoint(path: Path, run: Mapping[str, Any], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """Replace a checkpoint of a run. Raises NotWritableError; the one before is still there then."""
+    """Replace a checkpoint of a run.
+
+    Raises NotWritableError, and UsageError where another run has put its own there meanwhile; what was there stays.
+    """
+    if path.exists() and read_metadata(path).get("run") != _canonical(run):
+        raise UsageError(f"{path} was taken by a training with other settings; name another --output")
     write_sealed(path, tensors, {"run": _canonical(run), "rest": json.dumps(rest)})
 
 

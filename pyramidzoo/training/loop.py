@@ -96,6 +96,8 @@ def train(
             save_checkpoint(resume, run, *training.state())
             report(epoch)
 
+    if path.exists():  # another process was quicker
+        return Trained(path, log, _finished(path, run))
     tensors = {name: tensor.cpu() for name, tensor in training.model.state_dict().items()}
     check_finite(tensors, what=f"{stem} after epoch {recipe.epochs}")
     description = Description(
@@ -119,8 +121,7 @@ def _finished(path: Path, run: Mapping[str, Any]) -> Mapping[str, float]:
     try:
         story = json.loads(read_metadata(path)[METADATA_KEY])
         if story["run"] == json.loads(json.dumps(run)):
-            last: Mapping[str, float] = story["last"]
-            return last
+            return {f.name: story["last"][f.name] for f in dataclasses.fields(Epoch) if f.name != "seconds"}
     except (KeyError, TypeError, ValueError):
         pass
     raise UsageError(f"{path} does not come from a training with these settings; name another --output")
