@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyramidzoo import __version__
 from pyramidzoo.commands import catalogue, fit, local, measure
-from pyramidzoo.errors import PyramidzooError
+from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import user_path
 from pyramidzoo.formats import FORMATS
 
@@ -146,8 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # whatever the system refuses, a name too long or a folder that may not be entered
-        print(f"pyramidzoo: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        return 5
+        print(f"pyramidzoo: {UnavailableError.of(error)}", file=sys.stderr)
+        return UnavailableError.exit_code
     except Exception as error:  # noqa: BLE001 (a traceback is a bug; its text is kept for the report)
         if os.environ.get("PYRAMIDZOO_DEBUG"):
             traceback.print_exc()

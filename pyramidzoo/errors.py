@@ -3,6 +3,8 @@
 A measurement that contradicts a recorded or published number is a result, not a failure; its exit code is 3.
 """
 
+from __future__ import annotations
+
 
 class PyramidzooError(Exception):
     """Base of all errors raised on purpose; its message names what failed, why, and what to do next."""
@@ -26,6 +28,11 @@ class UnavailableError(PyramidzooError):
     """Something needed is not there: no network, no data, a disk that is full or not writable."""
 
     exit_code = 5
+
+    @classmethod
+    def of(cls, error: OSError) -> UnavailableError:
+        """What the system refused, in its own words."""
+        return cls(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
 class NotWritableError(UnavailableError):

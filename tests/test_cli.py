@@ -314,6 +314,14 @@ def test_paths_as_people_write_them(run: Any, monkeypatch: pytest.MonkeyPatch, t
     assert (empty.code, "an empty path" in empty.err) == (2, True)
 
 
+def test_tables_judge_no_claim_of_a_run_that_is_not_strict(run: Any, tmp_path: Path) -> None:
+    for options, shown in (([], "none"), (["--channels-last"], "not judged")):
+        output = tmp_path / shown
+        assert run("evaluate", "wrn_16_1.digits", *options, "--output", output).code == 0
+        (row,) = json.loads(run("tables", "Z", "--records", output, "--format", "json").out)
+        assert row["claim"] == shown
+
+
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     program = [sys.executable, "-m", "pyramidzoo", "list", "--format", "json"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ) as process:

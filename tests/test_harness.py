@@ -232,6 +232,11 @@ def test_a_gpu_gives_the_counts_of_the_cpu(subject: Subject, small_set: ImageSet
     assert (on_gpu.top1_correct, on_gpu.top5_correct) == (on_cpu.top1_correct, on_cpu.top5_correct)
 
 
+@pytest.mark.parametrize(("error", "shown"), [(OSError(13, "no", "f"), "f: no"), (OSError("odd"), "the system: odd")])
+def test_what_the_system_refuses(error: OSError, shown: str) -> None:
+    assert str(UnavailableError.of(error)) == shown
+
+
 def test_files_of_one_name_keep_separate_records(subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     description = Description.of(subject.path)

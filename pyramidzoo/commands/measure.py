@@ -64,8 +64,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         try:
             record = one(target)
         except (PyramidzooError, OSError) as failed:
-            reason = f"{getattr(failed, 'filename', None)}: {getattr(failed, 'strerror', None)}"
-            error = failed if isinstance(failed, PyramidzooError) else UnavailableError(reason)
+            error = failed if isinstance(failed, PyramidzooError) else UnavailableError.of(failed)
             name = str(target) if isinstance(target, Path) else target.id
             failures.append({"weights": name, "error": str(error), "exit_code": error.exit_code})
             print(f"pyramidzoo: {error}" if name in str(error) else f"pyramidzoo: {name}: {error}", file=sys.stderr)
