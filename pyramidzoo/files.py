@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,20 +39,18 @@ def replacing(path: Path) -> Iterator[Path]:
     processes may write the same path at once. Raises NotWritableError where the folder cannot be written to.
     """
     make_folder(path.parent)
+    # not tempfile's own: an interrupt between its return and the `try` would leave the file behind
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise NotWritableError(
-            f"cannot write to {path.parent}: {error.strerror or error}; name a folder that can be written to"
-        ) from error
-    part = Path(name)
-    try:
+        try:
+            part.touch(exist_ok=False)
+            mode = part.stat().st_mode
+        except OSError as error:
+            raise NotWritableError(
+                f"cannot write to {path.parent}: {error.strerror or error}; name a folder that can be written to"
+            ) from error
         yield part
-        # mkstemp makes files private to their owner; a shared cache must be readable to those the umask allows
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
+        part.chmod(mode)  # safetensors makes files private to their owner; a shared cache must be readable
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
         part.replace(path)

@@ -19,6 +19,7 @@ import torch
 from conftest import foreign_checkpoint, random_state
 
 from pyramidzoo.evaluation.records import read_records
+from pyramidzoo.files import write_text
 from pyramidzoo.manifest import load_manifest
 
 WEIGHTS = "wrn_16_1.digits_zoo"
@@ -76,6 +77,28 @@ def test_stopped_at_any_moment_and_run_again(number: signal.Signals, tmp_path: P
     assert f"{there} of 45 prediction files are there already" in finished(SLOWLY, tmp_path)
     if number != signal.SIGKILL:  # which leaves no time to clean up
         assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # interrupted between opening it and `with`
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_at_any_instruction_leaves_no_part_behind(tmp_path: Path) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    moments = random.Random(0)
+    write_text(tmp_path / "record.json", "{}")
+    try:
+        for _ in range(1000):  # about one in eight, when the file was made before the `try`
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 1e-3))
+                while True:
+                    write_text(tmp_path / "record.json", "{}")
+            assert not list(tmp_path.glob(".*.part"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "record.json").read_text() == "{}"
 
 
 def test_six_processes_writing_one_result(tmp_path: Path) -> None:
