@@ -4,7 +4,8 @@
 
 The bare loop normalises 10,000 uint8 images batch by batch, forwards them and counts; it has its network already.
 `evaluate` loads and hashes the weights too, keeps all logits, reduces and judges them, and with `output` writes the
-prediction files and reads them back. Weights and images are random: neither changes the work.
+prediction files and reads them back. Weights and images are random: neither changes the work. All of them keep freed
+memory (environment.keep_memory, as the command does); memory.py has what that is worth.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from timing import compared, interleaved, write_results
 from pyramidzoo import create_model
 from pyramidzoo.containers import Description, write_tensors
 from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.environment import keep_memory
 from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
 from pyramidzoo.manifest import Preprocessing
 
@@ -76,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
+    keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for name in ("resnet20", "wrn_16_2") for row in measured(name, Path(folder), rounds)]
     write_results("evaluation", rows)

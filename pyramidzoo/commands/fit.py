@@ -24,7 +24,7 @@ def run_train(args: argparse.Namespace) -> int:
         raise UsageError(f"--epochs {args.epochs} trains nothing; it must be positive")
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
-    from pyramidzoo.evaluation.environment import pick_device
+    from pyramidzoo.evaluation.environment import keep_memory, pick_device
     from pyramidzoo.training.loop import train
     from pyramidzoo.training.recipes import get_recipe
 
@@ -42,6 +42,7 @@ def run_train(args: argparse.Namespace) -> int:
             flush=True,
         )
 
+    keep_memory()
     device = pick_device(args.device)
     trained = train(name, recipe, images, test, seed=args.seed, device=device, output=args.output, report=report)
     row = {"path": str(trained.path), "log": str(trained.log), **trained.last}

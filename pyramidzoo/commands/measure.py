@@ -37,10 +37,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise UsageError("--amp-dtype says how to compute under --amp; give both")
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
-    from pyramidzoo.evaluation.environment import pick_device
+    from pyramidzoo.evaluation.environment import keep_memory, pick_device
     from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
 
     amp = (args.amp_dtype or "bf16") if args.amp else None
+    keep_memory()
     settings = Settings(pick_device(args.device), args.batch_size, amp, args.channels_last)
     data_dir = args.data_dir or default_data_dir()
     loaded: dict[str, ImageSet] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from functools import cache
@@ -31,6 +33,17 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UnavailableError(f"there is no device {name}: {torch.cuda.device_count()} CUDA devices are visible")
     return device
+
+
+def keep_memory() -> bool:
+    """Keep freed memory in this process instead of giving it back to the system; whether the C library could.
+
+    glibc returns every activation to the kernel, which clears its pages again for the next batch: on a CPU that can
+    take longer than the network. For processes of our own, since it cannot be undone (mallopt(3)).
+    """
+    m_trim_threshold, m_mmap_max = -1, -4
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    return mallopt is not None and bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
 @contextlib.contextmanager
