@@ -14,7 +14,7 @@ from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import names_a_file, user_path
 from pyramidzoo.loading import load_weights, read_weights
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
-from pyramidzoo.models import build, uninitialised
+from pyramidzoo.models import build, model_class, uninitialised
 from pyramidzoo.models._contract import ImageClassifier
 from pyramidzoo.weights import fetch
 
@@ -87,8 +87,8 @@ def assemble(
 
     Its channels are those of `preprocessing`, or without it of the stem in the file. Raises as `create_model` does.
     """
-    channels = _channels(_channels_in(content) if preprocessing is None else preprocessing.input_size[0], in_chans)
-    classes = _classes_in(content)
+    channels = _channels(_channels_in(row, content) if preprocessing is None else preprocessing.input_size[0], in_chans)
+    classes = _classes_in(row, content)
     keep_head = num_classes in (None, classes)
     try:
         with uninitialised():
@@ -179,21 +179,22 @@ def _described(row: Architecture, content: Content) -> tuple[dict[str, Any], Pre
         return {}, None
     if description.architecture != row.name:
         raise IntegrityError(f"{content.path} holds {description.architecture}, not {row.name}")
-    if description.num_classes != _classes_in(content):
+    if description.num_classes != _classes_in(row, content):
         raise IntegrityError(
             f"{content.path} says that it tells {description.num_classes} classes apart, its classifier tells "
-            f"{_classes_in(content)}; convert it anew"
+            f"{_classes_in(row, content)}; convert it anew"
         )
     return dict(description.arguments), description.preprocessing
 
 
-def _classes_in(content: Content) -> int:
-    head = content.tensors.get("fc.weight")
+def _classes_in(row: Architecture, content: Content) -> int:
+    name = f"{model_class(row).classifier_name}.weight"
+    head = content.tensors.get(name)
     if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
-        raise IntegrityError(f"{content.path} has no classifier (fc.weight); it is not a file of the zoo")
+        raise IntegrityError(f"{content.path} has no classifier ({name}); it is not a file of {row.name}")
     return head.shape[0]
 
 
-def _channels_in(content: Content) -> int:
-    stem = content.tensors.get("conv1.weight")
+def _channels_in(row: Architecture, content: Content) -> int:
+    stem = content.tensors.get(f"{model_class(row).stem_name}.weight")
     return stem.shape[1] if stem is not None and stem.dim() == 4 and 0 < stem.shape[1] < MAX_CLASSES else 3

@@ -20,6 +20,7 @@ from pyramidzoo.containers import (
 )
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
+from pyramidzoo.models._contract import ImageClassifier
 
 _ATTEMPTS = 100  # to see one state of a file that others keep replacing
 _Identity = tuple[int, ...]  # device, inode, times of modification and change, size: another one is another content
@@ -49,7 +50,7 @@ def read_weights(path: Path, *, sha256: str | None = None) -> Content:
     return content
 
 
-def load_weights(model: nn.Module, content: Content, *, head: Literal["require", "drop"] = "require") -> None:
+def load_weights(model: ImageClassifier, content: Content, *, head: Literal["require", "drop"] = "require") -> None:
     """Give a model of the zoo the tensors of a file; names, dtypes and shapes must be exactly right.
 
     `head` "drop" leaves the model's own classifier, whatever its size, and takes all else. The model's tensors are
@@ -58,13 +59,14 @@ def load_weights(model: nn.Module, content: Content, *, head: Literal["require",
     own, tensors = model.state_dict(), dict(content.tensors)
     found, expected = signatures(tensors), stored_signatures(model)
     if head == "drop":
-        left_out = [name for name in tensors if _of_head(name)]
+        head_prefix = f"{model.classifier_name}."
+        left_out = [name for name in tensors if name.startswith(head_prefix)]
         if not left_out:
             raise IntegrityError(f"{content.path} has no classifier to leave out; it is not a classifier's file")
         for name in left_out:
             del tensors[name], found[name]
-        tensors |= {name: tensor for name, tensor in own.items() if _of_head(name)}
-        expected = {name: part for name, part in expected.items() if not _of_head(name)}
+        tensors |= {name: tensor for name, tensor in own.items() if name.startswith(head_prefix)}
+        expected = {name: part for name, part in expected.items() if not name.startswith(head_prefix)}
     check_signatures(
         found, expected, what=f"{content.path} does not fit", next_step="is it another architecture, or not float32?"
     )
@@ -116,7 +118,3 @@ def _identity(path: Path) -> _Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
-
-
-def _of_head(name: str) -> bool:
-    return name.startswith("fc.")

@@ -35,46 +35,66 @@ def add_into_channels(y: Tensor, x: Tensor, start: int = 0) -> Tensor:
     return y
 
 
-class PreActUnit(nn.Module):
-    """BN-ReLU-conv3x3-BN-ReLU-[dropout]-conv3x3 plus a shortcut, nothing after the sum.
-
-    `shared` lets the first BN-ReLU feed the shortcut too. Where channels change the shortcut is a bare strided conv1x1
-    (`projection`), or every second pixel followed by zero channels. Source: He et al. 2016, Zagoruyko & Komodakis 2016.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        stride: int = 1,
-        shared: bool = False,
-        projection: bool = True,
-        drop_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.shared = shared
-        self.stride = stride
-        self.drop_rate = drop_rate
-        self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = conv3x3(in_channels, out_channels, stride)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = conv3x3(out_channels, out_channels)
-        needed = projection and in_channels != out_channels
-        self.downsample = conv1x1(in_channels, out_channels, stride) if needed else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(x))
-        shortcut = y if self.shared else x
-        y = F.relu(self.bn2(self.conv1(y)))
-        if self.drop_rate:
-            y = F.dropout(y, self.drop_rate, self.training)
-        y = self.conv2(y)
-        if self.downsample is not None:
-            return y + self.downsample(shortcut)
-        return shortcut_into(y, shortcut, self.stride)
-
-
 def shortcut_into(y: Tensor, x: Tensor, stride: int, start: int = 0) -> Tensor:
     """Option A of He et al.: every `stride`-th pixel of x, added into the channels of y from `start` on."""
     return add_into_channels(y, x[:, :, ::stride, ::stride] if stride > 1 else x, start)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by sigmoid(conv1x1(ReLU(conv1x1(mean over the map)))), with a sixteenth as many in between.
+
+    Source: Hu et al. 2018, "Squeeze-and-Excitation Networks". Parameter names are timm's.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // 16, kernel_size=1)
+        self.fc2 = nn.Conv2d(channels // 16, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1))))
+        return x * torch.sigmoid(scale)
+
+
+def conv7x7(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """The first convolution of most ImageNet networks: stride 2."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """ReLU and 3x3 max pooling with stride 2: how those networks' stems end."""
+    return F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
+
+
+def grouped_width(out_channels: int, cardinality: int, base_width: int) -> int:
+    """Channels of a bottleneck's grouped 3x3: `base_width` in each group where the output has 256."""
+    return cardinality * (out_channels // 4 * base_width // 64)
+
+
+_BASIC = {
+    10: (1, 1, 1, 1),
+    12: (2, 1, 1, 1),
+    14: (2, 2, 1, 1),
+    16: (2, 2, 2, 1),
+    18: (2, 2, 2, 2),
+    26: (3, 3, 3, 3),
+    34: (3, 4, 6, 3),
+}
+_BOTTLENECK = {
+    14: (1, 1, 1, 1),
+    26: (2, 2, 2, 2),
+    38: (3, 3, 3, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    269: (3, 30, 48, 8),
+}
+
+
+def imagenet_units(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
+    """Units in each of the four ImageNet stages. Raises ValueError for a depth that nobody published."""
+    table = _BOTTLENECK if bottleneck else _BASIC
+    if depth not in table:
+        raise ValueError(f"{network} has no depth {depth}: one of {', '.join(map(str, table))}")
+    return table[depth]

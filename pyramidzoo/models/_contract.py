@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+UnitFactory = Callable[[int, int, int, int, int], nn.Module]
+
 
 class ImageClassifier(nn.Module):
     """Convolutional trunk, global average pooling, one linear classifier.
 
     A family fills in `forward_features` and names its parts alike: `conv1` (stem), `layer1`, `layer2`, ... (stages of
-    residual units), `norm` (a last BN, if any) and `fc`. Images are (N, in_chans, H, W) floats of any size that the
+    residual units), `norm` (a last BN, if any) and `fc`. Families whose parts torchvision has named otherwise keep its
+    names and say so: `stem_name`, `classifier_name`. Images are (N, in_chans, H, W) floats of any size that the
     strides allow; logits are (N, num_classes).
     """
 
-    fc: nn.Module
+    stem_name = "conv1"
+    classifier_name = "fc"
 
     def __init__(self, *, num_classes: int, num_features: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        if not 0.0 <= drop_rate < 1.0:
-            raise ValueError(f"drop_rate is {drop_rate}; it must lie in [0, 1)")
         self.num_classes = _checked(num_classes)
         self.num_features = num_features
-        self.head_hidden_size = num_features
-        self.head_drop_rate = drop_rate
+        self.head_hidden_size = num_features  # of the vector that the classifier reads
+        self.head_drop_rate = checked_rate(drop_rate)
         self.grad_checkpointing = False
         self.preprocessing: Any = None  # that of the loaded weights, set by whoever loads them
         self.feature_info: list[dict[str, Any]] = []
@@ -43,21 +45,21 @@ class ImageClassifier(nn.Module):
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature map (N, num_features, h, w) to logits, or to the (N, num_features) vector that `fc` would read."""
+        """Feature map (N, num_features, h, w) to logits, or to the (N, head_hidden_size) vector in front of them."""
         x = F.adaptive_avg_pool2d(x, 1).flatten(1)
         if self.head_drop_rate:
             x = F.dropout(x, self.head_drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
+        return x if pre_logits else self.get_classifier()(x)
 
     def get_classifier(self) -> nn.Module:
         """The last layer: `nn.Linear`, or `nn.Identity` where num_classes is 0."""
-        return self.fc
+        return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new, randomly initialised classifier in place, on the old one's device and dtype; 0 takes it away."""
-        reference = next(self.fc.parameters(), next(self.parameters()))
+        reference = next(self.get_classifier().parameters(), next(self.parameters()))
         self.num_classes = _checked(num_classes)
-        self.fc = _classifier(self.num_features, num_classes, reference.device, reference.dtype)
+        self._set_classifier(reference.device, reference.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each residual unit in the backward pass instead of keeping its activations."""
@@ -75,28 +77,65 @@ class ImageClassifier(nn.Module):
         for name, stage in self.named_children():
             if not name.startswith("layer"):
                 continue
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                for unit in stage.children():
-                    x = _checkpointed(unit, x)
-            else:
-                x = stage(x)
+            x = self._stage(stage, x)
         return x
 
-    def _add_stage(self, units: list[nn.Module], *, channels: int, reduction: int) -> None:
+    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """Run the units of one stage in order, each checkpointed where that is wanted."""
+        if not self._checkpointing():
+            return cast(Tensor, stage(x))
+        for unit in stage.children():
+            x = checkpointed(unit, x)
+        return x
+
+    def _checkpointing(self) -> bool:
+        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
+
+    def _add_stage(self, units: Iterable[nn.Module], *, channels: int, reduction: int) -> None:
         """Append the next `layerN`, and what its output is to whoever reads features."""
         name = f"layer{len(self.feature_info) + 1}"
         self.add_module(name, nn.Sequential(*units))
         self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
+
+    def _add_stages(
+        self, counts: Iterable[int], widths: Iterable[int], unit: UnitFactory, *, channels: int, reduction: int
+    ) -> None:
+        """Stages of `counts` units at `widths` channels, the first unit of every stage but the first with stride 2.
+
+        `unit(in_channels, out_channels, stride, stage, k)` makes unit k of a stage; `channels` and `reduction` are the
+        stem's.
+        """
+        for stage, (count, out) in enumerate(zip(counts, widths, strict=True)):
+            units: list[nn.Module] = []
+            for k in range(count):
+                units.append(unit(channels, out, 2 if stage > 0 and k == 0 else 1, stage, k))
+                channels = out
+            self._add_stage(units, channels=out, reduction=reduction * 2**stage)
 
     def _complete(self, mode: Literal["fan_in", "fan_out"]) -> None:
         """Put the classifier last and give the convolutions He's initialisation, N(0, 2 / fan).
 
         BN at scale 1 and shift 0 and linear weights at U(-1/sqrt(in), 1/sqrt(in)) are PyTorch's defaults and Torch7's.
         """
-        self.fc = _classifier(self.num_features, self.num_classes)
+        self._set_classifier()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+
+    def _set_classifier(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        layer: nn.Module = nn.Identity()
+        if self.num_classes:
+            layer = nn.Linear(self.head_hidden_size, self.num_classes, device=device, dtype=dtype)
+            nn.init.zeros_(layer.bias)
+        parent, _, name = self.classifier_name.rpartition(".")
+        setattr(self.get_submodule(parent), name, layer)
+
+
+def checked_rate(drop_rate: float) -> float:
+    """A probability of dropping. Raises ValueError outside [0, 1)."""
+    if not 0.0 <= drop_rate < 1.0:
+        raise ValueError(f"drop_rate is {drop_rate}; it must lie in [0, 1)")
+    return drop_rate
 
 
 def _checked(num_classes: int) -> int:
@@ -105,17 +144,9 @@ def _checked(num_classes: int) -> int:
     return num_classes
 
 
-def _classifier(
-    num_features: int, num_classes: int, device: torch.device | None = None, dtype: torch.dtype | None = None
-) -> nn.Module:
-    if num_classes == 0:
-        return nn.Identity()
-    layer = nn.Linear(num_features, num_classes, device=device, dtype=dtype)
-    nn.init.zeros_(layer.bias)
-    return layer
+def checkpointed(unit: nn.Module, x: Tensor) -> Tensor:
+    """Run a unit without keeping its activations."""
 
-
-def _checkpointed(unit: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
         return contextlib.nullcontext(), _statistics_kept(unit)
 

@@ -5,46 +5,95 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import PreActUnit, conv1x1, conv3x3
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._blocks import conv3x3, conv7x7
+from pyramidzoo.models._preact import PreActBottleneck, PreActNet, PreActUnit
 
 
-class PreActBottleneck(nn.Module):
-    """BN-ReLU-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1 plus a shortcut, nothing after the sum.
+class CifarPreResNet(PreActNet):
+    """PreResNet of basic units, depth 6n+2, on 32x32 images: conv3x3(16 * width), three stages, BN-ReLU.
 
-    The inner width is a quarter of the output; the stride sits in the first 1x1, as in He et al.'s code.
+    Stages have 16, 32, 64 channels times `width`. `shared_stages` says in which of them the first unit's BN-ReLU feeds
+    its shortcut as well: all in He et al., fb.resnet.torch and hysts' default; only the first in most of hysts'
+    ablation networks; all but the first in pytorchcv. `shortcut` "A" adds zero channels after the existing ones where
+    "B" has a bare conv1x1. `first_relu` False and `last_bn` are hysts' ablations of the unit. Raises ValueError for
+    other depths.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, shared: bool = False) -> None:
-        super().__init__()
-        self.shared = shared
-        inner = out_channels // 4
-        self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = conv1x1(in_channels, inner, stride)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv2 = conv3x3(inner, inner)
-        self.bn3 = nn.BatchNorm2d(inner)
-        self.conv3 = conv1x1(inner, out_channels)
-        self.downsample = conv1x1(in_channels, out_channels, stride) if in_channels != out_channels else None
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int = 1,
+        shortcut: Literal["A", "B"] = "B",
+        shared_stages: tuple[bool, bool, bool] = (True, True, True),
+        first_relu: bool = True,
+        last_bn: bool = False,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes=num_classes, num_features=64 * width, drop_rate=drop_rate)
+        n = _blocks.units_per_stage("A CIFAR PreResNet", depth, 2)
+        self.conv1 = conv3x3(in_chans, 16 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(x))
-        shortcut = y if self.shared else x
-        y = self.conv2(F.relu(self.bn2(self.conv1(y))))
-        y = self.conv3(F.relu(self.bn3(y)))
-        return y + (shortcut if self.downsample is None else self.downsample(shortcut))
+        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
+            return PreActUnit(
+                channels,
+                out,
+                stride=stride,
+                shared=k == 0 and shared_stages[stage],
+                projection=shortcut == "B",
+                first_relu=first_relu,
+                last_bn=last_bn,
+            )
+
+        self._add_stages((n, n, n), [w * width for w in (16, 32, 64)], unit, channels=16 * width, reduction=1)
+        self.norm = nn.BatchNorm2d(64 * width)
+        self._complete("fan_out")
 
 
-class CifarPreResNet(ImageClassifier):
-    """PreResNet on 32x32 images: conv3x3(16 * width), three stages, BN-ReLU.
+class CifarBottleneckPreResNet(PreActNet):
+    """PreResNet of bottlenecks, depth 9n+2, on 32x32 images: conv3x3(16), stages at 64, 128, 256 channels, BN-ReLU.
 
-    Basic units (depth 6n+2) at 16, 32, 64 channels times `width`; `bottleneck` units (9n+2) at 64, 128, 256.
-    `shared_stages` says in which stages the first unit's BN-ReLU feeds its shortcut as well: all in He et al., Torch7's
-    fb.resnet.torch and hysts' default; only the first in most of hysts' ablation networks. `shortcut` "A" (basic units
-    only) adds zero channels after the existing ones where "B" has a bare conv1x1. Raises ValueError for other depths.
+    `stride_in` says which convolution is strided: the first 1x1 (He et al.) or the 3x3 (fb.resnet.torch, pytorchcv).
+    `first_width` is 16 in hysts' networks, whose first stage stays as narrow as the stem. Raises ValueError for other
+    depths.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        stride_in: Literal["1x1", "3x3"] = "1x1",
+        first_width: int = 64,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes=num_classes, num_features=256, drop_rate=drop_rate)
+        n = _blocks.units_per_stage("A CIFAR PreResNet of bottlenecks", depth, 3)
+        self.conv1 = conv3x3(in_chans, 16)
+        self._add_stages(
+            (n, n, n),
+            (first_width, 128, 256),
+            lambda channels, out, stride, stage, k: PreActBottleneck(
+                channels, out, stride=stride, shared=k == 0, stride_in=stride_in
+            ),
+            channels=16,
+            reduction=1,
+        )
+        self.norm = nn.BatchNorm2d(256)
+        self._complete("fan_out")
+
+
+class ImagePreResNet(PreActNet):
+    """PreResNet on 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, stages at 64, 128, 256, 512 channels, BN-ReLU.
+
+    Basic units or, at four times as many channels, `bottleneck` ones. `first_bn`: whether the very first unit has a
+    BN-ReLU of its own (pytorchcv) although its input is activated (fb.resnet.torch has none). The first identity of
+    basic units is the raw input; `width` scales the channels. Raises ValueError for an unknown depth.
     """
 
     def __init__(
@@ -52,31 +101,30 @@ class CifarPreResNet(ImageClassifier):
         *,
         depth: int,
         bottleneck: bool = False,
-        width: int = 1,
-        shortcut: Literal["A", "B"] = "B",
-        shared_stages: tuple[bool, bool, bool] = (True, True, True),
-        num_classes: int = 10,
+        stride_in: Literal["1x1", "3x3"] = "3x3",
+        first_bn: bool = True,
+        width: float = 1.0,
+        num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        widths = [w * width * (4 if bottleneck else 1) for w in (16, 32, 64)]
+        counts = _blocks.imagenet_units("An ImageNet PreResNet", depth, bottleneck)
+        widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
         super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
-        n = _blocks.units_per_stage("A CIFAR PreResNet", depth, 3 if bottleneck else 2)
-        channels = 16 * width
-        self.conv1 = conv3x3(in_chans, channels)
-        for stage, out in enumerate(widths):
-            units: list[nn.Module] = []
-            for k in range(n):
-                stride = 2 if stage > 0 and k == 0 else 1
-                shared = k == 0 and shared_stages[stage]
-                if bottleneck:
-                    units.append(PreActBottleneck(channels, out, stride=stride, shared=shared))
-                else:
-                    units.append(PreActUnit(channels, out, stride=stride, shared=shared, projection=shortcut == "B"))
-                channels = out
-            self._add_stage(units, channels=out, reduction=2**stage)
-        self.norm = nn.BatchNorm2d(channels)
+        stem = int(64 * width)
+        self.conv1 = conv7x7(in_chans, stem)
+        self.bn1 = nn.BatchNorm2d(stem)
+
+        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
+            shared = channels != out
+            if not bottleneck:
+                return PreActUnit(channels, out, stride=stride, shared=shared)
+            own = first_bn or stage > 0 or k > 0
+            return PreActBottleneck(channels, out, stride=stride, shared=shared, stride_in=stride_in, first_bn=own)
+
+        self._add_stages(counts, widths, unit, channels=stem, reduction=4)
+        self.norm = nn.BatchNorm2d(widths[-1])
         self._complete("fan_out")
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self._stages(self.conv1(x))))
+    def _stem(self, x: Tensor) -> Tensor:
+        return _blocks.pooled(self.bn1(self.conv1(x)))

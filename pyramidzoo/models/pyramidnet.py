@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv1x1, conv3x3
+from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7
 from pyramidzoo.models._contract import ImageClassifier
-
-_IMAGENET_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 
 def unit_widths(base: int, alpha: float, units: int, *, multiplicative: bool = False) -> list[int]:
@@ -160,24 +158,22 @@ class ImagePyramidNet(_PyramidNet):
     """PyramidNet on 224x224 images: conv7x7(64)-BN-ReLU, 3x3 max pooling, four stages of bottlenecks, additive.
 
     `drop_rate` is the dropout in front of the classifier (0.5 in the authors' alpha = 450 network). Raises ValueError
-    for a depth other than 50, 101, 152, 200.
+    for an unknown depth.
     """
 
     def __init__(
         self, *, depth: int, alpha: float, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        if depth not in _IMAGENET_UNITS:
-            raise ValueError(f"An ImageNet PyramidNet has no depth {depth}: one of {sorted(_IMAGENET_UNITS)}")
-        units = _IMAGENET_UNITS[depth]
+        units = _blocks.imagenet_units("An ImageNet PyramidNet", depth, bottleneck=True)
         super().__init__(
             units=units,
             widths=unit_widths(64, alpha, sum(units)),
             unit=Bottleneck,
-            stem=nn.Conv2d(in_chans, 64, kernel_size=7, stride=2, padding=3, bias=False),
+            stem=conv7x7(in_chans, 64),
             first_reduction=4,
             num_classes=num_classes,
             drop_rate=drop_rate,
         )
 
     def _stem(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        return _blocks.pooled(self.bn1(self.conv1(x)))

@@ -1,6 +1,6 @@
 """Residual networks, post-activation (He et al. 2015, "Deep Residual Learning for Image Recognition").
 
-Parameter names are torchvision's.
+Parameter names are torchvision's, whose ImageNet networks load the same files.
 """
 
 from __future__ import annotations
@@ -8,50 +8,13 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv1x1, conv3x3
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._blocks import conv3x3, conv7x7
+from pyramidzoo.models._postact import BasicUnit, Bottleneck, PostActNet
 
 
-class BasicUnit(nn.Module):
-    """conv3x3-BN-ReLU-conv3x3-BN plus shortcut, then ReLU.
-
-    Shortcut "A": every second pixel, zero channels half before and half after. "B": strided conv1x1 and BN.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        out_channels: int,
-        *,
-        strides: tuple[int, int] = (1, 1),
-        shortcut: Literal["A", "B"] = "A",
-    ) -> None:
-        super().__init__()
-        self.stride = strides[0] * strides[1]
-        self.pad_before = (out_channels - in_channels) // 2
-        self.conv1 = conv3x3(in_channels, channels, strides[0])
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = conv3x3(channels, out_channels, strides[1])
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Module | None = None
-        if shortcut == "B" and in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                conv1x1(in_channels, out_channels, self.stride), nn.BatchNorm2d(out_channels)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        if self.downsample is not None:
-            return F.relu(y + self.downsample(x))
-        return F.relu(_blocks.shortcut_into(y, x, self.stride, self.pad_before))
-
-
-class CifarResNet(ImageClassifier):
+class CifarResNet(PostActNet):
     """ResNet of depth 6n+2 on 32x32 images: conv3x3-BN-ReLU, n units each at 16, 32 and 64 channels.
 
     `transition` "first": a stage's first convolution halves the map and widens (He et al.; akamaster's code, whose
@@ -82,11 +45,66 @@ class CifarResNet(ImageClassifier):
                 else:
                     out = next_width if k == n - 1 else width
                     inner, strides = width, (1, out // width)
-                units.append(BasicUnit(channels, inner, out, strides=strides, shortcut=shortcut))
+                units.append(BasicUnit(channels, out, channels=inner, strides=strides, shortcut=shortcut))
                 channels, reduction = out, reduction * strides[0] * strides[1]
             self._add_stage(units, channels=channels, reduction=reduction)
         # fattorib starts from fan-in, He et al. and fb.resnet.torch from fan-out
         self._complete("fan_out" if transition == "first" else "fan_in")
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self._stages(F.relu(self.bn1(self.conv1(x))))
+
+class CifarBottleneckResNet(PostActNet):
+    """ResNet of depth 9n+2 on 32x32 images: conv3x3-BN-ReLU, n bottlenecks each at 64, 128 and 256 channels.
+
+    The stride is in the 3x3, shortcuts are conv1x1 and BN. Raises ValueError for another depth.
+    """
+
+    def __init__(self, *, depth: int, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
+        super().__init__(num_classes=num_classes, num_features=256, drop_rate=drop_rate)
+        n = _blocks.units_per_stage("A CIFAR ResNet of bottlenecks", depth, 3)
+        self.conv1 = conv3x3(in_chans, 16)
+        self.bn1 = nn.BatchNorm2d(16)
+        self._add_stages(
+            (n, n, n),
+            (64, 128, 256),
+            lambda channels, out, stride, *_: Bottleneck(channels, out, inner=out // 4, stride=stride),
+            channels=16,
+            reduction=1,
+        )
+        self._complete("fan_out")
+
+
+class ImageResNet(PostActNet):
+    """ResNet on 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages at 64, 128, 256, 512 channels.
+
+    Basic units or, at four times as many channels, `bottleneck` ones, strided in the 3x3 or the first 1x1
+    (`stride_in`). `width` scales the channels of all stages, stem included. Raises ValueError for an unknown depth.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        bottleneck: bool = False,
+        stride_in: Literal["1x1", "3x3"] = "3x3",
+        width: float = 1.0,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+    ) -> None:
+        counts = _blocks.imagenet_units("An ImageNet ResNet", depth, bottleneck)
+        widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
+        super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
+        stem = int(64 * width)
+        self.conv1 = conv7x7(in_chans, stem)
+        self.bn1 = nn.BatchNorm2d(stem)
+
+        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
+            if bottleneck:
+                return Bottleneck(channels, out, inner=out // 4, stride=stride, stride_in=stride_in)
+            return BasicUnit(channels, out, strides=(stride, 1))
+
+        self._add_stages(counts, widths, unit, channels=stem, reduction=4)
+        self._complete("fan_out")
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return _blocks.pooled(self.bn1(self.conv1(x)))

@@ -1,15 +1,17 @@
-"""Wide residual networks on CIFAR and SVHN (Zagoruyko & Komodakis 2016, "Wide Residual Networks")."""
+"""Wide residual networks (Zagoruyko & Komodakis 2016, "Wide Residual Networks")."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import PreActUnit, conv3x3
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models import _blocks
+from pyramidzoo.models._blocks import conv3x3, conv7x7
+from pyramidzoo.models._contract import checked_rate
+from pyramidzoo.models._postact import Bottleneck, PostActNet
+from pyramidzoo.models._preact import PreActNet, PreActUnit
 
 
-class WideResNet(ImageClassifier):
+class WideResNet(PreActNet):
     """WRN-depth-width: conv3x3(16), three stages of n pre-activation units at 16, 32, 64 times `width`, BN-ReLU.
 
     Depth is 6n+4. `drop_rate` is the dropout between a unit's two convolutions, after the second BN-ReLU (the authors
@@ -24,24 +26,42 @@ class WideResNet(ImageClassifier):
         n, rest = divmod(depth - 4, 6)
         if rest or n < 1:
             raise ValueError(f"A wide ResNet has no depth {depth}: it must be 6n+4 with n >= 1")
-        if not 0.0 <= drop_rate < 1.0:
-            raise ValueError(f"drop_rate is {drop_rate}; it must lie in [0, 1)")
+        rate = checked_rate(drop_rate)
         self.conv1 = conv3x3(in_chans, 16)
-        channels = 16
-        for stage in range(3):
-            out = 16 * 2**stage * width
-            units: list[nn.Module] = []
-            for k in range(n):
-                stride = 2 if stage > 0 and k == 0 else 1
-                units.append(PreActUnit(channels, out, stride=stride, shared=channels != out, drop_rate=drop_rate))
-                channels = out
-            self._add_stage(units, channels=out, reduction=2**stage)
-        self.norm = nn.BatchNorm2d(channels)
+
+        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
+            return PreActUnit(channels, out, stride=stride, shared=channels != out, drop_rate=rate)
+
+        self._add_stages((n, n, n), [w * width for w in (16, 32, 64)], unit, channels=16, reduction=1)
+        self.norm = nn.BatchNorm2d(64 * width)
         self._complete("fan_in")
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 # Torch7's BN scale starts at U(0, 1), and the authors' PyTorch code writes it out
                 nn.init.uniform_(module.weight)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self._stages(self.conv1(x))))
+
+class ImageWideResNet(PostActNet):
+    """An ImageNet ResNet of bottlenecks with inner widths times `width`, outer ones unchanged, strided in the 3x3.
+
+    Parameter names are torchvision's, which loads the same files. Raises ValueError for an unknown depth.
+    """
+
+    def __init__(
+        self, *, depth: int, width: int, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
+        counts = _blocks.imagenet_units("An ImageNet wide ResNet", depth, bottleneck=True)
+        self.conv1 = conv7x7(in_chans, 64)
+        self.bn1 = nn.BatchNorm2d(64)
+        self._add_stages(
+            counts,
+            (256, 512, 1024, 2048),
+            lambda channels, out, stride, *_: Bottleneck(channels, out, inner=out // 4 * width, stride=stride),
+            channels=64,
+            reduction=4,
+        )
+        self._complete("fan_in")
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return _blocks.pooled(self.bn1(self.conv1(x)))
