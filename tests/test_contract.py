@@ -1,8 +1,8 @@
 """What every model promises, for every constructor of the table.
 
 Numbers are compared on small images, where the deepest networks take milliseconds; shapes on the meta device, at real
-sizes. What captures a graph (torch.compile, torch.export) takes seconds for a deep network: in every run it is tried on
-the shallowest one of each graph, and on all others where slow tests are asked for (`pytest -m slow`).
+sizes. In every run the smallest network of each graph is tried, and all others where slow tests are asked for
+(`pytest -m slow`): they differ from it in size alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 import pyramidzoo
 from pyramidzoo.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.containers import write_tensors
-from pyramidzoo.models import build
+from pyramidzoo.models import build, model_class
 from pyramidzoo.models._contract import ImageClassifier
 
 NAMES = list(architectures())
-_SCALE = {"depth", "width", "alpha"}  # arguments that make a graph larger but not another one
+# arguments that make a graph larger but not another one
+_SCALE = {"depth", "width", "alpha", "cardinality", "base_width", "growth_rate", "stem_channels", "hidden", "stages"}
 
 
 def graph_of(row: Architecture) -> tuple[object, ...]:
@@ -32,16 +33,22 @@ def graph_of(row: Architecture) -> tuple[object, ...]:
     return row.builder, *sorted((name, str(value)) for name, value in row.arguments.items() if name not in _SCALE)
 
 
-def _shallowest() -> dict[tuple[object, ...], str]:
+def _size(row: Architecture) -> tuple[float, ...]:
+    """Depth before width: it is layers that take time on small images."""
+    arguments = row.arguments
+    sizes = [arguments.get(name, 0) for name in ("width", "alpha", "hidden")]
+    return row.input_size, arguments.get("depth", 15), *sizes
+
+
+def _smallest() -> dict[tuple[object, ...], str]:
     found: dict[tuple[object, ...], str] = {}
-    for row in sorted(architectures().values(), key=lambda row: row.arguments["depth"]):
+    for row in sorted(architectures().values(), key=_size):
         found.setdefault(graph_of(row), row.name)
     return found
 
 
-REPRESENTATIVES = sorted(_shallowest().values(), key=NAMES.index)
-every = pytest.mark.parametrize("name", NAMES)
-captured = pytest.mark.parametrize(
+REPRESENTATIVES = sorted(_smallest().values(), key=NAMES.index)
+every = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in REPRESENTATIVES else pytest.mark.slow) for name in NAMES]
 )
 
@@ -53,7 +60,8 @@ def make(name: str, **arguments: int | float) -> ImageClassifier:
 
 def images_for(name: str, batch: int = 2) -> Tensor:
     """As small as its strides leave one pixel of."""
-    size = 8 if get_architecture(name).input_size == 32 else 32
+    row = get_architecture(name)
+    size = 8 if row.input_size == 32 and row.family != "vgg" else 32
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -73,7 +81,8 @@ def settled(name: str, **arguments: int | float) -> ImageClassifier:
 def test_the_representatives_cover_every_graph() -> None:
     rows = architectures().values()
     assert {get_architecture(name).family for name in REPRESENTATIVES} == {row.family for row in rows}
-    assert {"resnet20", "resnet20_b", "preresnet110_a", "preresnet164", "wrn_16_1"} <= set(REPRESENTATIVES)
+    some = {"resnet20", "resnet20_b", "resnet10", "preresnet110_a", "preresnet164", "wrn_16_1", "densenet_40_k12"}
+    assert some <= set(REPRESENTATIVES)
     assert len(REPRESENTATIVES) == len({graph_of(row) for row in rows})
 
 
@@ -113,7 +122,11 @@ def test_the_meta_device_holds_no_memory_and_can_be_left(name: str) -> None:
     other = make(name)
     model.load_state_dict(other.state_dict(), assign=True)
     images = images_for(name)
-    assert torch.equal(model.train()(images), other.train()(images))
+    outputs = []
+    for network in (model, other):
+        torch.manual_seed(2)  # for shake-shake
+        outputs.append(network.train()(images))
+    assert torch.equal(*outputs)
 
 
 @every
@@ -122,33 +135,35 @@ def test_reset_classifier_keeps_device_and_dtype(name: str) -> None:
         with torch.device("meta"):
             model = make(name).to(dtype)
         if device == "cpu":
-            model.fc = model.fc.to_empty(device=device)
+            model.get_classifier().to_empty(device=device)
         body = dict(model.named_parameters())
         model.reset_classifier(5)
         head = model.get_classifier()
         assert isinstance(head, nn.Linear)
         assert (head.out_features, head.weight.dtype, head.weight.device.type) == (5, dtype, device)
-        assert (model.num_classes, model.fc) == (5, head)
-        kept = {name: parameter for name, parameter in model.named_parameters() if not name.startswith("fc.")}
+        assert model.num_classes == 5
+        of_head = f"{model.classifier_name}."
+        kept = {name: parameter for name, parameter in model.named_parameters() if not name.startswith(of_head)}
         assert all(parameter is body[name] for name, parameter in kept.items())
         assert len(kept) == len(body) - 2
         model.reset_classifier(0)
         assert isinstance(model.get_classifier(), nn.Identity)
         model.reset_classifier(7)  # there is no old head any more: as the rest of the network
-        assert (model.fc.weight.dtype, model.fc.weight.device.type) == (dtype, "meta")
+        assert {(p.dtype, p.device.type) for p in model.get_classifier().parameters()} == {(dtype, "meta")}
     with pytest.raises(ValueError, match="num_classes is -1"):
         model.reset_classifier(-1)
 
 
 @every
 def test_checkpointing_changes_neither_gradients_nor_statistics(name: str) -> None:
-    dropout = {"drop_rate": 0.3} if get_architecture(name).family == "wide_resnet" else {}  # inside its units
+    dropout = {"drop_rate": 0.3} if get_architecture(name).family in ("wide_resnet", "densenet") else {}  # in units
     plain = make(name, **dropout)
     saving = copy.deepcopy(plain)
     saving.set_grad_checkpointing()
     recomputed = []
-    unit = next(saving.layer1.children())
-    unit.register_forward_pre_hook(lambda *_: recomputed.append(1))
+    first_stage = saving.get_submodule(saving.feature_info[0]["module"])
+    layer = next(module for module in first_stage.modules() if not list(module.children()))
+    layer.register_forward_pre_hook(lambda *_: recomputed.append(1))
     for model in (plain, saving):
         torch.manual_seed(1)
         model.train()(images_for(name, 4)).square().mean().backward()
@@ -184,7 +199,9 @@ def test_a_file_gives_back_every_tensor(name: str, tmp_path: Path) -> None:
             tensor.uniform_(0.5, 1.5)  # no value that any initialisation would leave
         else:
             tensor.fill_(7)
-    assert list(state)[-1] == "fc.bias"  # maps that go by order rely on it
+    assert (
+        list(state)[-1] == f"{model_class(get_architecture(name)).classifier_name}.bias"
+    )  # maps that go by order rely on it
     path = tmp_path / "model.safetensors"
     write_tensors(path, state, {})
     before = torch.get_rng_state()
@@ -211,8 +228,10 @@ def test_channels_last_and_autocast(name: str) -> None:
             low = model(images)
         assert low.dtype == torch.bfloat16
         # 8 bits of mantissa, amplified by up to a thousand random layers (0.71 seen in the deepest); a network that
-        # autocast broke would give numbers that have nothing to do with these
-        assert nn.functional.cosine_similarity(low.float().flatten(), expected.flatten(), dim=0) > 0.6
+        # autocast broke would give numbers that have nothing to do with these: 20 of them, or 2,000 (ImageNet), where
+        # chance stays below 0.1, and 0.54 was seen on the single pixels that are left there
+        least = 0.6 if expected.shape[1] == 10 else 0.3
+        assert nn.functional.cosine_similarity(low.float().flatten(), expected.flatten(), dim=0) > least
         last = model.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
         # another order of summation in every layer, float32; 2e-4 seen in the deepest
         assert (last - expected).abs().max() <= 5e-4 * scale
@@ -232,8 +251,8 @@ def test_groups_cover_every_parameter_in_order(name: str) -> None:
         named = [key for keys in groups.values() for key in keys]
         assert sorted(named) == sorted(key for key, _ in model.named_parameters())
         first, last = groups[min(groups)], groups[max(groups)]
-        assert "conv1.weight" in first
-        assert "fc.weight" in last
+        assert f"{model.stem_name}.weight" in first
+        assert f"{model.classifier_name}.weight" in last
 
 
 @pytest.fixture
@@ -245,14 +264,14 @@ def compiler() -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")  # of that very patch release
 @pytest.mark.usefixtures("compiler")
-@captured
+@every
 def test_compile_captures_one_graph(name: str) -> None:
     model, images = settled(name), images_for(name)
     with torch.no_grad():
         assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
 
 
-@captured
+@every
 def test_export_with_dynamic_batch(name: str) -> None:
     model = settled(name)
     exported = torch.export.export(model, (images_for(name),), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -264,7 +283,7 @@ def test_export_with_dynamic_batch(name: str) -> None:
             assert torch.equal(exported.module()(images), expected)
 
 
-SMALLEST = {get_architecture(name).family: name for name in reversed(_shallowest().values())}  # the first one stays
+SMALLEST = {get_architecture(name).family: name for name in reversed(_smallest().values())}  # the first one stays
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")

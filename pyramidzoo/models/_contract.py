@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -98,19 +98,21 @@ class ImageClassifier(nn.Module):
         self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
 
     def _add_stages(
-        self, counts: Iterable[int], widths: Iterable[int], unit: UnitFactory, *, channels: int, reduction: int
+        self, counts: Sequence[int], widths: Sequence[int], unit: UnitFactory, *, channels: int, reduction: int
     ) -> None:
         """Stages of `counts` units at `widths` channels, the first unit of every stage but the first with stride 2.
 
-        `unit(in_channels, out_channels, stride, stage, k)` makes unit k of a stage; `channels` and `reduction` are the
-        stem's.
+        `unit(in_channels, out_channels, stride, stage, k)` makes unit k of a stage, the last of all with num_features
+        channels; `channels` and `reduction` are the stem's.
         """
-        for stage, (count, out) in enumerate(zip(counts, widths, strict=True)):
+        for stage, (count, width) in enumerate(zip(counts, widths, strict=True)):
             units: list[nn.Module] = []
             for k in range(count):
+                last = (stage, k) == (len(counts) - 1, count - 1)
+                out = self.num_features if last else width
                 units.append(unit(channels, out, 2 if stage > 0 and k == 0 else 1, stage, k))
                 channels = out
-            self._add_stage(units, channels=out, reduction=reduction * 2**stage)
+            self._add_stage(units, channels=channels, reduction=reduction * 2**stage)
 
     def _complete(self, mode: Literal["fan_in", "fan_out"]) -> None:
         """Put the classifier last and give the convolutions He's initialisation, N(0, 2 / fan).

@@ -93,7 +93,8 @@ class ImagePreResNet(PreActNet):
 
     Basic units or, at four times as many channels, `bottleneck` ones. `first_bn`: whether the very first unit has a
     BN-ReLU of its own (pytorchcv) although its input is activated (fb.resnet.torch has none). The first identity of
-    basic units is the raw input; `width` scales the channels. Raises ValueError for an unknown depth.
+    basic units is the raw input; `width` scales all channels but the last unit's. Raises ValueError for an unknown
+    depth.
     """
 
     def __init__(
@@ -110,7 +111,8 @@ class ImagePreResNet(PreActNet):
     ) -> None:
         counts = _blocks.imagenet_units("An ImageNet PreResNet", depth, bottleneck)
         widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
-        super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
+        features = 2048 if bottleneck else 512
+        super().__init__(num_classes=num_classes, num_features=features, drop_rate=drop_rate)
         stem = int(64 * width)
         self.conv1 = conv7x7(in_chans, stem)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -123,7 +125,7 @@ class ImagePreResNet(PreActNet):
             return PreActBottleneck(channels, out, stride=stride, shared=shared, stride_in=stride_in, first_bn=own)
 
         self._add_stages(counts, widths, unit, channels=stem, reduction=4)
-        self.norm = nn.BatchNorm2d(widths[-1])
+        self.norm = nn.BatchNorm2d(features)
         self._complete("fan_out")
 
     def _stem(self, x: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ class ImageResNet(PostActNet):
     """ResNet on 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages at 64, 128, 256, 512 channels.
 
     Basic units or, at four times as many channels, `bottleneck` ones, strided in the 3x3 or the first 1x1
-    (`stride_in`). `width` scales the channels of all stages, stem included. Raises ValueError for an unknown depth.
+    (`stride_in`). `width` scales the channels of stem and units, all but the last unit's (pytorchcv). Raises ValueError
+    for an unknown depth.
     """
 
     def __init__(
@@ -93,7 +94,8 @@ class ImageResNet(PostActNet):
     ) -> None:
         counts = _blocks.imagenet_units("An ImageNet ResNet", depth, bottleneck)
         widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
-        super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
+        features = 2048 if bottleneck else 512
+        super().__init__(num_classes=num_classes, num_features=features, drop_rate=drop_rate)
         stem = int(64 * width)
         self.conv1 = conv7x7(in_chans, stem)
         self.bn1 = nn.BatchNorm2d(stem)

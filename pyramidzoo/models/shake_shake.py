@@ -66,7 +66,6 @@ class ShakeShakeUnit(nn.Module):
         out_channels: int,
         *,
         stride: int,
-        projection: bool,
         offset: Literal[-1, 1],
         last_relu: bool,
         rules: tuple[ForwardRule, BackwardRule, Level],
@@ -76,7 +75,8 @@ class ShakeShakeUnit(nn.Module):
         self.last_relu = last_relu
         self.branch1 = Branch(in_channels, out_channels, stride)
         self.branch2 = Branch(in_channels, out_channels, stride)
-        self.shortcut = Shortcut(in_channels, out_channels, stride, offset=offset) if projection else None
+        needed = in_channels != out_channels
+        self.shortcut = Shortcut(in_channels, out_channels, stride, offset=offset) if needed else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = self._mixed(self.branch1(x), self.branch2(x))
@@ -134,7 +134,6 @@ class CifarShakeShake(ImageClassifier):
                 channels,
                 out,
                 stride=stride,
-                projection=k == 0 and not (hysts and stage == 0),
                 offset=1 if hysts else -1,
                 last_relu=variant == "pytorchcv",
                 rules=(forward_rule, backward_rule, level),
