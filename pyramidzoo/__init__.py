@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyramidzoo.factory import get_weights as get_weights
     from pyramidzoo.factory import list_weights as list_weights
     from pyramidzoo.preprocessing import eval_transform as eval_transform
+    from pyramidzoo.timm_adapter import register_with_timm as register_with_timm
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _PUBLIC = {
     "get_weights": "pyramidzoo.factory",
     "list_models": "pyramidzoo.architectures",
     "list_weights": "pyramidzoo.factory",
+    "register_with_timm": "pyramidzoo.timm_adapter",
 }
 __all__ = sorted([*_PUBLIC, "__version__"])
 

@@ -139,6 +139,14 @@ def _preresnet() -> Iterator[Architecture]:
             stride_in="3x3",
             first_width=16,
         )
+    yield bottleneck(
+        "preresnet164_bearpaw",
+        description="CIFAR PreResNet-164, bottleneck units, stride in the 3x3, shortcuts from the raw input everywhere",
+        source="bearpaw/pytorch-classification, which calls it preresnet-110",
+        depth=164,
+        stride_in="3x3",
+        shared_stages=(False, False, False),
+    )
 
     yield _row(
         "preresnet200",

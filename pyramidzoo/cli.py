@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from pathlib import Path
 
 from pyramidzoo import __version__
-from pyramidzoo.commands import catalogue, fit, local, measure
+from pyramidzoo.commands import about, catalogue, fit, local, measure
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import user_path
 from pyramidzoo.formats import FORMATS
@@ -24,6 +23,22 @@ exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "change
 environment: PYRAMIDZOO_DATA (data sets), PYRAMIDZOO_CACHE (converted weights), PYRAMIDZOO_ORIGINS (folders searched
 for weights by content, before any network), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN (the Hub)
 """
+
+# those of pyramidzoo.convert, which needs torch; a test keeps them equal
+_LAYOUTS = (
+    "akamaster",
+    "bearpaw",
+    "chenyaofo",
+    "dice",
+    "dyhan",
+    "fattorib",
+    "ferles",
+    "functional_zoo",
+    "pytorchcv",
+    "timm",
+    "torch7",
+    "torchvision",
+)
 
 
 def _path(text: str) -> Path:
@@ -55,9 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     p = command("list", catalogue.run_list, "list architectures and weights")
     p.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="a shell pattern, such as 'wrn_*'")
     p.add_argument("--weights", action="store_true", help="one line for each set of weights")
-    p.add_argument("--dataset", help="only weights of this data set")
+    p.add_argument("--family", help="only this family, such as pyramidnet")
+    p.add_argument("--dataset", help="only what has weights of this data set, such as cifar100")
+    p.add_argument("--license", help="only what has weights under it: MIT, 'BSD*', or all that is redistributable")
+    p.add_argument("--origin", help="only what has weights from there: akamaster, pytorchcv, or a repository")
+    p.add_argument("--local", action="store_true", help="only what has weights on this machine; nothing is hashed")
 
-    p = command("info", catalogue.run_info, "show everything known about an architecture or a set of weights")
+    p = command("info", about.run_info, "show everything known about an architecture or a set of weights")
     p.add_argument("name", metavar="NAME", help="an architecture (wrn_16_1) or an id (wrn_16_1.cifar10_ferles)")
 
     p = command("fetch", local.run_fetch, "download, convert and verify weights, and print where they are")
@@ -66,9 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = command("convert", local.run_convert, "turn a foreign checkpoint into a safetensors file that describes itself")
     p.add_argument("file", type=_path, metavar="FILE", help="the checkpoint as its authors published it")
-    p.add_argument("--layout", required=True, help="whose checkpoint it is: akamaster, fattorib, ferles")
-    p.add_argument("--arch", required=True, help="the architecture, such as resnet56")
-    p.add_argument("--dataset", required=True, help="what it was trained on: cifar10, cifar100")
+    p.add_argument("--dataset", required=True, help="what it was trained on: cifar10, cifar100, svhn, imagenet1k")
+    p.add_argument("--layout", help=f"whose checkpoint it is: {', '.join(_LAYOUTS)} (default: recognised)")
+    p.add_argument("--arch", help="the architecture, such as resnet56 (default: recognised)")
     p.add_argument("--output", type=_path, required=True, metavar="OUT", help="the .safetensors file to write")
     p.add_argument(
         "--mean", type=float, nargs="+", help="mean it was trained with, of [0, 1] values, if not the layout's"
@@ -150,6 +169,8 @@ def main(argv: list[str] | None = None) -> int:
         return UnavailableError.exit_code
     except Exception as error:  # noqa: BLE001 (a traceback is a bug; its text is kept for the report)
         if os.environ.get("PYRAMIDZOO_DEBUG"):
+            import traceback
+
             traceback.print_exc()
         print(
             f"pyramidzoo: internal error, {type(error).__name__}: {error}; please report it with what the same command "

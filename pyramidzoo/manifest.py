@@ -10,12 +10,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
-from functools import cache
-from importlib import resources
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +22,21 @@ from typing import Any
 from pyramidzoo import schema
 from pyramidzoo.architectures import architectures, near_matches
 from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.files import packaged
 from pyramidzoo.schema import Invalid
 
 FILE_NAME = "weights_manifest.json"
 FORMAT = 1
 
-_HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64}
+# git_blob_sha1 is the name git gives a file; sha256_prefix is what torch.hub's file names carry
+_HEX_DIGITS: Mapping[str, int | range] = {
+    "md5": 32,
+    "sha1": 40,
+    "sha256": 64,
+    "git_blob_sha1": 40,
+    "sha256_prefix": range(8, 64),
+}
+_PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "Unlicense"}
 _ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 
 
@@ -71,22 +79,34 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Hub:
-    """A safetensors file on the Hugging Face Hub, at one commit."""
+    """A safetensors file on the Hugging Face Hub.
+
+    Without `revision` it is that of the branch main, without `sha256` the first one that comes is trusted. `layout` is
+    None where the tensors have the zoo's names, else that of their names (a module of `pyramidzoo.convert`).
+    """
 
     repo_id: str
-    revision: str
+    revision: str | None
     filename: str
-    sha256: str
+    sha256: str | None
     bytes: int | None
+    layout: str | None = None
 
     def __post_init__(self) -> None:
-        schema.require_hex(self.revision, 40)
-        schema.require_hex(self.sha256, 64)
+        if self.revision is not None:
+            schema.require_hex(self.revision, 40)
+        if self.sha256 is not None:
+            schema.require_hex(self.sha256, 64)
+
+    @property
+    def url(self) -> str:
+        """Its page, for people."""
+        return f"https://huggingface.co/{self.repo_id}/blob/{self.revision or 'main'}/{self.filename}"
 
 
 @dataclass(frozen=True)
 class FileHash:
-    """A digest by `algorithm` of the file itself (`of` "file")."""
+    """A digest by `algorithm` of the file itself (`of` "file"), or of the one file in a zip (`of` "member")."""
 
     algorithm: str
     of: str
@@ -95,24 +115,37 @@ class FileHash:
     def __post_init__(self) -> None:
         if self.algorithm not in _HEX_DIGITS:
             raise Invalid(f"algorithm {self.algorithm!r} is none of {sorted(_HEX_DIGITS)}")
-        if self.of != "file":
-            raise Invalid(f"hash of {self.of!r}; only the hash of the 'file' itself is understood")
+        if self.of not in ("file", "member"):
+            raise Invalid(f"hash of {self.of!r}; it can be of the 'file' itself or of the 'member' of a zip")
         schema.require_hex(self.value, _HEX_DIGITS[self.algorithm])
+
+    def __str__(self) -> str:
+        whose = " of the file in it" if self.of == "member" else ""
+        return f"{self.algorithm.replace('_prefix', ' beginning with')} {self.value}{whose}"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The file as its authors published it, and the layout that its keys follow (a module of `pyramidzoo.convert`)."""
+    """The file as its authors published it, and the layout that its keys follow (a module of `pyramidzoo.convert`).
+
+    `hash` is None where nobody has published one. Where `url` is a page or a folder from which no program can download,
+    `manual` says what to look for there.
+    """
 
     url: str
     format: str
     bytes: int | None
-    hash: FileHash
+    hash: FileHash | None
     layout: str
+    manual: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("https://", "http://")):
+            raise Invalid(f"url: {self.url!r} is no address on the web")
 
     @property
     def filename(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
+        return self.url.partition("?")[0].rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -152,10 +185,15 @@ class Result:
 
 @dataclass(frozen=True)
 class License:
-    """SPDX names, or "none stated" where the authors' repository has none."""
+    """SPDX names, or "none stated" where the authors' repository has none; None where nobody has looked or can tell."""
 
     code: str | None
     weights: str | None
+
+    @property
+    def redistributable(self) -> bool:
+        """Whether anybody may publish the weights again: only where their licence is known and says so."""
+        return self.weights in _PERMISSIVE
 
 
 @dataclass(frozen=True)
@@ -207,17 +245,34 @@ class Manifest:
         """The entry with that id; `architecture.dataset` is the default one. Raises UsageError with near matches."""
         if name in self.entries:
             return self.entries[name]
-        for entry in self.entries.values():
-            if entry.default and name == f"{entry.architecture}.{entry.dataset}":
+        architecture, _, dataset = name.partition(".")
+        for entry in self.of_architecture(architecture):
+            if entry.default and entry.dataset == dataset:
                 return entry
         raise UsageError(f"no weights are called {name!r}; {near_matches(name, self.entries)}")
 
     def match(self, pattern: str) -> list[WeightsEntry]:
         """Entries whose id or architecture fits a shell pattern."""
-        return [e for e in self.entries.values() if fnmatchcase(e.id, pattern) or fnmatchcase(e.architecture, pattern)]
+        return [
+            self.entries[weights_id]
+            for weights_id in self.entries
+            if fnmatchcase(weights_id, pattern) or fnmatchcase(weights_id.partition(".")[0], pattern)
+        ]
 
     def of_architecture(self, architecture: str) -> list[WeightsEntry]:
-        return [entry for entry in self.entries.values() if entry.architecture == architecture]
+        return [self.entries[f"{architecture}.{tag}"] for tag in self.tags(architecture)]
+
+    def tags(self, architecture: str) -> list[str]:
+        """What follows the architecture in the ids of its weights; the entries themselves are not looked at."""
+        return self._tags.get(architecture, [])
+
+    @cached_property
+    def _tags(self) -> Mapping[str, list[str]]:
+        tags: dict[str, list[str]] = {}
+        for weights_id in self.entries:
+            architecture, _, tag = weights_id.partition(".")
+            tags.setdefault(architecture, []).append(tag)
+        return tags
 
     def default_for(self, architecture: str, tag: str | None = None) -> WeightsEntry:
         """The entry for a tag (a data set, or data set and origin) of an architecture.
@@ -253,42 +308,72 @@ class Manifest:
 
 def manifest_path() -> Path:
     """Where the manifest is: inside an installed package, or at the root of a checkout. Never the working directory."""
-    packed = resources.files("pyramidzoo").joinpath(FILE_NAME)
-    if packed.is_file():
-        with resources.as_file(packed) as path:
-            return path
-    return Path(__file__).resolve().parents[1] / FILE_NAME
+    installed = packaged(FILE_NAME)
+    return installed if installed.is_file() else Path(__file__).resolve().parents[1] / FILE_NAME
 
 
 @cache
 def load_manifest() -> Manifest:
-    """The manifest that belongs to this package. Raises IntegrityError where it is missing or damaged."""
-    return read_manifest(manifest_path())
+    """The manifest that belongs to this package, each entry checked when it is first looked at.
+
+    Raises IntegrityError where the file is missing or damaged, and so does looking at a damaged entry.
+    """
+    path = manifest_path()
+    return Manifest(_Entries(_weights(path, object_pairs_hook=None), path.name))
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest file. Raises IntegrityError, which names the entry and the field."""
+    """Read a manifest file and check all of it. Raises IntegrityError, which names the entry and the field."""
+    manifest = Manifest(_Entries(_weights(path, object_pairs_hook=_no_duplicates), path.name))
+    defaults: dict[tuple[str, str], str] = {}
+    for entry in manifest.entries.values():
+        if entry.default:
+            other = defaults.setdefault((entry.architecture, entry.dataset), entry.id)
+            if other != entry.id:
+                raise IntegrityError(
+                    f"{path.name}: {entry.id}: {other} is the default for {entry.dataset} already; unset one of them"
+                )
+    return manifest
+
+
+def _weights(path: Path, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None) -> dict[str, Any]:
+    """The entries as the JSON has them."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
     except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"cannot read the manifest {path}: {error}; reinstall pyramidzoo") from error
-    where = ""
-    try:
-        if not isinstance(document, dict) or document.get("format") != FORMAT or "weights" not in document:
-            raise Invalid(f"not a manifest of format {FORMAT}")
-        entries: dict[str, WeightsEntry] = {}
-        defaults: dict[tuple[str, str], str] = {}
-        for weights_id, content in document["weights"].items():
-            where = f" {weights_id}:"
-            entry = _entry({"id": weights_id, **content})
-            if entry.default:
-                other = defaults.setdefault((entry.architecture, entry.dataset), weights_id)
-                if other != weights_id:
-                    raise Invalid(f"{other} is the default for {entry.dataset} already")
-            entries[weights_id] = entry
-    except (TypeError, AttributeError, ValueError) as error:
-        raise IntegrityError(f"{path.name}:{where} {error}; mend the entry or reinstall pyramidzoo") from error
-    return Manifest(MappingProxyType(entries))
+    weights = document.get("weights") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    if not isinstance(weights, dict):
+        raise IntegrityError(f"{path.name}: not a manifest of format {FORMAT}; reinstall pyramidzoo")
+    return weights
+
+
+class _Entries(Mapping[str, WeightsEntry]):
+    """Records made from their JSON when they are first asked for: most commands look at a few of hundreds."""
+
+    def __init__(self, contents: dict[str, Any], file: str) -> None:
+        self._contents, self._file = contents, file
+        self._made: dict[str, WeightsEntry] = {}
+
+    def __getitem__(self, weights_id: str) -> WeightsEntry:
+        if weights_id not in self._made:
+            content = self._contents[weights_id]
+            try:
+                self._made[weights_id] = _entry({"id": weights_id, **content})
+            except (TypeError, AttributeError, ValueError) as error:
+                raise IntegrityError(
+                    f"{self._file}: {weights_id}: {error}; mend the entry or reinstall pyramidzoo"
+                ) from error
+        return self._made[weights_id]
+
+    def __contains__(self, weights_id: object) -> bool:
+        return weights_id in self._contents
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._contents)
+
+    def __len__(self) -> int:
+        return len(self._contents)
 
 
 _NESTED: Mapping[str, type] = {

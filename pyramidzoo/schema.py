@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_HEX = re.compile(r"[0-9a-f]*")
 
 
 class Invalid(ValueError):
@@ -38,18 +40,25 @@ def record(cls: type[T], content: Any) -> T:
     """A frozen record from a JSON object that has every field of the class and no other. Raises Invalid."""
     if not isinstance(content, Mapping):
         raise Invalid(f"{cls.__name__} must be an object, not {type(content).__name__}")
-    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if fields.keys() != content.keys():
-        missing, extra = sorted(fields.keys() - content.keys()), sorted(content.keys() - fields.keys())
+    types = _types(cls)  # type: ignore[arg-type]
+    if types.keys() != content.keys():
+        missing, extra = sorted(types.keys() - content.keys()), sorted(content.keys() - types.keys())
         raise Invalid(f"{cls.__name__} lacks {missing} and has unknown {extra}")
     for name, value in content.items():
-        holds = _TYPES.get(fields[name].type)
+        holds = _TYPES.get(types[name])
         if holds is not None and not holds(value):
-            raise Invalid(f"{name}: {value!r} is not of the type {fields[name].type}")
+            raise Invalid(f"{name}: {value!r} is not of the type {types[name]}")
     return cls(**content)
 
 
-def require_hex(value: Any, digits: int) -> None:
-    """Raise Invalid unless the value is that many lower-case hex digits."""
-    if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-        raise Invalid(f"{value!r} is not {digits} hex digits")
+@cache
+def _types(cls: type) -> dict[str, str]:
+    return {field.name: str(field.type) for field in dataclasses.fields(cls)}
+
+
+def require_hex(value: Any, digits: int | range) -> None:
+    """Raise Invalid unless the value is that many lower-case hex digits, or a number of them in that range."""
+    allowed = digits if isinstance(digits, range) else range(digits, digits + 1)
+    if not isinstance(value, str) or not _HEX.fullmatch(value) or len(value) not in allowed:
+        number = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
+        raise Invalid(f"{value!r} is not {number} hex digits")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
+import re
 import tempfile
 import time
 import urllib.error
@@ -13,18 +13,22 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
+from pyramidzoo.archives import MAX_BYTES
+from pyramidzoo.cache import cache_dir, cache_paths, hold_to_note, note, noted_from, sidecar
 from pyramidzoo.containers import read_tensors, tensors_sha256
 from pyramidzoo.convert import convert_file
+from pyramidzoo.digests import digest, matches
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
-from pyramidzoo.files import file_hash, packaged, user_path, write_text
+from pyramidzoo.files import file_hash, packaged, user_path
 from pyramidzoo.loading import memoised_hash, require_hash
-from pyramidzoo.manifest import Manifest, Origin, WeightsEntry
+from pyramidzoo.manifest import Hub, Manifest, Origin, WeightsEntry
 
 _TIMEOUT_SECONDS = 30
+_UNRECOGNISABLE = "nobody has published a hash of this file, so PYRAMIDZOO_ORIGINS cannot recognise it"
 
 
 @dataclass(frozen=True)
@@ -36,23 +40,13 @@ class Located:
     place: str
 
 
-def cache_dir() -> Path:
-    """`PYRAMIDZOO_CACHE`, else `pyramidzoo` in `XDG_CACHE_HOME` or ~/.cache."""
-    named = os.environ.get("PYRAMIDZOO_CACHE")
-    if named:
-        return user_path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"
-    except RuntimeError as error:
-        raise UnavailableError("this user has no home folder; name one for the cache in PYRAMIDZOO_CACHE") from error
-
-
 def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
     """The entry's verified file: bundled, cached, or from `PYRAMIDZOO_ORIGINS`, the Hub, the origin, in this order.
 
-    A foreign checkpoint is converted on arrival and kept in the cache; `force` does so again. Raises IntegrityError
-    where bytes are not what the manifest says, UnavailableError (it lists every place tried) where there are none.
+    A foreign checkpoint is converted on arrival and kept in the cache; `force` does so again. A file whose hash nobody
+    has published is trusted the first time, which is said on stderr, and held to what it was then. Raises
+    IntegrityError where bytes are not what they must be, UnavailableError (it lists every place tried) where there are
+    none.
     """
     if entry.bundled is not None:
         path = packaged(entry.bundled.path)
@@ -70,10 +64,7 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
             failures.append(error)
     worst = IntegrityError if any(isinstance(error, IntegrityError) for error in failures) else UnavailableError
     reasons = "".join(f"\n  - {error}" for error in failures)
-    raise worst(
-        f"cannot get {entry.id}:{reasons}\n  Fetch it where there is a network, or name a folder that holds "
-        f"{_wanted(entry)} in PYRAMIDZOO_ORIGINS"
-    ) from failures[-1]
+    raise worst(f"cannot get {entry.id}:{reasons}\n  {_advice(entry)}") from failures[-1]
 
 
 @dataclass(frozen=True)
@@ -88,26 +79,41 @@ class State:
 
 def verify(entry: WeightsEntry) -> State:
     """Hash an entry's local file again, and its tensors where the manifest knows their hash."""
-    path, expected = cache_paths(entry)[0], None
-    if entry.bundled is not None:
-        path, expected = packaged(entry.bundled.path), entry.bundled.sha256
-    if not path.is_file():
+    path, expected = _local(entry)
+    if path is None or not path.is_file():
         get = "reinstall pyramidzoo" if entry.bundled else f"`pyramidzoo fetch {entry.id}` gets it"
         return State(entry.id, "missing", None, get)
     again = "reinstall pyramidzoo" if entry.bundled else f"`pyramidzoo fetch --force {entry.id}` makes it anew"
-    noted = expected or (_read_sidecar(entry) or {}).get("sha256")
-    if noted is None:
+    if expected is None:
         return State(entry.id, "altered", path, f"nothing vouches for it: its sidecar is missing or damaged; {again}")
     try:
         found = file_hash(path)
     except UnavailableError as error:
         return State(entry.id, "altered", path, str(error))
-    if found != noted:
-        return State(entry.id, "altered", path, f"sha256 {found}, expected {noted}; {again}")
+    if found != expected:
+        return State(entry.id, "altered", path, f"sha256 {found}, expected {expected}; {again}")
     content = tensors_sha256(read_tensors(path))
     if entry.tensors_sha256 not in (None, content):
         return State(entry.id, "altered", path, f"tensors sha256 {content}, expected {entry.tensors_sha256}; {again}")
     return State(entry.id, "good", path, f"sha256 {found}")
+
+
+def _local(entry: WeightsEntry) -> tuple[Path | None, str | None]:
+    """Where an entry's file is on this machine, without any network, and the sha256 that it must have."""
+    if entry.bundled is not None:
+        return packaged(entry.bundled.path), entry.bundled.sha256
+    path = cache_paths(entry)[0]
+    if entry.hub is None or entry.hub.layout is not None or path.is_file():
+        return path, (_usable(entry) or {}).get("sha256")
+    from huggingface_hub import try_to_load_from_cache
+
+    noted = noted_from(entry, entry.hub.url)
+    expected = entry.hub.sha256 or noted.get("source_sha256")
+    revision = entry.hub.revision or noted.get("commit")
+    found = try_to_load_from_cache(entry.hub.repo_id, entry.hub.filename, revision=revision)
+    if not isinstance(found, str) or expected is None:
+        return None, None  # what another program left there vouches for nothing
+    return Path(found), expected
 
 
 def unknown_files(manifest: Manifest) -> list[State]:
@@ -122,51 +128,54 @@ def unknown_files(manifest: Manifest) -> list[State]:
     return [State(path.name, "unknown", path, "no entry of the manifest names it; delete it") for path in found]
 
 
-def cache_paths(entry: WeightsEntry) -> tuple[Path, Path]:
-    """The entry's converted file in the cache, and the sidecar that says what it must be."""
-    folder = cache_dir() / "weights"
-    return folder / f"{entry.id}.safetensors", folder / f"{entry.id}.json"
-
-
 def _cached(entry: WeightsEntry) -> Located | None:
-    path, noted = cache_paths(entry)[0], _read_sidecar(entry)
+    if entry.hub is not None and entry.hub.layout is None:
+        path, expected = _local(entry)
+        if path is None or expected is None or memoised_hash(path) != expected:
+            return None  # an altered one is named and removed when the Hub is asked
+        return Located(path, expected, "cache")
+    path, noted = cache_paths(entry)[0], _usable(entry)
     if noted is None or not path.is_file():
         return None
     sha256 = require_hash(path, noted["sha256"], f"`pyramidzoo fetch --force {entry.id}` makes it anew")
     return Located(path, sha256, "cache")
 
 
-def _read_sidecar(entry: WeightsEntry) -> dict[str, str] | None:
+def _usable(entry: WeightsEntry) -> dict[str, Any] | None:
     """What was noted when the cached file was made; None where nothing readable vouches for it.
 
     Also None where it was made from another file, or has other tensors, than the manifest says now.
     """
-    try:
-        noted = json.loads(cache_paths(entry)[1].read_text(encoding="utf-8"))
-        same = entry.origin is not None and noted["origin"] == entry.origin.hash.value
-        known = entry.tensors_sha256 in (None, noted["tensors_sha256"])
-        return noted if same and known and noted["sha256"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    noted = sidecar(entry)
+    published = [entry.hub.sha256] if entry.hub and entry.hub.layout else []
+    if entry.origin:
+        published.append(entry.origin.hash.value if entry.origin.hash else None)
+    same = noted.get("origin", "") in published
+    known = entry.tensors_sha256 in (None, noted.get("tensors_sha256"))
+    return noted if same and known and noted.get("sha256") else None
 
 
 def _from_folders(entry: WeightsEntry) -> Located | None:
     """Search the folders of `PYRAMIDZOO_ORIGINS` for the content, under any name."""
     folders = [user_path(p) for p in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if p]
-    names = {source.filename for source in (entry.hub, entry.origin) if source}
+    if not folders:
+        return None
+    if not _recognisable(entry):
+        raise UnavailableError(_UNRECOGNISABLE)
+    names = _names(entry)
     altered: list[Path] = []
     for candidate in (path for folder in folders for path in _files_below(folder)):
         try:
-            if entry.hub and _is(candidate, entry.hub.bytes, "sha256", entry.hub.sha256):
-                return Located(candidate, entry.hub.sha256, "origins")
-            if entry.origin and _is(
-                candidate, entry.origin.bytes, entry.origin.hash.algorithm, entry.origin.hash.value
-            ):
-                return _convert(entry, entry.origin, candidate, "origins")
-        except UnavailableError as error:
-            if isinstance(error, NotWritableError) or candidate.name in names:
+            is_hub_file = entry.hub is not None and _is_hub_file(candidate, entry, entry.hub)
+            is_origin = entry.origin is not None and _is_origin(candidate, entry, entry.origin)
+        except (IntegrityError, UnavailableError):
+            if candidate.name in names:
                 raise
             continue  # a file that cannot be read and has another name is none of ours
+        if entry.hub and is_hub_file:
+            return _use_hub_file(entry, entry.hub, candidate, "origins")
+        if entry.origin and is_origin:
+            return _convert(entry, entry.origin.layout, candidate, "origins", entry.origin.url)
         if candidate.name in names:
             altered.append(candidate)
     if altered:
@@ -176,9 +185,7 @@ def _from_folders(entry: WeightsEntry) -> Located | None:
     for folder in folders:
         if not folder.is_dir():
             raise UnavailableError(f"PYRAMIDZOO_ORIGINS names {folder}, which is not a folder")
-    if folders:
-        raise UnavailableError(f"not in PYRAMIDZOO_ORIGINS ({os.pathsep.join(map(str, folders))})")
-    return None
+    raise UnavailableError(f"not in PYRAMIDZOO_ORIGINS ({os.pathsep.join(map(str, folders))})")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -196,16 +203,42 @@ def _from_hub(entry: WeightsEntry) -> Located | None:
         return None
     from huggingface_hub import hf_hub_download
 
+    revision = hub.revision or noted_from(entry, hub.url).get("commit") or "main"
     try:
-        path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=hub.revision))
+        path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=revision))
     except Exception as error:  # the client has many error classes of its own, and those of its HTTP library
         raise UnavailableError(f"Hub {hub.repo_id}: {type(error).__name__}: {_first_line(error)}") from error
     try:
-        require_hash(path, hub.sha256, "it was removed; fetch it again")
+        if hub.sha256 is not None:
+            moved = "" if hub.revision else f" ({hub.repo_id} has no pinned revision, main may have moved on)"
+            require_hash(path, hub.sha256, f"it was removed; fetch it again{moved}")
+        return _use_hub_file(entry, hub, path, "hub")
     except IntegrityError:
         _remove_from_hub_cache(path)
         raise
-    return Located(path, hub.sha256, "hub")
+
+
+def _use_hub_file(entry: WeightsEntry, hub: Hub, path: Path, place: str) -> Located:
+    """A verified file of the Hub as it is, or converted; what is not pinned is noted."""
+    if hub.layout is not None:
+        return _convert(entry, hub.layout, path, place, hub.url)
+    sha256 = memoised_hash(path)
+    if hub.sha256 is None:
+        hold_to_note(entry, hub.url, sha256)
+    if hub.sha256 is None or hub.revision is None:
+        commit = _commit(path) or noted_from(entry, hub.url).get("commit")
+        note(
+            entry,
+            {"url": hub.url, "source_sha256": sha256, "commit": commit},
+            published=hub.sha256 is not None,
+        )
+    return Located(path, sha256, place)
+
+
+def _commit(path: Path) -> str | None:
+    """The commit under which the Hub's cache keeps a file."""
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
+    return found and found[1]
 
 
 def _remove_from_hub_cache(path: Path) -> None:
@@ -215,12 +248,18 @@ def _remove_from_hub_cache(path: Path) -> None:
 
 
 def _from_url(entry: WeightsEntry) -> Located | None:
-    if entry.origin is None:
+    origin = entry.origin
+    if origin is None:
         return None
+    if origin.manual is not None:
+        put = "put the file in a folder of PYRAMIDZOO_ORIGINS" if _recognisable(entry) else _by_hand(entry)
+        raise UnavailableError(
+            f"no program can download from {origin.url}; open that page, look for {origin.manual}, and {put}"
+        )
     with _temporary_folder() as folder:
-        source = folder / entry.origin.filename
-        _download(entry.origin, source)
-        return _convert(entry, entry.origin, source, "origin")
+        source = folder / origin.filename
+        _download(origin, source)
+        return _convert(entry, origin.layout, source, "origin", origin.url)
 
 
 @contextlib.contextmanager
@@ -248,57 +287,128 @@ def _download(origin: Origin, destination: Path) -> None:
             destination.open("wb") as stream,
             tqdm(total=origin.bytes, desc=origin.filename, unit="B", unit_scale=True, disable=None) as bar,
         ):
-            announced = answer.headers.get("Content-Length")
+            announced, received = answer.headers.get("Content-Length"), 0
+            limit = MAX_BYTES if origin.bytes is None else origin.bytes
             while chunk := answer.read(1 << 16):
-                bar.update(stream.write(chunk))
-                if origin.bytes is not None and bar.n > origin.bytes:
-                    raise IntegrityError(f"{origin.url} sends more than the {origin.bytes} bytes it should have")
+                received += stream.write(chunk)
+                bar.update(len(chunk))
+                if received > limit:
+                    raise IntegrityError(f"{origin.url} sends more than the {limit} bytes it may have")
     except urllib.error.HTTPError as error:
         error.close()
         raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
-    received = destination.stat().st_size
     if announced and announced.isdigit() and received < int(announced):
         raise UnavailableError(f"{origin.url}: the connection ended after {received} of {announced} bytes; try again")
-    found = file_hash(destination, origin.hash.algorithm)
-    if found != origin.hash.value:
+    if origin.hash is not None and not matches(destination, origin.hash):
         raise IntegrityError(
-            f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {found}, expected "
-            f"{origin.hash.value}; a proxy's page, or the file was changed upstream"
+            f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {digest(destination, origin.hash)}, "
+            f"expected {origin.hash.value}; a proxy's page, or the file was changed upstream"
         )
 
 
-def _convert(entry: WeightsEntry, origin: Origin, source: Path, place: str) -> Located:
-    path, sidecar = cache_paths(entry)
+def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: str) -> Located:
+    """Convert what was verified, as far as it can be; the cache's sidecar notes what it was."""
+    path, _ = cache_paths(entry)
+    source_sha256 = memoised_hash(source)
+    published = entry.hub.sha256 if entry.hub and entry.hub.url == url else None
+    if entry.origin and entry.origin.url == url and entry.origin.hash:
+        published = entry.origin.hash.value
+    if not _pinned(entry, url):
+        hold_to_note(entry, url, source_sha256)
     converted = convert_file(
         source,
         path,
-        layout=origin.layout,
+        layout=layout,
         architecture=entry.architecture,
         dataset=entry.dataset,
         num_classes=entry.num_classes,
         arguments=entry.arguments,
         preprocessing=entry.preprocessing,
-        origin_sha256=origin.hash.value if origin.hash.algorithm == "sha256" else None,
+        origin_sha256=source_sha256,
         expected_tensors=entry.tensors_sha256,
     )
-    noted = {"origin": origin.hash.value, "sha256": converted.sha256, "tensors_sha256": converted.tensors_sha256}
-    # written last: a file whose sidecar is missing or old is made anew
-    write_text(sidecar, json.dumps(noted, indent=1, sort_keys=True) + "\n")
+    # noted last: a file whose sidecar is missing or old is made anew
+    note(
+        entry,
+        {
+            "url": url,
+            "origin": published,
+            "source_sha256": source_sha256,
+            "commit": _commit(source),
+            "sha256": converted.sha256,
+            "tensors_sha256": converted.tensors_sha256,
+        },
+        published=published is not None,
+    )
     return Located(path, converted.sha256, place)
 
 
-def _is(path: Path, size: int | None, algorithm: str, value: str) -> bool:
-    return (size is None or path.stat().st_size == size) and memoised_hash(path, algorithm) == value
+def _pinned(entry: WeightsEntry, url: str) -> bool:
+    """Whether a published hash decides alone what may come from this address."""
+    if entry.hub and entry.hub.url == url:
+        return entry.hub.sha256 is not None
+    known = entry.origin.hash if entry.origin else None
+    return known is not None and known.algorithm != "sha256_prefix"  # 32 bits are no proof against a forger
+
+
+def _is_hub_file(path: Path, entry: WeightsEntry, hub: Hub) -> bool:
+    sha256 = hub.sha256 or noted_from(entry, hub.url).get("source_sha256")
+    right_size = hub.bytes is None or path.stat().st_size == hub.bytes
+    return sha256 is not None and right_size and memoised_hash(path) == sha256
+
+
+def _is_origin(path: Path, entry: WeightsEntry, origin: Origin) -> bool:
+    if origin.hash is None:
+        return memoised_hash(path) == noted_from(entry, origin.url).get("source_sha256")
+    right_size = origin.bytes is None or origin.hash.of == "member" or path.stat().st_size == origin.bytes
+    return right_size and matches(path, origin.hash)
+
+
+def _recognisable(entry: WeightsEntry) -> bool:
+    """Whether a file can be told to be this entry's by its content."""
+    if entry.hub and (entry.hub.sha256 or noted_from(entry, entry.hub.url).get("source_sha256")):
+        return True
+    origin = entry.origin
+    return origin is not None and bool(origin.hash or noted_from(entry, origin.url).get("source_sha256"))
+
+
+def _names(entry: WeightsEntry) -> set[str]:
+    """What the file is called where it is published; a packed one may have been unpacked.
+
+    Files of the Hub are all called model.safetensors, which says nothing.
+    """
+    if entry.origin is None or entry.origin.manual is not None:
+        return set()
+    return {entry.origin.filename, entry.origin.filename.removesuffix(".zip")}
 
 
 def _wanted(entry: WeightsEntry) -> str:
     if entry.hub:
         return f"{entry.hub.filename}, sha256 {entry.hub.sha256}"
     if entry.origin:
-        return f"{entry.origin.filename}, {entry.origin.hash.algorithm} {entry.origin.hash.value}"
+        return f"{entry.origin.manual or entry.origin.filename}, {entry.origin.hash}"
     raise UsageError(f"{entry.id} is bundled")
+
+
+def _advice(entry: WeightsEntry) -> str:
+    if entry.origin and entry.origin.manual is not None:
+        return "Only a person can get it"
+    if not _recognisable(entry):
+        return f"Fetch it where there is a network, or {_by_hand(entry)}"
+    return f"Fetch it where there is a network, or name a folder that holds {_wanted(entry)} in PYRAMIDZOO_ORIGINS"
+
+
+def _by_hand(entry: WeightsEntry) -> str:
+    """What to do with a file that only its bearer can vouch for."""
+    layout = (entry.origin and entry.origin.layout) or (entry.hub and entry.hub.layout)
+    if layout is None:
+        return f"give the file itself to `weights=` or `pyramidzoo evaluate` ({_UNRECOGNISABLE})"
+    return (
+        f"convert it by hand: `pyramidzoo convert FILE --layout {layout} --arch {entry.architecture} "
+        f"--dataset {entry.dataset} --output OUT.safetensors` ({_UNRECOGNISABLE})"
+    )
 
 
 def _first_line(error: BaseException) -> str:

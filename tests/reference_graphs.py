@@ -22,12 +22,12 @@ class Layers:
         self.state = state
         self.training = training
 
-    def conv(self, name: str, x: Tensor, out: int, kernel: int, stride: int = 1) -> Tensor:
-        """Convolution to `out` channels without bias, padded so that stride 1 keeps the size."""
-        weight = self.state[f"{name}.weight"]
+    def conv(self, name: str, x: Tensor, out: int, kernel: int, stride: int = 1, *, bias: bool = False) -> Tensor:
+        """Convolution to `out` channels, padded so that stride 1 keeps the size."""
+        weight, shift = self.state[f"{name}.weight"], self.state.get(f"{name}.bias")
         assert weight.shape == (out, x.shape[1], kernel, kernel)
-        assert f"{name}.bias" not in self.state
-        return F.conv2d(x, weight, stride=stride, padding=(kernel - 1) // 2)
+        assert (shift is not None) == bias
+        return F.conv2d(x, weight, shift, stride=stride, padding=(kernel - 1) // 2)
 
     def bn(self, name: str, x: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + 1e-5) * scale + shift; running values go a tenth of the way to the batch's."""
@@ -45,10 +45,15 @@ class Layers:
     def bn_relu(self, name: str, x: Tensor) -> Tensor:
         return torch.relu(self.bn(name, x))
 
-    def head(self, x: Tensor, drop: float = 0.0) -> Tensor:
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]
+
+    def drop(self, x: Tensor, rate: float) -> Tensor:
+        return F.dropout(x, rate, self.training)
+
+    def head(self, x: Tensor, drop: float = 0.0, name: str = "fc") -> Tensor:
         """Mean over the map, dropout, linear layer."""
-        x = F.dropout(x.mean(dim=(2, 3)), drop, self.training)
-        return x @ self.state["fc.weight"].T + self.state["fc.bias"]
+        return self.linear(name, self.drop(x.mean(dim=(2, 3)), drop))
 
 
 def resnet_a(net: Layers, x: Tensor, *, n: int) -> Tensor:
@@ -85,18 +90,34 @@ def resnet_fattorib(net: Layers, x: Tensor, *, n: int) -> Tensor:
 
 
 def preresnet(
-    net: Layers, x: Tensor, *, n: int, width: int = 1, shared: Sequence[bool] = (True,) * 3, option: str = "B"
+    net: Layers,
+    x: Tensor,
+    *,
+    n: int,
+    width: int = 1,
+    shared: Sequence[bool] = (True,) * 3,
+    option: str = "B",
+    first_relu: bool = True,
+    last_bn: bool = False,
 ) -> Tensor:
-    """Basic pre-activation units; `shared` stages give the first unit's BN-ReLU to its shortcut as well."""
+    """Basic pre-activation units; `shared` stages give the first unit's BN-ReLU to its shortcut as well.
+
+    Without `first_relu` a unit has no ReLU after its first BN, unless that BN is shared.
+    """
     x = net.conv("conv1", x, 16 * width, 3)
     for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
         for k in range(n):
             unit = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
-            activated = net.bn_relu(f"{unit}.bn1", x)
+            sharing = k == 0 and shared[stage]
+            activated = net.bn(f"{unit}.bn1", x)
+            if sharing or first_relu:
+                activated = torch.relu(activated)
             y = net.conv(f"{unit}.conv1", activated, out, 3, stride)
             y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), out, 3)
-            if k == 0 and shared[stage]:
+            if last_bn:
+                y = net.bn(f"{unit}.last_bn", y)
+            if sharing:
                 x = activated
             if stride == 2 and option == "A":
                 x = x[:, :, ::2, ::2]
@@ -107,21 +128,48 @@ def preresnet(
     return net.head(net.bn_relu("norm", x))
 
 
-def preresnet_bottleneck(net: Layers, x: Tensor, *, n: int) -> Tensor:
-    """Pre-activation bottlenecks: stride in the first 1x1, a bare projection of BN-ReLU in each stage's first unit."""
+def preresnet_bottleneck(
+    net: Layers, x: Tensor, *, n: int, widths: Sequence[int] = (64, 128, 256), strided: int = 1
+) -> Tensor:
+    """Pre-activation bottlenecks at `widths` channels; convolution number `strided` has the stride.
+
+    The first unit of each stage shares its BN-ReLU with the shortcut: a bare projection, or, where the channels stay,
+    nothing more.
+    """
     x = net.conv("conv1", x, 16, 3)
-    for stage, out in enumerate((64, 128, 256)):
+    for stage, out in enumerate(widths):
         for k in range(n):
             unit = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
             activated = net.bn_relu(f"{unit}.bn1", x)
-            y = net.conv(f"{unit}.conv1", activated, out // 4, 1, stride)
-            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), out // 4, 3)
-            y = net.conv(f"{unit}.conv3", net.bn_relu(f"{unit}.bn3", y), out, 1)
+            y = _preactivated_branch(net, unit, activated, out, stride, strided)
             if k == 0:
-                x = net.conv(f"{unit}.downsample", activated, out, 1, stride)
+                changes = out != x.shape[1]
+                x = net.conv(f"{unit}.downsample", activated, out, 1, stride) if changes else activated
             x = y + x
     return net.head(net.bn_relu("norm", x))
+
+
+def image_preresnet(net: Layers, x: Tensor, *, units: Sequence[int]) -> Tensor:
+    """fb.resnet.torch's bottlenecks on ImageNet: the very first unit reads what the stem has activated already."""
+    x = net.bn_relu("bn1", net.conv("conv1", x, 64, 7, 2))
+    x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+    for stage, (count, out) in enumerate(zip(units, (256, 512, 1024, 2048), strict=True)):
+        for k in range(count):
+            unit = f"layer{stage + 1}.{k}"
+            stride = 2 if stage > 0 and k == 0 else 1
+            activated = x if (stage, k) == (0, 0) else net.bn_relu(f"{unit}.bn1", x)
+            y = _preactivated_branch(net, unit, activated, out, stride, strided=2)
+            x = y + (net.conv(f"{unit}.downsample", activated, out, 1, stride) if k == 0 else x)
+    assert "layer1.0.bn1.weight" not in net.state
+    return net.head(net.bn_relu("norm", x))
+
+
+def _preactivated_branch(net: Layers, unit: str, x: Tensor, out: int, stride: int, strided: int) -> Tensor:
+    inner = out // 4
+    y = net.conv(f"{unit}.conv1", x, inner, 1, stride if strided == 1 else 1)
+    y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), inner, 3, stride if strided == 2 else 1)
+    return net.conv(f"{unit}.conv3", net.bn_relu(f"{unit}.bn3", y), out, 1)
 
 
 def wide_resnet(net: Layers, x: Tensor, *, n: int, width: int, drop: float = 0.0) -> Tensor:
@@ -133,7 +181,7 @@ def wide_resnet(net: Layers, x: Tensor, *, n: int, width: int, drop: float = 0.0
             stride = 2 if stage > 0 and k == 0 else 1
             activated = net.bn_relu(f"{unit}.bn1", x)
             y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", activated, out, 3, stride))
-            y = net.conv(f"{unit}.conv2", F.dropout(y, drop, net.training), out, 3)
+            y = net.conv(f"{unit}.conv2", net.drop(y, drop), out, 3)
             if k == 0 and (stage > 0 or width > 1):
                 x = net.conv(f"{unit}.downsample", activated, out, 1, stride)
             x = y + x

@@ -99,6 +99,7 @@ def vgg(stages: tuple[int, ...], *hidden: int) -> int:
 FORMULAS = {
     "resnet110": resnet_a(18),  # to check the formula
     "resnet1202": resnet_a(200),
+    "preresnet164_bearpaw": 1_703_258,  # the shortcuts of preresnet164, from another place
     "densenet_100_k12": densenet(32, 12),  # likewise
     "densenet_40_k12": densenet(12, 12),
     "vgg15_bn": vgg((2, 2, 3, 3, 3)),  # likewise

@@ -152,6 +152,8 @@ def test_reset_classifier_keeps_device_and_dtype(name: str) -> None:
         assert {(p.dtype, p.device.type) for p in model.get_classifier().parameters()} == {(dtype, "meta")}
     with pytest.raises(ValueError, match="num_classes is -1"):
         model.reset_classifier(-1)
+    with pytest.raises(ValueError, match="global_pool is 'max'"):
+        model.reset_classifier(5, "max")
 
 
 @every

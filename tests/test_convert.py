@@ -1,7 +1,8 @@
-"""Key maps, strict in both directions, and foreign pickles that must not do anything."""
+"""Layouts, strict in both directions, recognised by what a file holds; foreign pickles that must not do anything."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 from collections.abc import Callable
@@ -10,23 +11,48 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import foreign_checkpoint, random_state
+from layout_tools import read_here, zipped
+from safetensors.torch import save_file
 from torch import Tensor
 
+from pyramidzoo import convert, models
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import Description, read_tensors, tensors_sha256
-from pyramidzoo.convert import LAYOUTS, convert_file, get_layout, map_tensors, unpickle
+from pyramidzoo.convert import LAYOUTS, Match, convert_file, get_layout, map_tensors, recognise, unpickle
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
-CASES = {"akamaster": "resnet20", "fattorib": "resnet20_fattorib", "ferles": "wrn_16_1"}
+CASES = {
+    "akamaster": "resnet20",
+    "bearpaw": "wrn_16_1",
+    "chenyaofo": "resnet20_b",
+    "dice": "densenet_bc_40_k12",
+    "dyhan": "pyramidnet110_a48",
+    "fattorib": "resnet20_fattorib",
+    "ferles": "wrn_16_1",
+    "pytorchcv": "resnet20_b",
+}
+IMAGENET_ONLY = {"functional_zoo", "timm", "torch7", "torchvision"}  # see test_layouts and test_torch7
 
 
 def saved(path: Path, layout: str, checkpoint: dict[str, Tensor]) -> Path:
     """Save a flat checkpoint the way the layout's authors did."""
-    if layout == "akamaster":
-        torch.save({"state_dict": checkpoint, "best_prec1": 91.78}, path, _use_new_zipfile_serialization=False)
-    else:
+    container = get_layout(layout).containers[0]
+    if not container.startswith("state_dict."):
         torch.save(checkpoint, path)
+        return path
+    prefix = container.removeprefix("state_dict.")
+    content = {"epoch": 3, "state_dict": {prefix + name: tensor for name, tensor in checkpoint.items()}}
+    if get_layout(layout).beside:
+        content["optimizer"] = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save(content, path, _use_new_zipfile_serialization=layout != "akamaster")
     return path
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are opened without a child process, which takes seconds."""
+    monkeypatch.setattr(convert, "unpickle", read_here)
+    monkeypatch.setattr("pyramidzoo.convert._reading.unpickle", read_here)
 
 
 def converted(source: Path, output: Path, layout: str, architecture: str | None = None) -> Path:
@@ -41,9 +67,10 @@ def converted(source: Path, output: Path, layout: str, architecture: str | None 
 
 
 def test_every_layout_is_tested() -> None:
-    assert set(CASES) == set(LAYOUTS)
+    assert set(CASES) | IMAGENET_ONLY == set(LAYOUTS)
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("layout", CASES)
 def test_a_checkpoint_arrives_whole(layout: str, tmp_path: Path) -> None:
     state = random_state(CASES[layout])
@@ -58,12 +85,14 @@ def test_a_checkpoint_arrives_whole(layout: str, tmp_path: Path) -> None:
     assert description.preprocessing == get_layout(layout).preprocessing["cifar10"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_equal_conversions_are_equal_bytes(tmp_path: Path) -> None:
     source = saved(tmp_path / "in.pth", "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
     first, second = (converted(source, tmp_path / f"{k}.safetensors", "ferles") for k in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_old_files_lack_batch_counters(tmp_path: Path) -> None:
     state = {name: t for name, t in random_state("resnet20").items() if "num_batches" not in name}
     source = saved(tmp_path / "in.th", "akamaster", foreign_checkpoint("resnet20", "akamaster", state))
@@ -78,7 +107,11 @@ def test_fattorib_has_97536_unused_parameters(depth: int) -> None:
 
 
 def damage_missing(checkpoint: dict[str, Tensor]) -> str:
-    del checkpoint[next(name for name in checkpoint if name.endswith("conv2.weight") or "final_block.3" in name)]
+    del checkpoint[
+        next(
+            name for name in checkpoint if name.endswith(("conv2.weight", "conv2.conv.weight", "final_block.3.weight"))
+        )
+    ]
     return "missing: "
 
 
@@ -90,7 +123,7 @@ def damage_extra(checkpoint: dict[str, Tensor]) -> str:
 def damage_shape(checkpoint: dict[str, Tensor]) -> str:
     name = next(name for name in checkpoint if name.endswith("weight"))
     checkpoint[name] = torch.zeros(16, 3, 5, 5)
-    return r"different: .*is F32\[16x3x5x5\], not F32\[16x3x3x3\]"
+    return r"different: .*is F32\[16x3x5x5\], not F32\[\d\dx3x3x3\]"
 
 
 def damage_dtype(checkpoint: dict[str, Tensor]) -> str:
@@ -101,27 +134,35 @@ def damage_dtype(checkpoint: dict[str, Tensor]) -> str:
 
 def damage_nan(checkpoint: dict[str, Tensor]) -> str:
     name = next(name for name in checkpoint if name.endswith("running_var") and "conv_block" not in name)
+    checkpoint[name] = checkpoint[name].clone()
     checkpoint[name][0] = float("nan")
     return "NaN or infinite values in "
+
+
+@functools.cache
+def checkpoint_of(layout: str) -> dict[str, Tensor]:
+    """A layout's case as its authors would have saved it, to be copied before anything is changed."""
+    return foreign_checkpoint(CASES[layout], layout, random_state(CASES[layout]))
 
 
 def mapped(layout: str, checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
     """The key map alone, on a checkpoint that is in memory already."""
     key_map = get_layout(layout)
-    inside = {key_map.container + name: tensor for name, tensor in checkpoint.items()}
+    inside = {key_map.containers[0] + name: tensor for name, tensor in checkpoint.items()}
     return map_tensors(inside, key_map, get_architecture(CASES[layout]), settings={"num_classes": 10}, what="it")
 
 
 @pytest.mark.parametrize("layout", CASES)
 @pytest.mark.parametrize("damage", [damage_missing, damage_extra, damage_shape, damage_dtype, damage_nan])
 def test_a_checkpoint_that_is_not_that_network(layout: str, damage: Callable[[dict[str, Tensor]], str]) -> None:
-    checkpoint = foreign_checkpoint(CASES[layout], layout, random_state(CASES[layout]))
+    checkpoint = dict(checkpoint_of(layout))
     mapped(layout, dict(checkpoint))
     message = damage(checkpoint)
     with pytest.raises(IntegrityError, match=message):
         mapped(layout, checkpoint)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_failed_conversion_leaves_what_was_there(tmp_path: Path) -> None:
     checkpoint = foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1"))
     message = damage_nan(checkpoint)
@@ -141,10 +182,128 @@ def test_unused_tensors_must_be_there() -> None:
         mapped("fattorib", checkpoint)
 
 
-def test_another_depth_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("layout", "architecture", "message"),
+    [
+        (
+            "ferles",
+            "wrn_40_1",
+            "not a ferles checkpoint of wrn_40_1 with 10 classes: missing: .*check --layout, --arch",
+        ),
+        ("ferles", "wrn_40_1", "; it looks like a ferles checkpoint of wrn_16_1 with 10 classes$"),
+        ("bearpaw", "wrn_16_1", "; it looks like a ferles checkpoint of wrn_16_1 with 10 classes$"),
+        ("akamaster", "resnet32", "; it looks like a ferles checkpoint of wrn_16_1 with 10 classes$"),
+    ],
+)
+def test_another_network_is_named(layout: str, architecture: str, message: str, tmp_path: Path) -> None:
     source = saved(tmp_path / "in.pth", "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
-    with pytest.raises(IntegrityError, match=r"not a ferles checkpoint of wrn_40_1.*check --layout, --arch"):
-        converted(source, tmp_path / "out.safetensors", "ferles", "wrn_40_1")
+    with pytest.raises(IntegrityError, match=message):
+        converted(source, tmp_path / "out.safetensors", layout, architecture)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_another_number_of_classes_is_named(tmp_path: Path) -> None:
+    state = random_state("resnet20_b", num_classes=100)
+    source = saved(tmp_path / "in.pth", "chenyaofo", foreign_checkpoint("resnet20_b", "chenyaofo", state))
+    with pytest.raises(IntegrityError, match=r"with 10 classes: .*looks like a chenyaofo .* of resnet20_b with 100 "):
+        converted(source, tmp_path / "out.safetensors", "chenyaofo")
+
+
+@pytest.mark.parametrize("layout", CASES)
+def test_a_checkpoint_is_recognised(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its names and shapes, without building more than a few networks."""
+    architecture = CASES[layout]
+    container = get_layout(layout).containers[0]
+    checkpoint = checkpoint_of(layout)
+    built: list[str] = []
+
+    def counted(row: object, **settings: object) -> object:
+        built.append(row.name)  # type: ignore[attr-defined]
+        return models.build(row, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pyramidzoo.convert._recognition.build", counted)
+    convert._recognition._remembered.cache_clear()
+    found = recognise({container + name: tensor for name, tensor in checkpoint.items()})
+    assert found == [Match(layout, architecture)]
+    assert len(built) < 25
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_layout_and_architecture_may_be_left_out(tmp_path: Path) -> None:
+    source = saved(tmp_path / "in.pth", "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
+    output = tmp_path / "out.safetensors"
+    wanted = converted(source, output, "ferles").read_bytes()
+    for given in ({}, {"layout": "ferles"}, {"architecture": "wrn_16_1"}):
+        result = convert_file(source, output, dataset="cifar10", num_classes=10, **given)
+        assert result.path.read_bytes() == wanted
+    with pytest.raises(IntegrityError, match=r"not a checkpoint of akamaster; it looks like a ferles .* of wrn_16_1"):
+        convert_file(source, output, layout="akamaster", dataset="cifar10", num_classes=10)
+    with pytest.raises(UsageError, match="give --mean and --std"):
+        convert_file(source, output, dataset="cifar100", num_classes=10)
+    torch.save({"something.weight": torch.zeros(3)}, source)
+    with pytest.raises(IntegrityError, match="fits no layout and architecture that are known here"):
+        convert_file(source, output, dataset="cifar10", num_classes=10)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_what_a_file_cannot_tell(tmp_path: Path) -> None:
+    """torchvision's and timm's files have the same names; a place of a stride has none."""
+    source = tmp_path / "in.pth"
+    torch.save(random_state("resnet18", num_classes=1000), source)
+    output = tmp_path / "out.safetensors"
+    assert recognise(source) == [("timm", "resnet18"), ("torchvision", "resnet18")]
+    with pytest.raises(UsageError, match=r"fits a timm .* or a torchvision .*; say which with --layout and --arch"):
+        convert_file(source, output, architecture="resnet18", dataset="imagenet1k", num_classes=1000)
+    result = convert_file(source, output, layout="torchvision", dataset="imagenet1k", num_classes=1000)
+    assert result.description.architecture == "resnet18"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_wrapper_may_be_there_or_not(tmp_path: Path) -> None:
+    state = random_state("resnet20_b")
+    for content in (
+        state,
+        {"state_dict": state},
+        {f"module.{name}": tensor for name, tensor in state.items()},
+        {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    ):
+        torch.save(content, tmp_path / "in.pth")
+        result = convert_file(
+            tmp_path / "in.pth",
+            tmp_path / "out.safetensors",
+            layout="chenyaofo",
+            architecture="resnet20_b",
+            dataset="cifar10",
+            num_classes=10,
+        )
+        assert result.tensors_sha256 == tensors_sha256(state)
+
+
+def test_a_safetensors_file_is_a_checkpoint_too(tmp_path: Path) -> None:
+    state = random_state("resnet20_b")
+    save_file(state, tmp_path / "model")
+    output = converted(tmp_path / "model", tmp_path / "out.safetensors", "chenyaofo")
+    assert tensors_sha256(read_tensors(output)) == tensors_sha256(state)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_archives(tmp_path: Path) -> None:
+    state = random_state("resnet20_b")
+    source = zipped(tmp_path / "resnet20.pth.zip", foreign_checkpoint("resnet20_b", "pytorchcv", state))
+    output = converted(source, tmp_path / "out.safetensors", "pytorchcv")
+    assert tensors_sha256(read_tensors(output)) == tensors_sha256(state)
+    source.write_bytes(source.read_bytes()[:-200])
+    with pytest.raises(IntegrityError, match=r"resnet20\.pth\.zip is not a readable archive"):
+        converted(source, output, "pytorchcv")
+
+
+def test_an_archive_of_something_else(tmp_path: Path) -> None:
+    source = zipped(tmp_path / "page.zip", {"epoch": 3})
+    with pytest.raises(
+        IntegrityError, match=r"page\.zip: its one file is not a readable torch checkpoint: .*no tensors"
+    ):
+        recognise(source)
 
 
 def test_usage(tmp_path: Path) -> None:

@@ -13,32 +13,121 @@ from typing import Any
 
 import pytest
 
+from pyramidzoo import manifest
+from pyramidzoo.architectures import get_architecture
 from pyramidzoo.convert import LAYOUTS, get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.datasets import get_dataset
 from pyramidzoo.evaluation.metrics import STATISTICS
 from pyramidzoo.manifest import Manifest, load_manifest, manifest_path, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 ID = "resnet20_fattorib.cifar10"
+HUB = "resnet18.imagenet1k_timm_a1"
+
+
+HOSTS = {  # of files that a program can download
+    "github.com",
+    "download.pytorch.org",
+    "dl.fbaipublicfiles.com",
+    "d2j0dndfm35trm.cloudfront.net",
+    "s3.amazonaws.com",
+}
+
+
+def test_every_entry_is_valid() -> None:
+    strict = read_manifest(manifest_path())
+    assert len(strict.entries) >= 420
+    assert dict(strict.entries) == dict(load_manifest().entries)
 
 
 def test_every_entry_can_be_used() -> None:
-    entries = load_manifest().entries.values()
-    assert len(entries) >= 11
-    for entry in entries:
-        if entry.origin is not None:
-            assert entry.origin.layout in LAYOUTS
-            assert entry.preprocessing == get_layout(entry.origin.layout).preprocessing[entry.dataset]
-            assert entry.origin.url.startswith("https://github.com/")
-        else:
-            assert entry.bundled is not None
-        assert entry.tensors_sha256 is not None
-        assert entry.preprocessing.input_size == get_dataset(entry.dataset).image_size
+    for entry in load_manifest().entries.values():
+        for source in (entry.hub, entry.origin):
+            if source is not None and source.layout is not None:
+                layout = get_layout(source.layout)
+                assert source.layout in LAYOUTS
+                assert layout.supports(get_architecture(entry.architecture)), entry.id
+                own = layout.preprocessing.get(entry.dataset)
+                if own is not None and "_tv_" not in entry.id:  # torchvision's later weights are resized to 232
+                    assert entry.preprocessing == own, entry.id
+        assert entry.num_classes == {"cifar100": 100, "imagenet1k": 1000}.get(entry.dataset, 10)
         assert all(claim.statistic in STATISTICS for claim in entry.claims)
+        assert all(claim.split == ("val" if entry.dataset == "imagenet1k" else "test") for claim in entry.claims)
+
+
+def test_images_come_in_their_data_sets_size() -> None:
+    for entry in load_manifest().entries.values():
+        given = entry.preprocessing
+        if entry.dataset == "imagenet1k":
+            assert given.input_size == (3, given.crop, given.crop)
+            assert given.crop is not None
+            assert given.resize is not None
+            assert given.crop <= given.resize
+            assert given.interpolation in ("bilinear", "bicubic")
+        else:
+            assert given.input_size == ((1, 8, 8) if entry.dataset == "digits" else (3, 32, 32))
+            assert (given.resize, given.crop, given.interpolation) == (None, None, None)
+
+
+def test_files_are_where_a_program_can_get_them_or_a_person_is_told_what_to_look_for() -> None:
+    for entry in load_manifest().entries.values():
+        if entry.origin is None:
+            assert entry.hub or entry.bundled
+        elif entry.origin.manual is None:
+            assert entry.origin.url.startswith("https://")
+            assert entry.origin.url.split("/")[2] in HOSTS
+            assert entry.origin.filename.endswith((".pth", ".pt", ".th", ".tar", ".t7", ".zip"))
+            assert "/raw/master/" not in entry.origin.url
+            assert "/raw/main/" not in entry.origin.url
+        else:
+            assert entry.origin.url.split("/")[2] not in HOSTS
+            others = [e for e in load_manifest().of_architecture(entry.architecture) if e.dataset == entry.dataset]
+            assert not entry.default or all(other.origin and other.origin.manual for other in others), entry.id
+
+
+def test_what_nobody_has_published_a_hash_of() -> None:
+    entries = load_manifest().entries.values()
+    direct = {entry.id for entry in entries if entry.origin and not entry.origin.hash and not entry.origin.manual}
+    assert all(weights_id.endswith("_fb") for weights_id in direct)
+    assert len(direct) == 8
+    pinned = [e for e in entries if e.hub and e.hub.revision and e.hub.sha256]
+    assert {e.hub.repo_id.split("/")[0] for e in entries if e.hub} == {"timm"}
+    assert len(pinned) == 20
+
+
+def test_what_was_measured_is_known_to_the_byte() -> None:
+    measured = [entry for entry in load_manifest().entries.values() if entry.results]
+    assert len(measured) >= 11
+    for entry in measured:
+        assert entry.tensors_sha256 is not None
         for result in entry.results:
             assert result.images == {"cifar10": 10_000, "digits": 899}[entry.dataset]
             assert all(claim.statistic in {"error", *result.statistics} for claim in entry.claims)
+
+
+def test_only_known_permissive_licences_allow_to_publish_again() -> None:
+    entries = load_manifest().entries
+    allowed = {entry.license.weights for entry in entries.values() if entry.license.redistributable}
+    refused = {entry.license.weights for entry in entries.values() if not entry.license.redistributable}
+    assert allowed == {"MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause"}
+    assert refused == {None, "none stated", "CC-BY-NC-4.0"}
+    for weights_id in ("resnet18.imagenet1k_timm_fb_swsl_ig1b_ft", "pyramidnet200_a300.imagenet1k_jhkim89", ID):
+        assert not entries[weights_id].license.redistributable
+
+
+def test_every_data_set_of_an_architecture_has_one_default() -> None:
+    known = load_manifest()
+    for architecture in {entry.architecture for entry in known.entries.values()}:
+        entries = known.of_architecture(architecture)
+        assert sorted(e.dataset for e in entries if e.default) == sorted({e.dataset for e in entries})
+    chosen = {
+        "wide_resnet50_2.imagenet1k": "wide_resnet50_2.imagenet1k_timm_racm",  # pinned on the Hub
+        "densenet121.imagenet1k": "densenet121.imagenet1k_pytorchcv",  # a full hash, and the lower error
+        "resnet20_b.cifar10": "resnet20_b.cifar10_pytorchcv",  # a full hash before a prefix
+        "resnext29_8x64d.cifar10": "resnext29_8x64d.cifar10_bearpaw",  # there is no other
+        "resnet20.cifar10": "resnet20.cifar10_akamaster",
+    }
+    assert {name: known.find(name).id for name in chosen} == chosen
 
 
 def test_published_errors_keep_their_printed_digits() -> None:
@@ -48,22 +137,37 @@ def test_published_errors_keep_their_printed_digits() -> None:
     assert printed["resnet56_fattorib.cifar10"] == ["7.50"]
     assert printed["resnet20.cifar10_akamaster"] == ["8.27"]
     assert printed["resnet32.cifar10_akamaster"] == ["7.37"]
+    assert printed["resnet44.cifar10_akamaster"] == ["6.90"]
+    assert printed["resnext29_16x64d.cifar100_bearpaw"] == ["17.30"]
     assert printed["wrn_16_1.cifar10_ferles"] == []
+    assert printed["densenet_bc_100_k12.cifar10_dice"] == []
+    assert printed["pyramidnet164_a270.cifar100_pytorchcv"] == ["16.70"]
+    assert printed["resnet50.imagenet1k_timm_a1"] == ["18.760"]
+    assert printed["wide_resnet50_2.imagenet1k_szagoruyko"] == ["21.9"]
+
+
+def test_published_accuracies_become_errors_exactly() -> None:
+    entries = load_manifest().entries
+    (claim,) = entries["resnet20_b.cifar10_chenyaofo"].claims
+    assert (str(claim.top1_error), str(claim.top5_error)) == ("7.40", "0.19")
+    assert "published as accuracies: 92.60, 99.81" in claim.source
+    (claim,) = entries["resnet50.imagenet1k_tv_v2"].claims
+    assert (str(claim.top1_error), str(claim.top5_error)) == ("19.142", "4.566")
 
 
 def test_defaults_and_patterns() -> None:
-    manifest = load_manifest()
-    assert manifest.find("resnet20.cifar10").id == "resnet20.cifar10_akamaster"
-    assert len(manifest.match("resnet*_fattorib.*")) == 4
+    known = load_manifest()
+    assert known.find("resnet20.cifar10").id == "resnet20.cifar10_akamaster"
+    assert len(known.match("resnet*_fattorib.*")) == 4
     with pytest.raises(UsageError, match=r"did you mean resnet20_fattorib\.cifar10"):
-        manifest.find("resnet20_fatorib.cifar10")
+        known.find("resnet20_fatorib.cifar10")
 
 
 def test_the_default_is_for_the_data_set_that_the_authors_published_first() -> None:
-    manifest = load_manifest()
-    assert manifest.default_for("resnet20").id == "resnet20.cifar10_akamaster"
-    assert manifest.default_for("resnet20", "digits").id == "resnet20.digits_zoo"
-    digits = manifest.entries["resnet20.digits_zoo"]
+    known = load_manifest()
+    assert known.default_for("resnet20").id == "resnet20.cifar10_akamaster"
+    assert known.default_for("resnet20", "digits").id == "resnet20.digits_zoo"
+    digits = known.entries["resnet20.digits_zoo"]
     with pytest.raises(UsageError, match="has no default weights, which would be for cifar10; name one of digits_zoo"):
         Manifest({digits.id: digits}).default_for("resnet20")
 
@@ -93,7 +197,13 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda w: w[ID]["results"][0].update(images=0, top1_correct=0, top5_correct=0), "and images > 0"),
     (lambda w: w[ID]["claims"][0].update(top1_error="NaN"), "'NaN' is no error in percent"),
     (lambda w: w[ID]["claims"][0].update(top1_error="-3"), "'-3' is no error in percent"),
-    (lambda w: w[ID]["origin"]["hash"].update(of="member"), "only the hash of the 'file'"),
+    (lambda w: w[ID]["origin"]["hash"].update(of="folder"), "of the 'file' itself or of the 'member' of a zip"),
+    (lambda w: w[ID]["origin"]["hash"].update(algorithm="sha256_prefix"), "is not 8 to 63 hex digits"),
+    (lambda w: w[ID]["origin"]["hash"].update(algorithm="git_blob_sha1"), "is not 40 hex digits"),
+    (lambda w: w[ID]["origin"].update(url="ftp://x/y"), "origin: url: 'ftp://x/y' is no address"),
+    (lambda w: w[ID]["origin"].pop("manual"), r"origin: Origin lacks \['manual'\]"),
+    (lambda w: w[HUB]["hub"].update(revision="main"), "hub: 'main' is not 40 hex digits"),
+    (lambda w: w[HUB]["hub"].update(sha256="0" * 63), "hub: '0+' is not 64 hex digits"),
     (lambda w: w[ID]["origin"].update(bytes="1"), "origin: bytes: '1' is not of the type int"),
     (lambda w: w[ID].update(num_classes="ten"), "num_classes: 'ten' is not of the type int"),
     (lambda w: w[ID].update(default="no"), "default: 'no' is not of the type bool"),
@@ -109,6 +219,17 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 def test_damage_is_named(change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=message):
         read_manifest(damaged(change, tmp_path))
+
+
+def test_a_damaged_entry_leaves_the_others_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = damaged(lambda w: w[ID].update(default="no"), tmp_path)
+    monkeypatch.setattr(manifest, "manifest_path", lambda: path)
+    loaded = load_manifest.__wrapped__()
+    assert loaded.find("resnet20.cifar10").id == "resnet20.cifar10_akamaster"
+    assert loaded.tags("resnet20_fattorib") == ["cifar10"]
+    for look, name in ((loaded.find, ID), (loaded.match, "*"), (loaded.of_architecture, "resnet20_fattorib")):
+        with pytest.raises(IntegrityError, match=f"{ID}: default: 'no' is not of the type bool; mend the entry or"):
+            look(name)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "weights": {}}', '{"format": 1, "format": 1}'])

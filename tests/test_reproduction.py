@@ -26,6 +26,7 @@ COUNTS = {
     "wrn_16_1.cifar10_ferles": (903, 9967),
     "wrn_16_2.cifar10_ferles": (643, 9983),
     "wrn_40_1.cifar10_ferles": (659, 9973),
+    "densenet_bc_100_k12.cifar10_dice": (546, 9984),
 }
 CLAIMS = {
     "resnet20_fattorib.cifar10": ("8.57", "8.574", "matched"),
@@ -49,9 +50,12 @@ def real(origins: Path, data_dir: Path, cache: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(cache))
 
 
-def test_every_entry_has_its_count() -> None:
-    assert set(COUNTS) == {entry.id for entry in load_manifest().entries.values() if not entry.bundled}
-    assert set(CLAIMS) == {entry.id for entry in load_manifest().entries.values() if entry.claims}
+def test_every_checkpoint_at_hand_has_its_count(origins: Path) -> None:
+    measured = [entry for entry in load_manifest().entries.values() if entry.results and not entry.bundled]
+    assert set(COUNTS) == {entry.id for entry in measured}
+    assert set(CLAIMS) == {entry.id for entry in measured if entry.claims}
+    checkpoints = [path for path in origins.rglob("*") if path.suffix in (".pth", ".th", ".tar")]
+    assert len(checkpoints) == len(COUNTS)
 
 
 @pytest.mark.parametrize("weights_id", COUNTS)

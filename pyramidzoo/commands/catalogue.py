@@ -1,119 +1,185 @@
-"""What there is: `list` and `info`."""
+"""What there is: `list`."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
-from pyramidzoo.architectures import Architecture, architectures, get_architecture, list_models, near_matches
+from pyramidzoo.architectures import Architecture, architectures, list_models, near_matches
+from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
-from pyramidzoo.formats import render
-from pyramidzoo.manifest import WeightsEntry, load_manifest
+from pyramidzoo.formats import line_width, render
+from pyramidzoo.manifest import Manifest, Result, WeightsEntry, load_manifest
+
+REDISTRIBUTABLE = "redistributable"
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """Architectures and their weights; with --weights, one line for each set of weights."""
+    """Architectures, or with --weights one line for each set of weights; filters narrow either."""
     manifest = load_manifest()
-    names = list_models(args.pattern)
-    if args.weights or args.dataset or not names:  # a pattern of ids matches no architecture
-        rows = [_weights_row(e) for e in manifest.match(args.pattern) if args.dataset in (None, e.dataset)]
+    if args.family is not None:
+        _require("family", args.family, {row.family for row in architectures().values()}, plural="families")
+    names, human = list_models(args.pattern), args.format == "human"
+    if args.weights or not names:  # a pattern of ids matches no architecture
+        position = {name: k for k, name in enumerate(architectures())}
+        entries = [entry for entry in _matching(manifest, args) if _of_family(entry.architecture, args.family)]
+        entries.sort(key=lambda entry: position[entry.architecture])  # stable: the manifest's order within a network
+        here = places(entries)
+        rows = [_weights_row(entry, here.get(entry.id), human=human) for entry in entries]
     else:
-        rows = [_architecture_row(architectures()[name]) for name in names]
+        tags = {name: manifest.tags(name) for name in names}
+        if any((args.dataset, args.license, args.origin, args.local)):
+            tags = _by_architecture(_matching(manifest, args))
+        rows = [
+            _architecture_row(architectures()[name], tags[name], human=human)
+            for name in names
+            if name in tags and _of_family(name, args.family)
+        ]
     if not rows:
-        if args.dataset:
-            known = sorted({entry.dataset for entry in manifest.entries.values()})
-            raise UsageError(f"no weights match {args.pattern!r} and the data set {args.dataset!r}; there are {known}")
-        raise UsageError(f"nothing matches {args.pattern!r}; {near_matches(args.pattern, architectures())}")
-    print(render(rows, args.format))
+        raise UsageError(_nothing(args, manifest))
+    print(render(rows, args.format, width=line_width()))
     return 0
 
 
-def run_info(args: argparse.Namespace) -> int:
-    """Everything known about one architecture or one set of weights."""
-    if args.name in architectures():
-        facts = _architecture_facts(get_architecture(args.name))
-    elif "." in args.name:
-        entry = load_manifest().find(args.name)
-        facts = {"weights": entry.id, **_plain(entry)}
-        del facts["id"]
-    else:
-        candidates = [*architectures(), *load_manifest().entries]
-        raise UsageError(f"nothing is called {args.name!r}; {near_matches(args.name, candidates)}")
-    if args.format == "json":
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
-    elif args.format == "human":
-        print("\n".join(_indented(facts)))
-    else:
-        print(render([{"field": name, "value": _inline(value)} for name, value in facts.items()], args.format))
-    return 0
+def origins(entry: WeightsEntry) -> set[str]:
+    """Whose weights these are: the last part of the id, and the owner and the repository that publish them."""
+    found = {suffix(entry), suffix(entry).partition("_")[0]}  # tv_v1 is tv's
+    if entry.hub:
+        found |= {entry.hub.repo_id, entry.hub.repo_id.partition("/")[0]}
+    if entry.origin:
+        host, _, path = entry.origin.url.partition("://")[2].partition("/")
+        if re.search(r"github|huggingface\.co", host):
+            owner, repository = [*path.split("/"), ""][:2]
+            found |= {owner, f"{owner}/{repository}"}
+        else:
+            found.add(host)
+    return found
 
 
-def _architecture_row(row: Architecture) -> dict[str, Any]:
-    tags = [entry.tag for entry in load_manifest().of_architecture(row.name)]
-    return {"architecture": row.name, "family": row.family, "weights": tags, "description": row.description}
+def suffix(entry: WeightsEntry) -> str:
+    """The end of the id; of the architecture's name where the id has none, which is only where that name holds it."""
+    tag = entry.tag.removeprefix(entry.dataset).removeprefix("_")
+    return tag or entry.architecture.rpartition("_")[2]
 
 
-def _weights_row(entry: WeightsEntry) -> dict[str, Any]:
-    errors = [f"{100 * (r.images - r.top1_correct) / r.images:.2f} ({r.split})" for r in entry.results]
-    return {
-        "weights": entry.id,
-        "data set": entry.dataset,
-        "default": entry.default,
-        "measured error": errors,
-        "published error": [f"{claim.top1_error} ({claim.by})" for claim in entry.claims],
-        "licence": entry.license.weights,
-    }
+def license_of(entry: WeightsEntry) -> str:
+    """The licence of the weights, "unknown" where nobody can tell."""
+    return entry.license.weights or "unknown"
 
 
-def _architecture_facts(row: Architecture) -> dict[str, Any]:
-    import torch
+def top1_error(result: Result) -> str:
+    """Of all images of the split, in percent."""
+    return f"{100 * (result.images - result.top1_correct) / result.images:.2f}"
 
-    from pyramidzoo.models import build
 
-    with torch.device("meta"):
-        model = build(row)
+def _matching(manifest: Manifest, args: argparse.Namespace) -> list[WeightsEntry]:
+    """The entries that fit the pattern and all filters on weights. Raises UsageError for a value that never fits."""
+    every = list(manifest.entries.values())
+    entries = manifest.match(args.pattern)
+    if args.dataset:
+        _require("data set", args.dataset, {entry.dataset for entry in every})
+        entries = [entry for entry in entries if entry.dataset == args.dataset]
+    if args.license:
+        if args.license != REDISTRIBUTABLE:
+            _require("licence", args.license, {license_of(entry) for entry in every}, more=f" (or {REDISTRIBUTABLE})")
+        entries = [entry for entry in entries if _licensed(entry, args.license)]
+    if args.origin:
+        known = {suffix(entry).partition("_")[0] for entry in every}
+        if not any(_fits(origins(entry), args.origin) for entry in every):
+            _require("origin", args.origin, known, more=", and repositories such as owner/name")
+        entries = [entry for entry in entries if _fits(origins(entry), args.origin)]
+    if args.local:
+        here = places(entries)
+        entries = [entry for entry in entries if entry.id in here]
+    return entries
+
+
+def _licensed(entry: WeightsEntry, pattern: str) -> bool:
+    return entry.license.redistributable if pattern == REDISTRIBUTABLE else _fits({license_of(entry)}, pattern)
+
+
+def _fits(names: Iterable[str], pattern: str) -> bool:
+    return any(fnmatchcase(name.lower(), pattern.lower()) for name in names)
+
+
+def _require(kind: str, value: str, known: set[str], *, plural: str | None = None, more: str = "") -> None:
+    """Raise UsageError where no known name fits a filter's value."""
+    if _fits(known, value):
+        return
+    close = difflib.get_close_matches(value, sorted(known), n=3)
+    meant = f"did you mean {' or '.join(close)}? The " if close else "the "
+    raise UsageError(
+        f"no {kind} is called {value!r}; {meant}{plural or kind + 's'} are {', '.join(sorted(known))}{more}"
+    )
+
+
+def _of_family(architecture: str, family: str | None) -> bool:
+    return family is None or _fits({architectures()[architecture].family}, family)
+
+
+def _by_architecture(entries: Iterable[WeightsEntry]) -> dict[str, list[str]]:
+    tags: dict[str, list[str]] = {}
+    for entry in entries:
+        tags.setdefault(entry.architecture, []).append(entry.tag)
+    return tags
+
+
+def _nothing(args: argparse.Namespace, manifest: Manifest) -> str:
+    """Why a list is empty."""
+    given = [
+        f"--{name} {value}"
+        for name in ("family", "dataset", "license", "origin")
+        if (value := getattr(args, name)) is not None
+    ] + ["--local"] * args.local
+    if given:
+        return f"nothing matches {args.pattern!r} and {' and '.join(given)} at once; leave one of them out"
+    if args.pattern in architectures():
+        return f"{args.pattern} has no weights in the manifest"
+    return f"nothing matches {args.pattern!r}; {near_matches(args.pattern, [*architectures(), *manifest.entries])}"
+
+
+def _architecture_row(row: Architecture, tags: list[str], *, human: bool) -> dict[str, Any]:
+    if human:
+        return {"architecture": row.name, "weights": _counted(tags), "description": row.description}
     return {
         "architecture": row.name,
+        "family": row.family,
+        "input size": row.input_size,
+        "weights": tags,
         "description": row.description,
         "source": row.source,
-        "family": row.family,
-        "arguments": dict(row.arguments),
-        "input": f"(N, 3, {row.input_size}, {row.input_size})",
-        "classes": row.num_classes,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "features": model.num_features,
-        "stages": [f"{f['module']}: {f['num_chs']} channels at 1/{f['reduction']}" for f in model.feature_info],
-        "weights": [entry.id for entry in load_manifest().of_architecture(row.name)],
     }
 
 
-def _plain(value: Any) -> Any:
-    """Records to what JSON can hold, without dataclasses.asdict, which cannot copy read-only mappings."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "items"):
-        return {key: _plain(item) for key, item in value.items()}
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+def _counted(tags: list[str]) -> str:
+    """The data sets of some tags, each once: "cifar10 (3), svhn"."""
+    counts = Counter(tag.partition("_")[0] for tag in tags)
+    return ", ".join(f"{dataset} ({number})" if number > 1 else dataset for dataset, number in counts.items())
 
 
-def _inline(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-
-
-def _indented(facts: dict[str, Any], depth: int = 0) -> list[str]:
-    lines, pad = [], "  " * depth
-    for name, value in facts.items():
-        if isinstance(value, dict) and value:
-            lines += [f"{pad}{name}:", *_indented(value, depth + 1)]
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            for item in value:
-                lines += [f"{pad}{name}:", *_indented(item, depth + 1)]
-        else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-            text = f"{shown:,}" if isinstance(shown, int) and not isinstance(shown, bool) else str(shown)
-            lines.append(f"{pad}{name}: {'none' if shown in (None, '', {}) else text}")
-    return lines
+def _weights_row(entry: WeightsEntry, here: str | None, *, human: bool) -> dict[str, Any]:
+    if human:
+        return {
+            "weights": entry.id,
+            "error %": [top1_error(result) for result in entry.results[:1]],
+            "published %": [str(claim.top1_error) for claim in entry.claims[:1]],
+            "licence": license_of(entry),
+            "here": here,
+        }
+    return {
+        "weights": entry.id,
+        "architecture": entry.architecture,
+        "family": architectures()[entry.architecture].family,
+        "data set": entry.dataset,
+        "default": entry.default,
+        "measured error": [f"{top1_error(result)} ({result.split})" for result in entry.results],
+        "published error": [f"{claim.top1_error} ({claim.by}, {claim.split})" for claim in entry.claims],
+        "licence": entry.license.weights,
+        REDISTRIBUTABLE: entry.license.redistributable,
+        "here": here,
+    }

@@ -7,7 +7,7 @@ import sys
 
 from pyramidzoo.architectures import architectures
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
-from pyramidzoo.formats import render
+from pyramidzoo.formats import facts, render
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
 
 
@@ -52,9 +52,13 @@ def run_verify(args: argparse.Namespace) -> int:
         raise UsageError("name weights to verify, or give --all")
     entries = list(load_manifest().entries.values()) if args.all else select(args.weights)
     states = [verify(entry) for entry in entries] + (unknown_files(load_manifest()) if args.all else [])
+    shown = states
+    if args.all and args.format == "human":  # hundreds that were never fetched would hide what matters
+        shown = [state for state in states if state.state != "missing"]
+        print(f"pyramidzoo: {len(states) - len(shown)} of {len(entries)} are not on this machine", file=sys.stderr)
     rows = [
         {"weights": s.name, "state": s.state, "path": str(s.path) if s.path else None, "detail": s.detail}
-        for s in states
+        for s in shown
     ]
     print(render(rows, args.format))
     found = {state.state for state in states}
@@ -64,42 +68,75 @@ def run_verify(args: argparse.Namespace) -> int:
     return worst_exit_code(codes)
 
 
+# data sets that weights are for, though none of the readers in evaluation/datasets is for them: classes, image
+_OTHERS = {"imagenet1k": (1000, (3, 224, 224)), "svhn": (10, (3, 32, 32))}
+
+
 def run_convert(args: argparse.Namespace) -> int:
     """Turn a foreign checkpoint into a safetensors file that `evaluate` and `create_model` can read."""
     from pyramidzoo.convert import convert_file
-    from pyramidzoo.evaluation.datasets import get_dataset
 
-    if (args.mean is None) != (args.std is None):
-        raise UsageError("--mean and --std belong together")
     if args.output.suffix != ".safetensors":
         raise UsageError(f"the output {args.output} must end in .safetensors")
-    dataset = get_dataset(args.dataset)
-    preprocessing = None
-    if args.mean is not None:
-        try:
-            preprocessing = Preprocessing(dataset.image_size, tuple(args.mean), tuple(args.std))
-        except ValueError as error:
-            raise UsageError(f"--mean and --std: {error}") from error
+    classes, image_size = _data_set(args.dataset)
     converted = convert_file(
         args.file,
         args.output,
         layout=args.layout,
         architecture=args.arch,
         dataset=args.dataset,
-        num_classes=dataset.classes,
-        preprocessing=preprocessing,
+        num_classes=classes,
+        preprocessing=_preprocessing(args, image_size),
     )
+    description = converted.description
+    if args.layout is None or args.arch is None:
+        print(
+            f"pyramidzoo: recognised {args.file} as a {description.layout} checkpoint of {description.architecture}",
+            file=sys.stderr,
+        )
     known = load_manifest().with_tensors(converted.tensors_sha256)
     row = {
         "path": str(converted.path),
-        "architecture": args.arch,
-        "origin sha256": converted.description.origin_sha256,
+        "architecture": description.architecture,
+        "layout": description.layout,
+        "origin sha256": description.origin_sha256,
         "sha256": converted.sha256,
         "tensors sha256": converted.tensors_sha256,
         "same tensors as": known.id if known else None,
     }
     if args.format == "human":
-        print("\n".join(f"{name}: {value or 'no weights of the manifest'}" for name, value in row.items()))
+        print(facts([(name, value or "no weights of the manifest") for name, value in row.items()]))
     else:
         print(render([row], args.format))
     return 0
+
+
+def _data_set(name: str) -> tuple[int, tuple[int, int, int]]:
+    """Classes and image size. Raises UsageError."""
+    from pyramidzoo.evaluation.datasets import DATASETS
+
+    if name in DATASETS:
+        return DATASETS[name].classes, DATASETS[name].image_size
+    if name in _OTHERS:
+        return _OTHERS[name]
+    raise UsageError(f"no data set is called {name!r}; the data sets are {', '.join(sorted({*DATASETS, *_OTHERS}))}")
+
+
+def _preprocessing(args: argparse.Namespace, image_size: tuple[int, int, int]) -> Preprocessing | None:
+    """The user's own constants; large images are resized and cropped as nearly everybody does."""
+    if (args.mean is None) != (args.std is None):
+        raise UsageError("--mean and --std belong together")
+    if args.mean is None:
+        return None
+    large = image_size[1] > 64
+    try:
+        return Preprocessing(
+            image_size,
+            tuple(args.mean),
+            tuple(args.std),
+            resize=256 if large else None,
+            crop=image_size[1] if large else None,
+            interpolation="bilinear" if large else None,
+        )
+    except ValueError as error:
+        raise UsageError(f"--mean and --std: {error}") from error

@@ -1,11 +1,8 @@
-"""Foreign checkpoints into the zoo's safetensors files: one small key map per layout, strict in both directions."""
+"""Foreign checkpoints into the zoo's safetensors files: one small map per layout, strict in both directions."""
 
 from __future__ import annotations
 
 import importlib
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,27 +12,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyramidzoo.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.containers import (
-    COUNTER,
-    Description,
-    check_finite,
-    check_signatures,
-    read_tensors,
-    signatures,
-    stored_signatures,
-    tensors_sha256,
-    write_tensors,
-)
+from pyramidzoo.architectures import Architecture, architectures, get_architecture, near_matches
+from pyramidzoo.archives import extract_member, is_archive
+from pyramidzoo.containers import COUNTER, Description, check_finite, read_tensors, tensors_sha256, write_tensors
 from pyramidzoo.convert._layout import Layout
+from pyramidzoo.convert._reading import is_safetensors, is_torch7, read_torch7, unpickle
+from pyramidzoo.convert._recognition import Match, ends_of, listed, matches, only_match, signatures_of
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.manifest import Preprocessing
-from pyramidzoo.models import build
 
-LAYOUTS = ("akamaster", "fattorib", "ferles")
+__all__ = [
+    "LAYOUTS",
+    "Converted",
+    "Match",
+    "convert_file",
+    "get_layout",
+    "map_tensors",
+    "read_checkpoint",
+    "recognise",
+    "unpickle",
+]
 
-_UNPICKLE_SECONDS = 600
+LAYOUTS = (
+    "akamaster",
+    "bearpaw",
+    "chenyaofo",
+    "dice",
+    "dyhan",
+    "fattorib",
+    "ferles",
+    "functional_zoo",
+    "pytorchcv",
+    "timm",
+    "torch7",
+    "torchvision",
+)
 
 
 @dataclass(frozen=True)
@@ -49,19 +61,23 @@ class Converted:
 
 
 def get_layout(name: str) -> Layout:
-    """The key map of that name. Raises UsageError."""
+    """The map of that name. Raises UsageError."""
     if name not in LAYOUTS:
         raise UsageError(f"no layout is called {name!r}; the layouts are {', '.join(LAYOUTS)}")
     layout: Layout = importlib.import_module(f"pyramidzoo.convert.{name}").LAYOUT
     return layout
 
 
+def _all_layouts() -> dict[str, Layout]:
+    return {name: get_layout(name) for name in LAYOUTS}
+
+
 def convert_file(
     source: Path,
     destination: Path,
     *,
-    layout: str,
-    architecture: str,
+    layout: str | None = None,
+    architecture: str | None = None,
     dataset: str,
     num_classes: int,
     arguments: Mapping[str, Any] | None = None,
@@ -71,46 +87,47 @@ def convert_file(
 ) -> Converted:
     """Convert a foreign checkpoint to a safetensors file that says what it holds.
 
-    `arguments` are the network's beside the table's; `preprocessing` defaults to what the layout's authors trained with
-    on that data set; `origin_sha256` is given where the caller has hashed the source already, `expected_tensors` where
-    the content is known. `destination` is replaced as a whole, or left alone on any error. Raises UsageError for
-    unknown names, IntegrityError where the checkpoint is damaged or is not that network.
+    `source` is a torch checkpoint, a zip around one, a Torch7 or a safetensors file. Without `layout` or `architecture`
+    the one that fits is taken, if it is only one. `arguments` are the network's beside the table's; `preprocessing`
+    defaults to what the layout's authors trained with on that data set; `origin_sha256` is given where the caller has
+    hashed the source already, `expected_tensors` where the content is known. `destination` is replaced as a whole, or
+    left alone on any error. Raises UsageError for unknown names and where several layouts or architectures fit,
+    IntegrityError where the checkpoint is damaged or is not that network.
     """
-    key_map, row = get_layout(layout), get_architecture(architecture)
-    if not key_map.supports(row):
-        known = ", ".join(name for name, other in architectures().items() if key_map.supports(other))
-        raise UsageError(
-            f"layout {layout} is that of {key_map.repository}, which has no {architecture}; it has {known}"
-        )
-    if preprocessing is None:
-        if dataset not in key_map.preprocessing:
-            known = ", ".join(key_map.preprocessing)
-            raise UsageError(
-                f"{key_map.repository} trained on {known} only, so the normalisation of {dataset} weights is unknown; "
-                "give --mean and --std"
-            )
-        preprocessing = key_map.preprocessing[dataset]
+    key_map = None if layout is None else get_layout(layout)
+    row = None if architecture is None else get_architecture(architecture)
+    if key_map and row:
+        _require_support(key_map, row)
+    if key_map and preprocessing is None:
+        _default_preprocessing(key_map, dataset)  # an error about it should not wait for the file
     if not source.is_file():
         raise UnavailableError(f"there is no file {source}")
     if destination.exists() and destination.samefile(source):
         raise UsageError(f"{destination} is the checkpoint itself; name another output")
+
+    checkpoint = read_checkpoint(source)
+    if key_map is None or row is None:
+        match = only_match(recognise(checkpoint), layout, architecture, what=str(source))
+        key_map, row = get_layout(match.layout), get_architecture(match.architecture)
+    if preprocessing is None:
+        preprocessing = _default_preprocessing(key_map, dataset)
     description = Description(
-        architecture=architecture,
+        architecture=row.name,
         arguments=dict(arguments or {}),
         dataset=dataset,
         num_classes=num_classes,
         preprocessing=preprocessing,
-        layout=layout,
+        layout=key_map.name,
         origin_sha256=origin_sha256 or file_hash(source),
     )
     settings = {"num_classes": num_classes, "in_chans": preprocessing.input_size[0], **description.arguments}
-    tensors = map_tensors(unpickle(source), key_map, row, settings=settings, what=str(source))
+    tensors = map_tensors(checkpoint, key_map, row, settings=settings, what=str(source))
     content = tensors_sha256(tensors)
     if expected_tensors not in (None, content):
         raise IntegrityError(
             f"{source}: its tensors have sha256 {content}, the manifest says {expected_tensors}; please report this"
         )
-    write_tensors(destination, tensors, description.to_metadata())
+    write_tensors(destination, tensors, description.to_metadata() | _remarks(checkpoint, key_map, row))
     return Converted(destination, description, file_hash(destination), content)
 
 
@@ -124,66 +141,84 @@ def map_tensors(
 ) -> dict[str, Tensor]:
     """A foreign checkpoint's tensors under the zoo's names; every name, dtype, shape and value is checked.
 
-    The foreign file must hold exactly what the key map names: the network's tensors and the layout's unused ones, which
-    are dropped. Raises IntegrityError.
+    The file must hold exactly what the layout names: the network's tensors and the layout's unused ones, which are
+    dropped. Raises IntegrityError, which says what the checkpoint looks like instead, if that is known.
     """
-    with torch.device("meta"):
-        model = build(architecture, **settings)
-    expected = stored_signatures(model)
-    foreign = {name: layout.container + layout.foreign_name(name, architecture) for name in expected}
-    unused = {layout.container + name: part for name, part in layout.unused(architecture).items()}
-    check_signatures(
-        signatures(checkpoint),
-        {foreign[name]: part for name, part in expected.items()} | unused,
-        what=f"{what} is not a {layout.name} checkpoint of {architecture.name} with {model.num_classes} classes",
-        next_step="check --layout, --arch and --dataset",
-    )
-    tensors = {name: checkpoint[foreign[name]] for name in expected if foreign[name] in checkpoint}
-    check_finite({name: t for name, t in tensors.items() if not name.endswith(COUNTER)}, what=what)
+    expected = signatures_of(architecture, **settings)
+    classes = settings.get("num_classes", architecture.num_classes)
+    problem = f"{what} is not a {layout.name} checkpoint of {architecture.name} with {classes} classes"
+    opened = layout.opened(checkpoint, ends_of(layout, architecture).stem, what=what)
+    try:
+        tensors = layout.read(opened, expected, architecture, what=problem)
+    except IntegrityError as error:
+        if not (fitting := dict(matches(checkpoint, _all_layouts()))):
+            raise
+        raise IntegrityError(
+            f"{error}; it looks like {listed(fitting)} with {max(fitting.values())} classes"
+        ) from error
+    check_finite({name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}, what=what)
     return tensors
 
 
-def unpickle(source: Path) -> dict[str, Tensor]:
-    """All tensors of a torch checkpoint by their path in it ("state_dict.conv1.weight").
+def recognise(checkpoint: Path | Mapping[str, Tensor]) -> list[Match]:
+    """Every layout and architecture that a checkpoint fits exactly, by names, dtypes and shapes.
 
-    A child process opens the pickle with weights_only=True, so that no object of the file is ever built in this one.
-    Raises IntegrityError where the file cannot be read that way.
+    Several fit where they differ in what a file cannot show: the place of a stride, two authors with the same names.
+    Raises IntegrityError where a file cannot be read, UnavailableError.
     """
-    child = Path(__file__).with_name("_unpickle.py")
-    with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as folder:
-        output = Path(folder) / "tensors.safetensors"
-        try:
-            done = subprocess.run(  # noqa: S603 (this interpreter, a file of this package, and two paths)
-                [sys.executable, str(child), str(source), str(output)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_UNPICKLE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise IntegrityError(
-                f"{source} could not be read within {_UNPICKLE_SECONDS} s; it was left alone"
-            ) from error
-        except OSError as error:
-            raise UnavailableError(f"cannot start a process to open {source}: {error.strerror or error}") from error
-        if done.returncode:
-            raise _failure(source, done)
-        return read_tensors(output)
+    tensors = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    return [match for match, _ in matches(tensors, _all_layouts())]
 
 
-def _failure(source: Path, done: subprocess.CompletedProcess[str]) -> IntegrityError | UnavailableError:
-    """What the child's last line says went wrong."""
+def read_checkpoint(source: Path) -> dict[str, Tensor]:
+    """All tensors of a foreign file of any kind, by their path in it. Raises IntegrityError, UnavailableError."""
+    return _from_archive(source) if is_archive(source) else _from_file(source)
+
+
+def _from_file(source: Path) -> dict[str, Tensor]:
+    if is_safetensors(source):
+        return read_tensors(source)
+    return read_torch7(source) if is_torch7(source) else unpickle(source)
+
+
+def _from_archive(source: Path) -> dict[str, Tensor]:
     try:
-        said = json.loads(done.stderr.strip().splitlines()[-1])
-        reason, disk = str(said["error"]), bool(said["disk"])
-    except (IndexError, ValueError, KeyError, TypeError):
-        reason, disk = f"the reading process ended with status {done.returncode}", False
-    if disk and reason.startswith("NotWritten"):
-        return NotWritableError(
-            f"cannot write the tensors of {source} to a temporary file ({reason.partition(': ')[2]}); name a folder "
-            "with room in TMPDIR"
-        )
-    if disk:
-        return UnavailableError(f"cannot read {source}: {reason}")
-    return IntegrityError(f"{source} is not a readable torch checkpoint: {reason}")
+        folder = tempfile.TemporaryDirectory(prefix="pyramidzoo-")
+    except OSError as error:
+        raise NotWritableError(f"cannot unpack {source}: {error.strerror or error}; name a folder in TMPDIR") from error
+    with folder as name:
+        member = Path(name) / source.with_suffix("").name
+        extract_member(source, member)
+        try:
+            return _from_file(member)
+        except IntegrityError as error:
+            raise IntegrityError(str(error).replace(str(member), f"{source}: its one file")) from error
+
+
+def _require_support(layout: Layout, row: Architecture) -> None:
+    if layout.supports(row):
+        return
+    known = [name for name, other in architectures().items() if layout.supports(other)]
+    which = f"it has {', '.join(known)}" if len(known) < 20 else near_matches(row.name, known)
+    raise UsageError(f"layout {layout.name} is that of {layout.repository}, which has no {row.name}; {which}")
+
+
+def _default_preprocessing(layout: Layout, dataset: str) -> Preprocessing:
+    if dataset in layout.preprocessing:
+        return layout.preprocessing[dataset]
+    if not layout.preprocessing:
+        raise UsageError(f"each file of {layout.repository} has its own normalisation; give --mean and --std")
+    known = ", ".join(layout.preprocessing)
+    raise UsageError(
+        f"{layout.repository} trained on {known} only, so the normalisation of {dataset} weights is unknown; "
+        "give --mean and --std"
+    )
+
+
+def _remarks(checkpoint: Mapping[str, Tensor], layout: Layout, row: Architecture) -> dict[str, str]:
+    """What happened to the values on the way, as metadata of the converted file."""
+    notes = [layout.remark(row)]
+    if any(tensor.dtype == torch.float16 for tensor in checkpoint.values()):
+        notes.append("float16 in the origin, float32 here: the same values")
+    text = "; ".join(note for note in notes if note)
+    return {"conversion": text} if text else {}

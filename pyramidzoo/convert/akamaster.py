@@ -7,14 +7,14 @@ from pyramidzoo.convert._layout import IMAGENET_CONSTANTS, Layout
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
-    return f"module.linear.{name[3:]}" if name.startswith("fc.") else f"module.{name}"
+    return f"linear.{name[3:]}" if name.startswith("fc.") else name
 
 
 LAYOUT = Layout(
     name="akamaster",
     repository="akamaster/pytorch_resnet_cifar10",
     supports=lambda row: row.builder == "CifarResNet" and set(row.arguments) == {"depth"},  # option A, as He et al.
-    container="state_dict.",
+    containers=("state_dict.module.",),
     foreign_name=_foreign_name,
     preprocessing={"cifar10": IMAGENET_CONSTANTS},
 )

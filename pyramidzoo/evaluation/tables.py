@@ -18,7 +18,7 @@ from pyramidzoo.evaluation.harness import check_claims, recorded_result
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.records import ClaimCheck, Record
 from pyramidzoo.evaluation.verdicts import paper_verdict
-from pyramidzoo.manifest import Manifest
+from pyramidzoo.manifest import Manifest, WeightsEntry
 from pyramidzoo.models import build
 
 _CLASSES = {
@@ -140,8 +140,8 @@ def table_rows(table: str, manifest: Manifest, known: Iterable[Measurement]) -> 
         for architecture in dict.fromkeys(target["architecture"] for target in group):
             own = [target for target in group if target["architecture"] == architecture]
             measured = [m for m in known if _has_row(m, own)]
-            names = [e.id for e in manifest.entries.values() if (e.architecture, e.dataset) == (architecture, dataset)]
-            cells = [_measured_cells(m, own) for m in measured] or [_unmeasured_cells(architecture, own, names)]
+            there = [e for e in manifest.entries.values() if (e.architecture, e.dataset) == (architecture, dataset)]
+            cells = [_measured_cells(m, own) for m in measured] or [_unmeasured_cells(architecture, own, there)]
             lines += [head | part for part in cells]
     return lines
 
@@ -173,7 +173,13 @@ def _trunk(architecture: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[i
     """Parameters without the classifier, and the features that the classifier reads."""
     with torch.device("meta"):
         model = build(get_architecture(architecture), **{"num_classes": 0, **dict(arguments)})
-    return sum(parameter.numel() for parameter in model.parameters()), model.num_features
+    return sum(parameter.numel() for parameter in model.parameters()), model.head_hidden_size
+
+
+def _with_claim(entry: WeightsEntry) -> str:
+    """An id and the error published for those very weights."""
+    errors = [" / ".join(str(e) for e in (c.top1_error, c.top5_error) if e is not None) for c in entry.claims]
+    return f"{entry.id} ({', '.join(errors)})" if errors else entry.id
 
 
 def _printed(targets: list[Any]) -> str:
@@ -212,16 +218,16 @@ def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, A
     }
 
 
-def _unmeasured_cells(architecture: str | None, targets: list[Any], weights: list[str]) -> dict[str, Any]:
+def _unmeasured_cells(architecture: str | None, targets: list[Any], weights: list[WeightsEntry]) -> dict[str, Any]:
     """A line without a number says why there is none, and where weights could come from."""
     dataset = targets[0]["dataset"]
     elsewhere = published()["elsewhere"].get(architecture, {}).get(dataset)
     if architecture is None:
         state = f"no weights: {targets[0]['variant']}"
     elif weights:
-        state = f"not measured: {', '.join(weights)}"
+        state = f"not measured: {', '.join(map(_with_claim, weights))}"
     else:
-        state = "no weights" if architecture in architectures() else "no weights, and no such network here yet"
+        state = "no weights"
     return {
         "network": architecture or targets[0]["network"],
         "parameters": parameters(architecture, dataset, targets[0]["arguments"]),

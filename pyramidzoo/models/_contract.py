@@ -55,8 +55,13 @@ class ImageClassifier(nn.Module):
         """The last layer: `nn.Linear`, or `nn.Identity` where num_classes is 0."""
         return self.get_submodule(self.classifier_name)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new, randomly initialised classifier in place, on the old one's device and dtype; 0 takes it away."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new, randomly initialised classifier in place, on the old one's device and dtype; 0 takes it away.
+
+        `global_pool` is there for timm's sake and must be None or "avg". Raises ValueError.
+        """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool is {global_pool!r}; these networks are pooled by averaging")
         reference = next(self.get_classifier().parameters(), next(self.parameters()))
         self.num_classes = _checked(num_classes)
         self._set_classifier(reference.device, reference.dtype)

@@ -58,8 +58,8 @@ class CifarBottleneckPreResNet(PreActNet):
     """PreResNet of bottlenecks, depth 9n+2, on 32x32 images: conv3x3(16), stages at 64, 128, 256 channels, BN-ReLU.
 
     `stride_in` says which convolution is strided: the first 1x1 (He et al.) or the 3x3 (fb.resnet.torch, pytorchcv).
-    `first_width` is 16 in hysts' networks, whose first stage stays as narrow as the stem. Raises ValueError for other
-    depths.
+    `first_width` is 16 in hysts' networks, whose first stage stays as narrow as the stem; `shared_stages` are none in
+    bearpaw's. Raises ValueError for other depths.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class CifarBottleneckPreResNet(PreActNet):
         depth: int,
         stride_in: Literal["1x1", "3x3"] = "1x1",
         first_width: int = 64,
+        shared_stages: tuple[bool, bool, bool] = (True, True, True),
         num_classes: int = 10,
         in_chans: int = 3,
         drop_rate: float = 0.0,
@@ -79,7 +80,7 @@ class CifarBottleneckPreResNet(PreActNet):
             (n, n, n),
             (first_width, 128, 256),
             lambda channels, out, stride, stage, k: PreActBottleneck(
-                channels, out, stride=stride, shared=k == 0, stride_in=stride_in
+                channels, out, stride=stride, shared=k == 0 and shared_stages[stage], stride_in=stride_in
             ),
             channels=16,
             reduction=1,

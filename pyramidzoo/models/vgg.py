@@ -18,7 +18,7 @@ _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class _Vgg(ImageClassifier):
-    """Five stages of conv3x3-BN-ReLU, each ended by 2x2 max pooling; `one_relu`: only each stage's last has a ReLU."""
+    """Five stages of conv3x3-BN-ReLU, each ended by 2x2 max pooling; `one_relu`: only each stage's first has a ReLU."""
 
     stem_name = "features.0"
 
@@ -38,7 +38,7 @@ class _Vgg(ImageClassifier):
         for stage, (count, width) in enumerate(zip(stages, _WIDTHS, strict=True)):
             for k in range(count):
                 layers += [nn.Conv2d(channels, width, 3, padding=1, bias=conv_bias), nn.BatchNorm2d(width)]
-                if k == count - 1 or not one_relu:
+                if k == 0 or not one_relu:
                     layers.append(nn.ReLU())
                 channels = width
             layers.append(nn.MaxPool2d(2))
@@ -67,7 +67,8 @@ class _Vgg(ImageClassifier):
 class CifarVgg(_Vgg):
     """VGG with BN on 32x32 images and one linear layer: 13 convolutions for depth 14 or 15, 16 for 17 or 19.
 
-    `one_relu` is hysts' network before 2020-09-03, whose ReLUs of a stage bore one name, so that a stage had one.
+    `one_relu` is hysts' network before 2020-09-03, whose ReLUs of a stage bore one name, so that a stage had one, after
+    its first BN.
     """
 
     def __init__(

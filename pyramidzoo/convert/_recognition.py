@@ -1,0 +1,112 @@
+"""Which layouts and architectures a checkpoint fits, by names, dtypes and shapes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pyramidzoo.architectures import Architecture, architectures, get_architecture
+from pyramidzoo.containers import MAX_CLASSES, Signature, check_signatures, signatures, stored_signatures
+from pyramidzoo.convert._layout import Layout, Opened
+from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.models import build, uninitialised
+
+
+class Match(NamedTuple):
+    """Names that a checkpoint fits exactly."""
+
+    layout: str
+    architecture: str
+
+
+class Ends(NamedTuple):
+    """What a network's stem and classifier are called in a file."""
+
+    stem: str
+    classifier: str
+
+
+def ends_of(layout: Layout, row: Architecture) -> Ends:
+    """The foreign names of the first and the last weight, which the class alone tells: nothing is built."""
+    builder: Any = getattr(importlib.import_module(f"pyramidzoo.models.{row.family}"), row.builder)
+    names = (f"{module}.weight" for module in (builder.stem_name, builder.classifier_name))
+    return Ends(*(layout.foreign_name(name, row) for name in names))
+
+
+def matches(checkpoint: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> Iterator[tuple[Match, int]]:
+    """Each fitting layout and architecture with the number of classes in the file."""
+    for layout in layouts.values():
+        seen: dict[str, Opened] = {}
+        for row in filter(layout.supports, architectures().values()):
+            ends = ends_of(layout, row)
+            if ends.stem not in seen:
+                try:
+                    seen[ends.stem] = layout.opened(checkpoint, ends.stem, what="")
+                except IntegrityError:
+                    seen[ends.stem] = Opened("", {})
+            opened = seen[ends.stem]
+            if _plausible(opened, ends, row) and _fits(layout, row, opened, ends):
+                yield Match(layout.name, row.name), opened.tensors[opened.container + ends.classifier].shape[0]
+
+
+def _plausible(opened: Opened, ends: Ends, row: Architecture) -> bool:
+    """A look without building the network: both ends are there, and about as many layers as its depth says."""
+    stem, head = (opened.tensors.get(opened.container + name) for name in ends)
+    if stem is None or stem.dim() != 4 or not 0 < stem.shape[1] < 100:
+        return False
+    if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
+        return False
+    # every network has at least depth - 2 weights (a WRN has), at most two branches (shake-shake) and shortcuts
+    weights = sum(tensor.dim() > 1 for tensor in opened.tensors.values())
+    depth = row.arguments.get("depth")
+    return depth is None or depth - 3 < weights < 2 * depth + 10
+
+
+def _fits(layout: Layout, row: Architecture, opened: Opened, ends: Ends) -> bool:
+    stem, head = (opened.tensors[opened.container + name] for name in ends)
+    expected = _remembered(row.name, head.shape[0], stem.shape[1])
+    try:
+        check_signatures(signatures(opened.tensors), layout.wanted(opened, expected, row), what="", next_step="")
+    except IntegrityError:
+        return False
+    return True
+
+
+def only_match(found: list[Match], layout: str | None, architecture: str | None, *, what: str) -> Match:
+    """The one match that a given layout or architecture leaves.
+
+    Raises UsageError where several are left, IntegrityError for none.
+    """
+    fitting = [m for m in found if layout in (None, m.layout) and architecture in (None, m.architecture)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"{what} fits {listed(fitting)}; say which with --layout and --arch")
+    asked = f" {layout or architecture}" if layout or architecture else ""
+    if found:
+        raise IntegrityError(f"{what} is not a checkpoint of{asked}; it looks like {listed(found)}")
+    raise IntegrityError(
+        f"{what} fits no layout and architecture that are known here; --layout and --arch say what differs"
+    )
+
+
+def listed(found: Iterable[Match]) -> str:
+    """Matches in words."""
+    return " or ".join(f"a {match.layout} checkpoint of {match.architecture}" for match in found)
+
+
+def signatures_of(row: Architecture, **settings: Any) -> dict[str, Signature]:
+    """What a file of this network holds under the zoo's names. Raises what `build` raises."""
+    with uninitialised():
+        return stored_signatures(build(row, **settings))
+
+
+@lru_cache(maxsize=256)
+def _remembered(architecture: str, num_classes: int, in_chans: int) -> Mapping[str, Signature]:
+    row = get_architecture(architecture)
+    return MappingProxyType(signatures_of(row, num_classes=num_classes, in_chans=in_chans))

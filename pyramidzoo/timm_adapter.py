@@ -1,0 +1,229 @@
+"""The zoo in timm: after `register_with_timm()`, `timm.create_model("pyramidzoo_resnet20", pretrained=True)`.
+
+Registered weights always come through the zoo's own loader, with its hashes and exact names, never through timm's
+download. What is named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) is timm's to load.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from timm.models import (
+    DefaultCfg,
+    PretrainedCfg,
+    build_model_with_cfg,
+    is_model,
+    model_entrypoint,
+    register_model,
+    resolve_pretrained_cfg,
+)
+from torch import nn
+
+from pyramidzoo.architectures import Architecture, architectures
+from pyramidzoo.errors import UsageError
+from pyramidzoo.factory import create_model
+from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.models._contract import ImageClassifier
+
+PREFIX = "pyramidzoo_"
+_SCHEME = "pyramidzoo:"  # timm wants an address where there are weights; nothing but the zoo understands this one
+
+# without weights any constants will do; these are of the training images themselves
+_CONSTANTS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "imagenet1k": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+default_cfgs: dict[str, DefaultCfg] = {}  # where timm's `register_model` looks for them
+
+
+def register_with_timm() -> None:
+    """Put every architecture of the table into timm's registry as `pyramidzoo_NAME`, its weights as tags.
+
+    Only the table and the manifest are read: a family's code is imported when a network is made. Calling it again does
+    nothing.
+    """
+    by_architecture: dict[str, list[WeightsEntry]] = {}
+    for entry in load_manifest().entries.values():
+        by_architecture.setdefault(entry.architecture, []).append(entry)
+    for row in architectures().values():
+        name = PREFIX + row.name
+        if is_model(name) and model_entrypoint(name).__module__ == __name__:
+            continue
+        default_cfgs[name] = _default_cfg(row, by_architecture.get(row.name, []))
+        globals()[name] = _entrypoint(row)  # an attribute of this module, as timm's own are of theirs
+        register_model(globals()[name])
+
+
+def crop_fraction(resize: int, crop: int) -> float:
+    """timm's `crop_pct`, from which it computes `floor(crop / crop_pct)`: exactly `resize`, whatever is rounded."""
+    fraction = crop / resize
+    while math.floor(crop / fraction) < resize:
+        fraction = math.nextafter(fraction, 0.0)
+    return fraction
+
+
+def _default_cfg(row: Architecture, entries: Sequence[WeightsEntry]) -> DefaultCfg:
+    """All tags of an architecture; without a default for its own data set, the untagged name has no weights."""
+    first = [entry for entry in entries if entry.default and entry.dataset == row.dataset]
+    cfgs = {entry.tag: _cfg_of_weights(row, entry) for entry in [*first, *(e for e in entries if e not in first)]}
+    if not first:
+        cfgs = {"": _cfg_without_weights(row), **cfgs}
+    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=bool(entries))
+
+
+def _cfg_of_weights(row: Architecture, entry: WeightsEntry) -> PretrainedCfg:
+    return PretrainedCfg(
+        url=_SCHEME + entry.id,
+        num_classes=entry.num_classes,
+        license=entry.license.weights,
+        origin_url=entry.origin.url if entry.origin else entry.citation,
+        **_data_config(entry.preprocessing),
+        **_described(row),
+    )
+
+
+def _cfg_without_weights(row: Architecture) -> PretrainedCfg:
+    mean, std = _CONSTANTS.get(row.dataset, _CONSTANTS["cifar10"])
+    size = row.input_size
+    large = Preprocessing((3, size, size), mean, std, resize=round(size / 0.875), crop=size, interpolation="bilinear")
+    small = Preprocessing((3, size, size), mean, std)
+    return PretrainedCfg(num_classes=row.num_classes, **_data_config(large if size > 64 else small), **_described(row))
+
+
+def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What timm makes its evaluation transform of; resizing an image to the size it has changes nothing."""
+    channels, height, width = preprocessing.input_size
+    config: dict[str, Any] = {
+        "input_size": (channels, height, width),
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "interpolation": preprocessing.interpolation or "bilinear",
+        "crop_pct": 1.0,
+    }
+    if preprocessing.resize is not None:
+        crop = preprocessing.crop or preprocessing.resize
+        config |= {"input_size": (channels, crop, crop), "crop_pct": crop_fraction(preprocessing.resize, crop)}
+    return config
+
+
+def _described(row: Architecture) -> dict[str, Any]:
+    papers = tuple(f"arXiv:{number}" for number in re.findall(r"arXiv:(\d+\.\d+)", row.source))
+    return {"description": row.description, "notes": (row.source,), "paper_ids": papers or None}
+
+
+def _entrypoint(row: Architecture) -> Callable[..., nn.Module]:
+    def entrypoint(
+        pretrained: bool = False,
+        pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        cache_dir: object = None,
+        **settings: Any,
+    ) -> nn.Module:
+        cfg = _resolved(row, pretrained_cfg, pretrained_cfg_overlay)
+        return _built(row, cfg, pretrained=pretrained, cache_dir=cache_dir, settings=settings)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + row.name
+    entrypoint.__doc__ = f"{row.description}.\n\nSource: {row.source}."
+    return entrypoint
+
+
+def _resolved(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> PretrainedCfg:
+    """What timm makes of a tag, a dict or nothing, and of the user's changes to it."""
+    if cfg and isinstance(cfg, str):  # a data set alone means its default entry, as everywhere in the zoo
+        cfg = load_manifest().default_for(row.name, cfg).tag
+    return resolve_pretrained_cfg(PREFIX + row.name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay)
+
+
+def _built(
+    row: Architecture, cfg: PretrainedCfg, *, pretrained: bool, cache_dir: Any, settings: dict[str, Any]
+) -> nn.Module:
+    """The network, loaded, with what timm expects of it, and inside timm's feature extractor where that is wanted."""
+    num_classes = settings.pop("num_classes", cfg.num_classes)
+    in_chans = settings.pop("in_chans", cfg.input_size[0])
+    features = settings.pop("features_only", False)
+    wrapping = {name: settings.pop(name) for name in ("out_indices", "feature_cls") if name in settings}
+    passing = {name: settings.pop(name) for name in ("pretrained_model_args",) if name in settings}
+    if settings.pop("global_pool", "avg") != "avg":
+        raise UsageError(f"{row.name} pools by averaging; forward_features gives the map before it")
+
+    ours = pretrained and _own_weights(cfg) is not None
+    if ours and cache_dir is not None:
+        raise UsageError("cache_dir is where timm keeps its downloads; PYRAMIDZOO_CACHE names the zoo's folder")
+    model = create_model(
+        row.name,
+        weights=_checked_weights(row, cfg, in_chans) if ours else None,
+        num_classes=0 if features else num_classes,
+        in_chans=in_chans,
+        **settings,
+    )
+    reduction = model.feature_info[-1]["reduction"]
+    cfg = dataclasses.replace(
+        cfg,
+        first_conv=model.stem_name,
+        classifier=model.classifier_name,
+        pool_size=tuple(-(-size // reduction) for size in cfg.input_size[1:]),
+    )
+    if features:
+        passing |= {"features_only": True, "feature_cfg": _feature_cfg(row, model, **wrapping)}
+    return build_model_with_cfg(
+        lambda **_: model,
+        PREFIX + row.name,
+        pretrained and not ours,
+        pretrained_cfg=dataclasses.asdict(cfg),
+        cache_dir=cache_dir,
+        num_classes=model.num_classes,
+        in_chans=in_chans,
+        **passing,
+    )
+
+
+def _own_weights(cfg: PretrainedCfg) -> str | None:
+    """The id in the manifest; "" where there are no weights at all, None where the user has named others to timm."""
+    if cfg.source or cfg.state_dict or cfg.file or cfg.hf_hub_id:
+        return None
+    address = str(cfg.url or "")
+    return address.removeprefix(_SCHEME) if address.startswith(_SCHEME) or not address else None
+
+
+def _checked_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> str:
+    """The id of the weights, which must exist and read that many channels."""
+    manifest = load_manifest()
+    entry = manifest.find(_own_weights(cfg) or manifest.default_for(row.name).id)
+    channels = entry.preprocessing.input_size[0]
+    if in_chans != channels:
+        raise UsageError(
+            f"{entry.id} reads {channels} channels, not in_chans={in_chans}, and the zoo adapts no stem: give it "
+            f"images of {channels} channels, or start without weights (pretrained=False)"
+        )
+    return entry.id
+
+
+def _feature_cfg(
+    row: Architecture,
+    model: ImageClassifier,
+    *,
+    out_indices: int | Sequence[int] | None = None,
+    feature_cls: str = "hook",
+) -> dict[str, Any]:
+    """Arguments of timm's extractor: all stages by default, else those asked for, in the network's order."""
+    if feature_cls not in ("hook", "fx"):
+        raise UsageError(
+            f"feature_cls {feature_cls!r} would run a network's parts one by one and lose what is between them; "
+            'use "hook" (the default) or "fx"'
+        )
+    count = len(model.feature_info)
+    if out_indices is None or isinstance(out_indices, int):
+        asked = list(range(-(count if out_indices is None else out_indices), 0))
+    else:
+        asked = list(out_indices)
+    if not asked or not all(-count <= index < count for index in asked):
+        raise UsageError(
+            f"{row.name} has {count} feature maps, 0 to {count - 1}; out_indices={out_indices} asks for others"
+        )
+    return {"feature_cls": feature_cls, "out_indices": tuple(sorted({index % count for index in asked}))}

@@ -1,0 +1,125 @@
+"""Shortcuts that add into some channels: the bits of zero padding, without zeros. And the widths that make them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import reference_graphs as reference
+import torch
+from parity import measured, one_thread, randomised
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pyramidzoo
+from pyramidzoo.architectures import Architecture, architectures
+from pyramidzoo.models import _blocks
+from pyramidzoo.models.preresnet import CifarBottleneckPreResNet, CifarPreResNet
+from pyramidzoo.models.pyramidnet import CifarPyramidNet, ImagePyramidNet, unit_widths
+from pyramidzoo.models.resnet import CifarResNet
+
+
+def padded_add(y: Tensor, x: Tensor, start: int = 0) -> Tensor:
+    """What `add_into_channels` stands for: zero channels around x, then a sum."""
+    return y + F.pad(x, (0, 0, 0, 0, start, y.shape[1] - start - x.shape[1]))
+
+
+SLICED = {
+    "basic": lambda: CifarPyramidNet(depth=14, alpha=20),
+    "bottleneck": lambda: CifarPyramidNet(depth=20, alpha=7, bottleneck=True),
+    "imagenet": lambda: ImagePyramidNet(depth=50, alpha=16, num_classes=10),
+    "resnet_a": lambda: CifarResNet(depth=14),
+    "resnet_fattorib": lambda: CifarResNet(depth=14, transition="last"),
+    "preresnet_a": lambda: CifarPreResNet(depth=14, shortcut="A"),
+    "preresnet_bottleneck": lambda: CifarBottleneckPreResNet(depth=20),  # identities: all channels
+}
+every_sliced = pytest.mark.parametrize("build", SLICED.values(), ids=SLICED)
+modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+
+
+@every_sliced
+@modes
+@pytest.mark.parametrize("size", [32, 33])
+def test_slice_is_bitwise_the_padded_shortcut(
+    build: Callable[[], nn.Module], training: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adding into some channels gives every bit of padding with zeros: logits, gradients and statistics."""
+    with one_thread():
+        torch.manual_seed(0)
+        model = randomised(build()).train(training)
+        padded = copy.deepcopy(model)
+        images = torch.randn(2, 3, size, size)
+        ours = measured(model, model.state_dict(keep_vars=True), images)
+        monkeypatch.setattr(_blocks, "add_into_channels", padded_add)
+        theirs = measured(padded, padded.state_dict(keep_vars=True), images)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+class Operators(TorchDispatchMode):
+    """Names of the ATen operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def zeros_or_copies(model: nn.Module) -> set[str]:
+    """The operators in a forward pass that make zeros, pad or concatenate."""
+    with Operators() as operators:
+        model(torch.randn(2, 3, 32, 32))
+    assert "convolution" in operators.names
+    return {name for name in operators.names if any(word in name for word in ("zero", "pad", "cat", "full"))}
+
+
+@every_sliced
+@modes
+def test_shortcut_makes_no_zeros(
+    build: Callable[[], nn.Module], training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither padding nor concatenation is behind the shortcut; a padded one would be seen."""
+    model = build().train(training)
+    assert zeros_or_copies(model) == set()
+    monkeypatch.setattr(_blocks, "add_into_channels", padded_add)
+    assert "constant_pad_nd" in zeros_or_copies(model)
+
+
+PYRAMIDS = [row for row in architectures().values() if row.family == "pyramidnet"]
+IMAGENET_UNITS = {101: 3 + 4 + 23 + 3, 200: 3 + 24 + 36 + 3}
+
+
+@pytest.mark.parametrize("row", PYRAMIDS, ids=lambda row: row.name)
+def test_registered_widths_are_those_of_exact_arithmetic(row: Architecture) -> None:
+    """No registered network comes near a tie, so the exact formula must give its widths."""
+    depth, alpha = row.arguments["depth"], row.arguments["alpha"]
+    base, units = 16, 3 * ((depth - 2) // (9 if row.arguments.get("bottleneck") else 6))
+    if row.builder == "ImagePyramidNet":
+        base, units = 64, IMAGENET_UNITS[depth]
+    exact = reference.multiplicative_widths if "_mul_" in row.name else reference.additive_widths
+    with torch.device("meta"):
+        assert pyramidzoo.create_model(row.name).unit_widths == tuple(exact(base, alpha, units))
+
+
+def test_widths_at_a_tie_follow_the_accumulated_sum() -> None:
+    """Depth 56, alpha 31: unit 9 is 31.5 exactly, and the accumulated double falls just below."""
+    widths = unit_widths(16, 31, 18)
+    assert widths == [18, 19, 21, 23, 25, 26, 28, 30, 31, 33, 35, 37, 38, 40, 42, 44, 45, 47]
+    assert reference.additive_widths(16, 31, 18)[8] == 32
+
+
+def test_exact_halves_round_up() -> None:
+    """Steps of one half are exact in binary, so only the rounding rule decides."""
+    assert unit_widths(16, 4, 8) == [17, 17, 18, 18, 19, 19, 20, 20]
+
+
+def test_early_multiplicative_alpha_differs_in_one_unit() -> None:
+    """The authors' first alpha was 1.68 for a stage; 1.68^3 is not 4.75, and unit 37 shows it."""
+    today, early = unit_widths(16, 4.75, 54, multiplicative=True), unit_widths(16, 1.68**3, 54, multiplicative=True)
+    assert [(k, a, b) for k, (a, b) in enumerate(zip(today, early, strict=True), start=1) if a != b] == [(37, 47, 46)]

@@ -1,0 +1,371 @@
+"""Files from where they are published: hashes of every kind or none, pages for people, and the Hub, all on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import http.server
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from conftest import foreign_checkpoint, random_state
+from huggingface_hub import constants
+from torch import Tensor
+
+import pyramidzoo
+from pyramidzoo import cache, factory, weights
+from pyramidzoo.containers import write_tensors
+from pyramidzoo.errors import IntegrityError, UnavailableError
+from pyramidzoo.files import file_hash
+from pyramidzoo.manifest import FileHash, Hub, Manifest, Origin, WeightsEntry, load_manifest
+
+ID = "wrn_16_1.cifar10_ferles"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+pytestmark = pytest.mark.usefixtures("quick_unpickle")
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return random_state("wrn_16_1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, state: dict[str, Tensor]) -> Path:
+    """net.pth and net.pth.zip, which holds it."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    torch.save(foreign_checkpoint("wrn_16_1", "ferles", state), folder / "net.pth")
+    with zipfile.ZipFile(folder / "net.pth.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(folder / "net.pth", "net.pth")
+    return folder
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@contextlib.contextmanager
+def serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(folder: Path) -> Iterator[str]:
+    with serving(functools.partial(Files, directory=str(folder))) as address:
+        yield address
+
+
+def published(url: str, known: FileHash | None, *, manual: str | None = None) -> WeightsEntry:
+    origin = Origin(url=url, format="torch", bytes=None, hash=known, layout="ferles", manual=manual)
+    return dataclasses.replace(load_manifest().find(ID), origin=origin, tensors_sha256=None, results=())
+
+
+def git_blob(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+HASHES: dict[str, Callable[[Path], FileHash]] = {
+    "sha256": lambda path: FileHash("sha256", "file", file_hash(path)),
+    "md5": lambda path: FileHash("md5", "file", file_hash(path, "md5")),
+    "prefix": lambda path: FileHash("sha256_prefix", "file", file_hash(path)[:8]),
+    "git": lambda path: FileHash("git_blob_sha1", "file", git_blob(path)),
+    "member": lambda path: FileHash("sha1", "member", file_hash(path.with_name("net.pth"), "sha1")),
+}
+
+
+@pytest.mark.usefixtures("online")
+@pytest.mark.parametrize("kind", HASHES)
+def test_hashes_of_every_kind(
+    kind: str, folder: Path, site: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "net.pth.zip" if kind == "member" else "net.pth"
+    entry = published(f"{site}/{name}", HASHES[kind](folder / name))
+    downloaded = weights.fetch(entry)
+    assert downloaded.place == "origin"
+    assert weights.fetch(entry).place == "cache"
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+    assert weights.fetch(entry, force=True).place == "origins"
+    assert "nobody has published" not in capsys.readouterr().err
+    (folder / name).write_bytes((folder / name).read_bytes() + b"x")
+    if kind == "member":
+        (folder / "net.pth").unlink()
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("net.pth", b"another")
+    with pytest.raises(IntegrityError, match=r"(?s)the name but not the content.*sent \d+ bytes with"):
+        weights.fetch(entry, force=True)
+    assert weights.verify(entry).state == "good"
+
+
+def test_an_unpacked_member_is_the_member(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = published("http://127.0.0.1:9/net.pth.zip", HASHES["member"](folder / "net.pth.zip"))
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+    packed = weights.fetch(entry)
+    (folder / "net.pth.zip").unlink()
+    (folder / "net.pth").rename(folder / "renamed")
+    unpacked = weights.fetch(entry, force=True)
+    assert (packed.place, unpacked.place) == ("origins", "origins")
+
+
+def test_a_damaged_archive_under_another_name_is_none_of_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = published("http://127.0.0.1:9/net.pth.zip", HASHES["member"](folder / "net.pth.zip"))
+    (folder / "a.zip").write_bytes((folder / "net.pth.zip").read_bytes()[:-200])
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+    assert weights.fetch(entry).place == "origins"
+    (folder / "net.pth").unlink()
+    (folder / "a.zip").replace(folder / "net.pth.zip")
+    with pytest.raises(IntegrityError, match="is not a readable archive of one checkpoint"):
+        weights.fetch(entry, force=True)
+
+
+@pytest.mark.usefixtures("online")
+def test_without_a_hash_the_first_file_is_trusted_loudly_and_later_ones_must_match(
+    folder: Path, site: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry, first = published(f"{site}/net.pth", None), file_hash(folder / "net.pth")
+    assert weights.fetch(entry).place == "origin"
+    said = capsys.readouterr().err
+    assert f"nobody has published a hash for {ID} ({site}/net.pth); sha256 of what came: {first}; noted" in said
+    assert weights.fetch(entry).place == "cache"
+    assert weights.fetch(entry, force=True).place == "origin"
+    assert weights.verify(entry).state == "good"
+    assert "nobody" not in capsys.readouterr().err  # said once
+
+    torch.save(foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1", seed=1)), folder / "net.pth")
+    with pytest.raises(IntegrityError, match=f"the file noted when it first came had {first}. If the new one is to"):
+        weights.fetch(entry, force=True)
+    assert weights.fetch(entry).place == "cache"
+    cache.cache_paths(entry)[1].unlink()
+    assert weights.fetch(entry).place == "origin"
+    assert file_hash(folder / "net.pth") in capsys.readouterr().err
+
+    # what was noted is enough to know the file again
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+    assert weights.fetch(entry, force=True).place == "origins"
+
+
+@pytest.mark.usefixtures("online")
+def test_a_prefix_is_completed_by_the_first_file(folder: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = published(f"{site}/net.pth", HASHES["prefix"](folder / "net.pth"))
+    weights.fetch(entry)
+    noted = cache.sidecar(entry)
+    assert noted["source_sha256"] == file_hash(folder / "net.pth")
+    cache.note(entry, {**noted, "source_sha256": "0" * 64}, published=True)
+    with pytest.raises(IntegrityError, match=f"the file noted when it first came had {'0' * 64}"):
+        weights.fetch(entry, force=True)
+
+
+def test_without_a_hash_a_folder_cannot_help(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = published("http://127.0.0.1:9/net.pth", None)
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+    with pytest.raises(UnavailableError) as caught:
+        weights.fetch(entry)
+    said = str(caught.value)
+    assert "nobody has published a hash of this file, so PYRAMIDZOO_ORIGINS cannot recognise it" in said
+    assert "Fetch it where there is a network, or convert it by hand: `pyramidzoo convert FILE --layout ferles" in said
+    assert "--arch wrn_16_1 --dataset cifar10 --output OUT.safetensors`" in said
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_page_for_people_says_what_to_do(hashed: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = HASHES["sha256"](folder / "net.pth") if hashed else None
+    entry = published("https://drive.example/view?id=1", known, manual="net.pth, 700 kB")
+    with pytest.raises(UnavailableError) as caught:
+        weights.fetch(entry)
+    said = str(caught.value)
+    assert "no program can download from https://drive.example/view?id=1; open that page, look for net.pth, 70" in said
+    assert ("put the file in a folder of PYRAMIDZOO_ORIGINS" in said) is hashed
+    assert ("convert it by hand: `pyramidzoo convert FILE" in said) is not hashed
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+    if hashed:
+        assert weights.fetch(entry).place == "origins"
+    else:
+        with pytest.raises(UnavailableError, match="PYRAMIDZOO_ORIGINS cannot recognise it"):
+            weights.fetch(entry)
+
+
+def test_every_page_of_the_manifest_says_what_to_do() -> None:
+    pages = [e for e in load_manifest().entries.values() if e.origin and e.origin.manual]
+    assert len(pages) > 20
+    for entry in pages:
+        with pytest.raises(UnavailableError, match=r"(?s)no program can download from http.*--layout .*cannot recog"):
+            weights.fetch(entry)
+
+
+@pytest.mark.usefixtures("online")
+def test_a_download_without_end_is_stopped(folder: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "MAX_BYTES", 1000)
+    with pytest.raises(IntegrityError, match="sends more than the 1000 bytes it may have"):
+        weights.fetch(published(f"{site}/net.pth", None))
+    assert not [path for path in cache.cache_dir().rglob("*") if path.is_file()]
+
+
+class FakeHub:
+    """One repository on loopback: which commit is main, and the file's bytes in each commit."""
+
+    def __init__(self) -> None:
+        self.main = COMMIT
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def handler(self, *args: object) -> http.server.BaseHTTPRequestHandler:
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.answer(body=False)
+
+            def do_GET(self) -> None:
+                self.answer(body=True)
+
+            def answer(self, *, body: bool) -> None:
+                revision = self.path.split("/resolve/")[1].split("/")[0]
+                hub.asked.append(revision)
+                commit = hub.main if revision == "main" else revision
+                content = hub.files.get(commit)
+                self.send_response(404 if content is None else 200)
+                self.send_header("X-Repo-Commit", commit)
+                self.send_header("ETag", f'"{hashlib.sha256(content or b"").hexdigest()}"')
+                self.send_header("Content-Length", str(len(content or b"")))
+                self.end_headers()
+                if body:
+                    self.wfile.write(content or b"")
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        return Handler(*args)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, online: None) -> Iterator[FakeHub]:
+    """The real client against a Hub on loopback, with an empty cache of its own."""
+    fake = FakeHub()
+    write_tensors(tmp_path / "model.safetensors", state, {})
+    fake.files[COMMIT] = (tmp_path / "model.safetensors").read_bytes()
+    with serving(fake.handler) as address:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        client = functools.partial(huggingface_hub.hf_hub_download, endpoint=address, token=False)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", client)
+        yield fake
+
+
+def on_hub(content: bytes | None, revision: str | None, layout: str | None = None) -> WeightsEntry:
+    sha256 = None if content is None else hashlib.sha256(content).hexdigest()
+    place = Hub("somebody/net", revision, "model.safetensors", sha256, None, layout)
+    entry = load_manifest().find(ID)
+    return dataclasses.replace(entry, hub=place, origin=None, tensors_sha256=None, results=())
+
+
+def test_a_pinned_file_of_the_hub(hub: FakeHub, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = on_hub(hub.files[COMMIT], COMMIT)
+    assert weights.verify(entry).state == "missing"
+    assert weights.fetch(entry).place == "hub"
+    asked = len(hub.asked)
+    assert weights.fetch(entry).place == "cache"
+    assert len(hub.asked) == asked  # a file that is here is not asked for
+    assert weights.verify(entry).state == "good"
+    assert cache.sidecar(entry) == {}
+    monkeypatch.setattr(factory, "load_manifest", lambda: Manifest({ID: entry}))
+    model = pyramidzoo.create_model("wrn_16_1", weights=ID)
+    assert torch.equal(model.fc.weight, state["fc.weight"])
+
+
+def test_a_pinned_hash_is_required_of_the_first_download(hub: FakeHub) -> None:
+    entry = on_hub(hub.files[COMMIT], COMMIT)
+    hub.files[COMMIT] += b"x"
+    with pytest.raises(IntegrityError, match=r"is altered: its sha256 is .* it was removed; fetch it again"):
+        weights.fetch(entry)
+    assert weights.verify(entry).state == "missing"
+
+
+def test_an_altered_file_in_the_hubs_cache_is_fetched_again(hub: FakeHub) -> None:
+    entry = on_hub(hub.files[COMMIT], COMMIT)
+    path = weights.fetch(entry).path.resolve()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert weights.verify(entry).state == "altered"
+    with pytest.raises(IntegrityError, match="it was removed; fetch it again"):
+        weights.fetch(entry)
+    assert weights.fetch(entry).place == "hub"
+
+
+def test_without_a_revision_the_commit_that_came_is_kept(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = on_hub(hub.files[COMMIT], None)
+    weights.fetch(entry)
+    assert cache.sidecar(entry)["commit"] == COMMIT
+    assert "nobody" not in capsys.readouterr().err
+    other = on_hub(hub.files[COMMIT] + b"x", None)
+    with pytest.raises(IntegrityError, match="somebody/net has no pinned revision, main may have moved on"):
+        weights.fetch(other)
+
+
+def test_without_a_hash_the_hubs_first_file_is_trusted(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    entry, first = on_hub(None, None), hub.files[COMMIT]
+    assert weights.fetch(entry).place == "hub"
+    sha256 = hashlib.sha256(first).hexdigest()
+    said = capsys.readouterr().err
+    assert f"nobody has published a hash for {ID} (https://huggingface.co/somebody/net/blob/main/model.s" in said
+    assert sha256 in said
+    assert cache.sidecar(entry)["commit"] == COMMIT
+    hub.main, hub.files["f" * 40] = "f" * 40, first + b"x"  # main moves on; the noted commit stays the one
+    assert (weights.fetch(entry).place, weights.verify(entry).state) == ("cache", "good")
+
+    path = weights.fetch(entry).path
+    path.resolve().write_bytes(first + b"y")
+    with pytest.raises(IntegrityError, match=f"the file noted when it first came had {sha256}"):
+        weights.fetch(entry)
+    assert weights.fetch(entry).sha256 == sha256
+
+
+def test_names_of_the_hubs_file_are_converted(hub: FakeHub, tmp_path: Path, state: dict[str, Tensor]) -> None:
+    foreign = foreign_checkpoint("wrn_16_1", "ferles", state)
+    write_tensors(tmp_path / "foreign.safetensors", foreign, {})
+    hub.files[COMMIT] = (tmp_path / "foreign.safetensors").read_bytes()
+    entry = on_hub(hub.files[COMMIT], COMMIT, layout="ferles")
+    located = weights.fetch(entry)
+    assert (located.place, located.path) == ("hub", cache.cache_paths(entry)[0])
+    assert weights.fetch(entry).place == "cache"
+    assert weights.verify(entry).state == "good"
+    assert cache.sidecar(entry)["commit"] == COMMIT
+
+
+def test_the_hubs_file_in_a_folder(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "renamed").write_bytes(hub.files[COMMIT])
+    (folder / "model.safetensors").write_bytes(b"another network's")  # all are called that, so it is no damage
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+    assert weights.fetch(on_hub(hub.files[COMMIT], COMMIT)).place == "origins"
+    entry = on_hub(b"elsewhere", "e" * 40)
+    with pytest.raises(UnavailableError, match=r"(?s)not in PYRAMIDZOO_ORIGINS.*Hub somebody/net: "):
+        weights.fetch(entry)
+
+
+def test_the_hub_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UnavailableError, match="Hub somebody/net: "):
+        weights.fetch(on_hub(None, None))
+    assert hub.asked == []
