@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import pytest
 import reference_graphs as reference
 import torch
+from pytorchcv.models.vgg import VGG
 from torch import Tensor, nn
 
 from pyramidzoo.models._blocks import SqueezeExcitation
@@ -124,12 +125,15 @@ def peer(build: Callable[[], nn.Module], *, by_name: bool = False) -> Counterpar
 
 
 def pcv(network: Callable[..., Any], *args: Any, **kwargs: Any) -> Counterpart:
-    """A network of pytorchcv, by position. Its last pooling has a fixed size; here it is global, for small images."""
+    """A network of pytorchcv, by position.
+
+    What it pools last has a fixed size, 7x7 or 8x8 pixels. Here it is as large as small images leave it.
+    """
 
     def build() -> nn.Module:
         built = network(*args, **kwargs)
-        if hasattr(built.features, "final_pool"):
-            built.features.final_pool = nn.AdaptiveAvgPool2d(1)
+        last = nn.AdaptiveAvgPool2d(7 if isinstance(built, VGG) else 1)
+        built.features.add_module("final_pool", last)  # in place of the one of that name
         return built
 
     return peer(build)

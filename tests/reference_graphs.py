@@ -129,12 +129,12 @@ def preresnet(
 
 
 def preresnet_bottleneck(
-    net: Layers, x: Tensor, *, n: int, widths: Sequence[int] = (64, 128, 256), strided: int = 1
+    net: Layers, x: Tensor, *, n: int, widths: Sequence[int] = (64, 128, 256), strided: int = 1, shared: bool = True
 ) -> Tensor:
     """Pre-activation bottlenecks at `widths` channels; convolution number `strided` has the stride.
 
-    The first unit of each stage shares its BN-ReLU with the shortcut: a bare projection, or, where the channels stay,
-    nothing more.
+    Where `shared`, the first unit of each stage gives its BN-ReLU to the shortcut as well. That is a bare projection, or
+    nothing more where the channels stay.
     """
     x = net.conv("conv1", x, 16, 3)
     for stage, out in enumerate(widths):
@@ -143,9 +143,10 @@ def preresnet_bottleneck(
             stride = 2 if stage > 0 and k == 0 else 1
             activated = net.bn_relu(f"{unit}.bn1", x)
             y = _preactivated_branch(net, unit, activated, out, stride, strided)
-            if k == 0:
-                changes = out != x.shape[1]
-                x = net.conv(f"{unit}.downsample", activated, out, 1, stride) if changes else activated
+            if k == 0 and shared:
+                x = activated
+            if x.shape[1] != out:
+                x = net.conv(f"{unit}.downsample", x, out, 1, stride)
             x = y + x
     return net.head(net.bn_relu("norm", x))
 

@@ -166,10 +166,14 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(name: str) -> No
     first_stage = saving.get_submodule(saving.feature_info[0]["module"])
     layer = next(module for module in first_stage.modules() if not list(module.children()))
     layer.register_forward_pre_hook(lambda *_: recomputed.append(1))
+    features = []
+    for info in saving.feature_info:  # whoever reads features must get them in training too
+        saving.get_submodule(info["module"]).register_forward_hook(lambda *_: features.append(1))
     for model in (plain, saving):
         torch.manual_seed(1)
         model.train()(images_for(name, 4)).square().mean().backward()
     assert len(recomputed) == 2
+    assert len(features) == len(saving.feature_info)
     for (key, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
         assert a.grad is not None
         assert torch.equal(a.grad, b.grad), key

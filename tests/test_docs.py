@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pyramidzoo import cli
+from pyramidzoo.architectures import architectures
+from pyramidzoo.manifest import load_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +24,12 @@ def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in ("list", "info", "fetch", "verify", "convert", "evaluate", "train", "tables"):
         assert f"`pyramidzoo {command}" in text
+
+
+def test_the_readme_counts_right() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{len(architectures())} names" in text
+    assert f"{len(load_manifest().entries)} sets of weights" in text
 
 
 def test_relative_links_lead_somewhere() -> None:

@@ -150,6 +150,11 @@ ROWS = {
         literal(reference.preresnet_bottleneck, n=2, widths=(16, 128, 256), strided=2),
         17,
     ),
+    "preresnet_bottleneck_bearpaw-literal": Row(
+        lambda: CifarBottleneckPreResNet(depth=20, stride_in="3x3", shared_stages=(False, False, False)),
+        literal(reference.preresnet_bottleneck, n=2, strided=2, shared=False),
+        17,
+    ),
     "wrn_width1-literal": Row(lambda: WideResNet(depth=16, width=1), literal(reference.wide_resnet, n=2, width=1), 32),
     "wrn_width1-pytorchcv": Row(lambda: WideResNet(depth=16, width=1), pcv(CIFARWRN, BASIC, 16), 29),
     "wrn_width2-pytorchcv": Row(lambda: WideResNet(depth=16, width=2), pcv(CIFARWRN, twice(32, 64, 128), 16), 16),

@@ -32,13 +32,11 @@ def pcv_densenet(stem: int, growth: int, *, bottleneck: bool) -> Counterpart:
     return pcv(CIFARDenseNet, halving(stem, growth, (3, 3, 3)), stem, bottleneck=bottleneck)
 
 
-def torchvision_vgg(pool: int, hidden: int) -> nn.Module:
+def torchvision_vgg(hidden: int) -> nn.Module:
     """VGG-13 with BN; torchvision's own hidden layers are 4096 wide."""
     tv = torchvision.models.vgg
     network = tv.VGG(tv.make_layers(tv.cfgs["B"], batch_norm=True), num_classes=10, init_weights=False, dropout=0.3)
-    assert network.avgpool.output_size == (7, 7)
-    network.avgpool = nn.AdaptiveAvgPool2d(pool)
-    for index, (inputs, outputs) in {0: (512 * pool**2, hidden), 3: (hidden, hidden), 6: (hidden, 10)}.items():
+    for index, (inputs, outputs) in {0: (512 * 7 * 7, hidden), 3: (hidden, hidden), 6: (hidden, 10)}.items():
         network.classifier[index] = nn.Linear(inputs, outputs)
     return network
 
@@ -111,7 +109,7 @@ ROWS = {
     "vgg_one_relu-literal-odd": Row(
         lambda: CifarVgg(stages=(2, 2, 3, 1, 1), one_relu=True),
         literal(plain.vgg, stages=(2, 2, 3, 1, 1), bias=True, one_relu=True),
-        65,
+        33,
     ),
     "vgg_no_bias-literal-odd": Row(
         lambda: CifarVgg(stages=(2, 2, 2, 1, 2), conv_bias=False),
@@ -128,8 +126,15 @@ ROWS = {
     ),
     "image_vgg-torchvision": Row(
         lambda: ImageVgg(depth=13, hidden=24, drop_rate=0.3, num_classes=10),
-        peer(lambda: torchvision_vgg(7, 24), by_name=True),
-        65,
+        peer(lambda: torchvision_vgg(24), by_name=True),
+        33,
+    ),
+    # 3x3 pixels become 7x7
+    "image_vgg-torchvision-larger": Row(
+        lambda: ImageVgg(depth=13, hidden=24, num_classes=10),
+        peer(lambda: torchvision_vgg(24), by_name=True),
+        96,
+        ("single",),
     ),
     "image_vgg_no_bias-pytorchcv": Row(
         lambda: ImageVgg(depth=13, pool=1, hidden=48, conv_bias=False, drop_rate=0.5, num_classes=10),

@@ -147,7 +147,7 @@ ROWS = {
         lambda: SENet(depth=28, cardinality=8, num_classes=10, drop_rate=0.2),
         pcv(PcvSENet, BOTTLENECK, 128, cardinality=8, bottleneck_width=4, num_classes=10),
         40,
-        ("eval",),
+        ("single",),
     ),
 }
 

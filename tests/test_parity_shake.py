@@ -60,7 +60,9 @@ def test_training_is_pytorchcvs_with_the_same_draws(monkeypatch: pytest.MonkeyPa
     """Theirs draws a in the forward pass, unit after unit, and b in the backward pass, last unit first."""
     units, images = 6, 3
     generator = torch.Generator().manual_seed(3)
-    draws = [[torch.rand(images, 1, 1, 1, generator=generator, dtype=torch.float64) for _ in "ab"] for _ in range(units)]
+    draws = [
+        [torch.rand(images, 1, 1, 1, generator=generator, dtype=torch.float64) for _ in "ab"] for _ in range(units)
+    ]
     ours: Iterator[Tensor] = iter([draw for unit in draws for draw in unit])
     theirs: Iterator[Tensor] = iter([a for a, _ in draws] + [b for _, b in reversed(draws)])
     monkeypatch.setattr(torch, "rand_like", lambda _: next(ours))

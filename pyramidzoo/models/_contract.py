@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,25 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 UnitFactory = Callable[[int, int, int, int, int], nn.Module]
+
+
+class Stage(nn.Sequential):
+    """Units in order; in training each is recomputed in the backward pass where `grad_checkpointing` is set."""
+
+    grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            for unit in self.units():
+                x = _checkpointed(unit, x)
+            return x
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def units(self) -> Iterable[nn.Module]:
+        """What is recomputed as a whole."""
+        return self
 
 
 class ImageClassifier(nn.Module):
@@ -69,6 +88,9 @@ class ImageClassifier(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each residual unit in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter-name patterns, first layer to last, for layer-wise learning rates (timm's `group_matcher`)."""
@@ -82,24 +104,13 @@ class ImageClassifier(nn.Module):
         for name, stage in self.named_children():
             if not name.startswith("layer"):
                 continue
-            x = self._stage(stage, x)
+            x = stage(x)
         return x
-
-    def _stage(self, stage: nn.Module, x: Tensor) -> Tensor:
-        """Run the units of one stage in order, each checkpointed where that is wanted."""
-        if not self._checkpointing():
-            return cast(Tensor, stage(x))
-        for unit in stage.children():
-            x = checkpointed(unit, x)
-        return x
-
-    def _checkpointing(self) -> bool:
-        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
 
     def _add_stage(self, units: Iterable[nn.Module], *, channels: int, reduction: int) -> None:
         """Append the next `layerN`, and what its output is to whoever reads features."""
         name = f"layer{len(self.feature_info) + 1}"
-        self.add_module(name, nn.Sequential(*units))
+        self.add_module(name, Stage(*units))
         self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
 
     def _add_stages(
@@ -151,9 +162,7 @@ def _checked(num_classes: int) -> int:
     return num_classes
 
 
-def checkpointed(unit: nn.Module, x: Tensor) -> Tensor:
-    """Run a unit without keeping its activations."""
-
+def _checkpointed(unit: nn.Module, x: Tensor) -> Tensor:
     def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
         return contextlib.nullcontext(), _statistics_kept(unit)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7
-from pyramidzoo.models._contract import ImageClassifier, checked_rate
+from pyramidzoo.models._contract import ImageClassifier, Stage, checked_rate
 
 _IMAGENET_LAYERS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 
@@ -86,7 +86,7 @@ class _DenseNet(ImageClassifier):
                 units[f"denselayer{k}"] = DenseLayer(channels, growth_rate, bottleneck=bottleneck, drop_rate=rate)
                 channels += growth_rate
             name = f"denseblock{index}"
-            blocks[name] = _named(units)
+            blocks[name] = Stage(OrderedDict(units))
             features.append({"num_chs": channels, "reduction": reduction, "module": f"features.{name}"})
             if index < len(layers):
                 narrowed = int(channels * compression)
@@ -94,13 +94,11 @@ class _DenseNet(ImageClassifier):
                 channels, reduction = narrowed, reduction * 2
         super().__init__(num_classes=num_classes, num_features=channels)
         self.feature_info = features
-        self.features = _named({**blocks, "norm5": nn.BatchNorm2d(channels)})
+        self.features = nn.Sequential(OrderedDict({**blocks, "norm5": nn.BatchNorm2d(channels)}))
         self._complete("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
-        for name, part in self.features.named_children():
-            x = self._stage(part, x) if name.startswith("denseblock") else part(x)
-        return F.relu(x)
+        return F.relu(self.features(x))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         block = r"^features\.(?:denseblock|transition)(\d+)"
@@ -178,7 +176,3 @@ class ImageDenseNet(_DenseNet):
             num_classes=num_classes,
             drop_rate=drop_rate,
         )
-
-
-def _named(parts: dict[str, nn.Module]) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(parts))

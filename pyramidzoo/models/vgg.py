@@ -6,15 +6,24 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal, cast
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._contract import ImageClassifier, checkpointed
+from pyramidzoo.models._contract import ImageClassifier, Stage
 
 _STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
+
+
+class _Features(Stage):
+    """All layers in one row, as torchvision has them; a unit ends with its pooling."""
+
+    def units(self) -> Iterator[nn.Module]:
+        ends = [index + 1 for index, layer in enumerate(self) if isinstance(layer, nn.MaxPool2d)]
+        return (self[start:end] for start, end in itertools.pairwise((0, *ends)))
 
 
 class _Vgg(ImageClassifier):
@@ -44,15 +53,10 @@ class _Vgg(ImageClassifier):
             layers.append(nn.MaxPool2d(2))
             name = f"features.{len(layers) - 1}"
             self.feature_info.append({"num_chs": width, "reduction": 2 ** (stage + 1), "module": name})
-        self.features = nn.Sequential(*layers)
+        self.features = _Features(*layers)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        if not self._checkpointing():
-            return cast(Tensor, self.features(x))
-        ends = [int(info["module"].rpartition(".")[2]) + 1 for info in self.feature_info]
-        for start, end in itertools.pairwise((0, *ends)):
-            x = checkpointed(self.features[start:end], x)
-        return x
+        return self.features(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
