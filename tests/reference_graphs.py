@@ -133,8 +133,8 @@ def preresnet_bottleneck(
 ) -> Tensor:
     """Pre-activation bottlenecks at `widths` channels; convolution number `strided` has the stride.
 
-    Where `shared`, the first unit of each stage gives its BN-ReLU to the shortcut as well. That is a bare projection, or
-    nothing more where the channels stay.
+    Where `shared`, the first unit of each stage gives its BN-ReLU to the shortcut as well. That is a bare projection,
+    or nothing more where the channels stay.
     """
     x = net.conv("conv1", x, 16, 3)
     for stage, out in enumerate(widths):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -63,8 +62,8 @@ def test_training_is_pytorchcvs_with_the_same_draws(monkeypatch: pytest.MonkeyPa
     draws = [
         [torch.rand(images, 1, 1, 1, generator=generator, dtype=torch.float64) for _ in "ab"] for _ in range(units)
     ]
-    ours: Iterator[Tensor] = iter([draw for unit in draws for draw in unit])
-    theirs: Iterator[Tensor] = iter([a for a, _ in draws] + [b for _, b in reversed(draws)])
+    ours = iter(draws.flatten(0, 1))
+    theirs = iter(torch.cat((draws[:, 0], draws[:, 1].flip(0))))
     monkeypatch.setattr(torch, "rand_like", lambda _: next(ours))
     monkeypatch.setattr(torch, "rand", lambda *_, **__: next(theirs).flatten())
     with one_thread():
