@@ -78,7 +78,7 @@ def write_text(path: Path, text: str) -> None:
 
 def names_a_file(weights: str) -> bool:
     """Whether a name is meant as a path, and not as an id, a tag or a pattern."""
-    suffixes = (".safetensors", ".pth", ".th", ".pt", ".tar", ".bin", ".zip")
+    suffixes = (".safetensors", ".pth", ".th", ".pt", ".tar", ".bin", ".zip", ".t7")
     return "/" in weights or os.sep in weights or Path(weights).suffix in suffixes
 
 

@@ -23,9 +23,9 @@ Counterpart = Callable[[nn.Module], tuple[Forward, Tensors]]
 Mode = Literal["eval", "train", "single"]
 MODES: tuple[Mode, ...] = ("eval", "train", "single")
 
-# Rounding in doubles (1e-16 an operation) came to 2e-12 at most; the rest is room for other orders of summation.
+# Rounding in doubles (1e-16 an operation) came to 1e-11 at most; the rest is room for other orders of summation.
 DOUBLE = 1e-9
-# Rounding in floats (6e-8 an operation) came to 5e-6 at most; the rest as above.
+# Rounding in floats (6e-8 an operation) came to 2e-6 at most; the rest as above.
 SINGLE = 1e-4
 
 

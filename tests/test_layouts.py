@@ -357,6 +357,7 @@ def test_legacy_networks_of_timm_are_others() -> None:
     [
         ("akamaster", "resnet20", {"conv1.weight", "layer3.2.bn2.running_var", "linear.bias"}),
         ("bearpaw", "resnet164", {"layer1.0.downsample.1.weight", "layer3.17.conv3.weight", "fc.weight"}),
+        ("bearpaw", "preresnet164_bearpaw", {"layer1.0.downsample.0.weight", "layer3.17.bn3.weight", "bn.bias"}),
         ("bearpaw", "wrn_28_10", {"block2.layer.0.convShortcut.weight", "block3.layer.3.bn2.bias", "bn1.weight"}),
         (
             "bearpaw",

@@ -59,9 +59,7 @@ def test_training_is_pytorchcvs_with_the_same_draws(monkeypatch: pytest.MonkeyPa
     """Theirs draws a in the forward pass, unit after unit, and b in the backward pass, last unit first."""
     units, images = 6, 3
     generator = torch.Generator().manual_seed(3)
-    draws = [
-        [torch.rand(images, 1, 1, 1, generator=generator, dtype=torch.float64) for _ in "ab"] for _ in range(units)
-    ]
+    draws = torch.rand(units, 2, images, 1, 1, 1, generator=generator, dtype=torch.float64)
     ours = iter(draws.flatten(0, 1))
     theirs = iter(torch.cat((draws[:, 0], draws[:, 1].flip(0))))
     monkeypatch.setattr(torch, "rand_like", lambda _: next(ours))
