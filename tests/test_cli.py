@@ -40,6 +40,12 @@ class Ran:
         self.code, self.out, self.err = code, out, err
 
 
+@pytest.fixture(autouse=True)
+def width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages and tables fit the terminal, whose width pytest-xdist sets."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*arguments: object) -> Ran:
