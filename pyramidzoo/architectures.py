@@ -68,10 +68,11 @@ def _resnet() -> Iterator[Architecture]:
         yield cifar(f"resnet{depth}", description=text, source=_HE15, depth=depth)
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-B shortcuts: strided conv1x1 and BN"
-        yield cifar(f"resnet{depth}_b", description=text, source=_HE15, depth=depth, shortcut="B")
+        source = f"{_HE15}; {_HYSTS}, {_PCV}, chenyaofo/pytorch-cifar-models"
+        yield cifar(f"resnet{depth}_b", description=text, source=source, depth=depth, shortcut="B")
     for depth in (20, 32, 44, 56):
         text = f"CIFAR ResNet-{depth} that strides and widens in the last convolution of a stage"
-        source = "fattorib/ResNets-CIFAR10"
+        source = f"{_HE15}; fattorib/ResNets-CIFAR10"
         yield cifar(f"resnet{depth}_fattorib", description=text, source=source, depth=depth, transition="last")
     for depth in (164, 272, 542, 1001):
         text = f"CIFAR ResNet-{depth}, bottleneck units strided in the 3x3, option-B shortcuts"
@@ -83,10 +84,11 @@ def _resnet() -> Iterator[Architecture]:
         yield image(f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth)
     for name, width in _SCALED:
         text = f"ImageNet ResNet-18, basic units, {width} times as wide"
-        yield image(f"resnet{name}", description=text, source=_PCV, depth=18, width=width)
+        yield image(f"resnet{name}", description=text, source=f"{_HE15}; {_PCV}", depth=18, width=width)
     for depth in (14, 26, 38):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
-        yield image(f"resnet{depth}_bottleneck", description=text, source=_PCV, depth=depth, bottleneck=True)
+        source = f"{_HE15}; {_PCV}"
+        yield image(f"resnet{depth}_bottleneck", description=text, source=source, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
         yield image(f"resnet{depth}", description=text, source=f"{_HE15}; {_TV}", depth=depth, bottleneck=True)
@@ -102,13 +104,13 @@ def _preresnet() -> Iterator[Architecture]:
         yield basic(f"preresnet{depth}", description=text, source=f"{_HE16}; {_HYSTS}", depth=depth)
     for depth in (20, 50):
         text = f"CIFAR PreResNet-{depth}, basic units, four times as wide, stem included"
-        source = f"{_HYSTS}, widening factor 4"
+        source = f"{_HE16}; {_HYSTS}, widening factor 4"
         yield basic(f"preresnet{depth}_w4", description=text, source=source, depth=depth, width=4)
     yield from _ablations()
     yield basic(
         "preresnet110_a",
         description="CIFAR PreResNet-110, basic units, option-A shortcuts: zero channels after the existing ones",
-        source=_FB,
+        source=f"{_HE16}; {_FB}",
         depth=110,
         shortcut="A",
     )
@@ -134,7 +136,7 @@ def _preresnet() -> Iterator[Architecture]:
         yield bottleneck(
             f"preresnet{depth}_hysts",
             description=f"CIFAR PreResNet-{depth}, bottleneck units, stride in the 3x3, stage 1 as narrow as the stem",
-            source=_HYSTS,
+            source=f"{_HE16}; {_HYSTS}",
             depth=depth,
             stride_in="3x3",
             first_width=16,
@@ -142,7 +144,7 @@ def _preresnet() -> Iterator[Architecture]:
     yield bottleneck(
         "preresnet164_bearpaw",
         description="CIFAR PreResNet-164, bottleneck units, stride in the 3x3, shortcuts from the raw input everywhere",
-        source="bearpaw/pytorch-classification, which calls it preresnet-110",
+        source=f"{_HE16}; bearpaw/pytorch-classification, which calls it preresnet-110",
         depth=164,
         stride_in="3x3",
         shared_stages=(False, False, False),
@@ -159,7 +161,7 @@ def _preresnet() -> Iterator[Architecture]:
         bottleneck=True,
         first_bn=False,
     )
-    image = partial(_row, family="preresnet", builder="ImagePreResNet", source=_PCV, imagenet=True)
+    image = partial(_row, family="preresnet", builder="ImagePreResNet", source=f"{_HE16}; {_PCV}", imagenet=True)
     own = "the first one with a BN of its own"
     for depth in (10, 12, 14, 16, 18, 26, 34):
         text = f"ImageNet PreResNet-{depth}, basic units, {own}"
@@ -250,7 +252,7 @@ def _pyramidnet() -> Iterator[Architecture]:
         yield cifar(
             f"pyramidnet{depth}_a{alpha}_hysts",
             description=f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}, with a 64-channel stem",
-            source=f"{_HYSTS} before 2019-09-07",
+            source=f"{_PYRAMID}; {_HYSTS} before 2019-09-07",
             depth=depth,
             alpha=alpha,
             bottleneck=True,
@@ -262,7 +264,7 @@ def _pyramidnet() -> Iterator[Architecture]:
         (101, 360, ""),
     ):
         text = f"ImageNet PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}{note}"
-        source = _PYRAMID if depth == 200 else "dyhan0920/PyramidNet-PyTorch"
+        source = _PYRAMID if depth == 200 else f"{_PYRAMID}; dyhan0920/PyramidNet-PyTorch"
         yield _row(
             f"pyramidnet{depth}_a{alpha}",
             "pyramidnet",
@@ -293,7 +295,7 @@ def _densenet() -> Iterator[Architecture]:
         yield cifar(
             f"densenet_c_{depth}_k{k}",
             description=f"CIFAR DenseNet-C-{depth}, growth rate {k}: {2 * k} stem channels, halving transitions",
-            source=f"{_PCV}, {_HYSTS}",
+            source=f"{_DENSE}; {_PCV}, {_HYSTS}",
             depth=depth,
             growth_rate=k,
             compression=0.5,
@@ -337,7 +339,7 @@ def _resnext() -> Iterator[Architecture]:
             "resnext",
             "ImageResNeXt",
             f"ImageNet ResNeXt-{depth}, {cardinality} groups {width} channels wide",
-            f"{_NEXT}; {_TV if depth > 26 else _PCV}",
+            f"{_NEXT}; {_TV if (depth, cardinality * width) in ((50, 128), (101, 256)) else _PCV}",
             imagenet=True,
             depth=depth,
             cardinality=cardinality,
@@ -358,7 +360,7 @@ def _shake_shake() -> Iterator[Architecture]:
         yield row(
             f"shakeshake26_2x{width}d_hysts",
             description=text,
-            source=f"{_HYSTS} before 2020-04-18",
+            source=f"{_SHAKE}; {_HYSTS} before 2020-04-18",
             depth=26,
             width=width,
             variant="hysts",
@@ -367,7 +369,7 @@ def _shake_shake() -> Iterator[Architecture]:
         yield row(
             f"shakeshake{depth}_2x{width}d_pytorchcv",
             description=f"shake-shake-{depth} 2x{width}d with a ReLU after the stem and after every sum",
-            source=_PCV,
+            source=f"{_SHAKE}; {_PCV}",
             depth=depth,
             width=width,
             variant="pytorchcv",
@@ -436,21 +438,21 @@ def _vgg() -> Iterator[Architecture]:
     yield cifar(
         "vgg15_bn",
         description='VGG-like CIFAR network "of depth 15": 13 convolutions and one linear layer, one ReLU a stage',
-        source=f"{_HYSTS} before 2020-09-03",
+        source=f"{_VGG}; {_HYSTS} before 2020-09-03",
         stages=(2, 2, 3, 3, 3),
         one_relu=True,
     )
     yield cifar(
         "vgg_zagoruyko",
         description="VGG-like CIFAR network: 16 convolutions without bias and one linear layer",
-        source="szagoruyko/wide-residual-networks",
+        source=f"{_VGG}; szagoruyko/wide-residual-networks",
         stages=(2, 2, 4, 4, 4),
         conv_bias=False,
     )
     yield cifar(
         "vgg19_bn_bearpaw",
         description="CIFAR VGG-19 with BN and one linear layer",
-        source="bearpaw/pytorch-classification",
+        source=f"{_VGG}; bearpaw/pytorch-classification",
         stages=(2, 2, 4, 4, 4),
     )
     for depth in (11, 13, 16, 19):
@@ -459,7 +461,7 @@ def _vgg() -> Iterator[Architecture]:
             "vgg",
             "ImageVgg",
             f"CIFAR VGG-{depth} with BN and three linear layers, 512 wide",
-            "chenyaofo/pytorch-cifar-models",
+            f"{_VGG}; chenyaofo/pytorch-cifar-models",
             depth=depth,
             pool=1,
             hidden=512,

@@ -173,7 +173,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_content(path: Path) -> Content:
     """Metadata and all tensors, which are a private map of the file. Raises IntegrityError, UnavailableError."""
-    with _opened(path) as container:
+    # older safetensors make their tensors on whatever device is the default
+    with torch.device("cpu"), _opened(path) as container:
         try:
             tensors = {name: container.get_tensor(name) for name in container.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -159,15 +159,18 @@ def _find(name: str, weights: str | Path | None) -> WeightsEntry:
 def _channels(theirs: int, in_chans: int | None) -> int:
     """The weights' own number of input channels, which `in_chans` may repeat but not change."""
     if in_chans not in (None, theirs):
-        raise UsageError(f"these weights read {theirs} channels, not in_chans={in_chans}")
+        raise UsageError(
+            f"these weights read images of {theirs} channel{'s' if theirs > 1 else ''}, not in_chans={in_chans}, and a "
+            "stem is not adapted here: give such images, or start without weights"
+        )
     return theirs
 
 
 def _checked_path(row: Architecture, path: Path) -> Path:
     if path.suffix != ".safetensors" and path.is_file():
         raise UsageError(
-            f"{path} is not a safetensors file; `pyramidzoo convert {path} --layout ... --arch {row.name} "
-            "--dataset ... --output ...` makes one"
+            f"{path} is not a safetensors file; `pyramidzoo convert {path} --arch {row.name} --dataset ... "
+            "--output ...` makes one"
         )
     return path
 

@@ -195,6 +195,9 @@ def test_list_models_takes_patterns() -> None:
         ("wrn_16_1", {"depth": 22}, TypeError, "fixes depth"),
         ("wrn_16_1", {"dropout": 0.3}, TypeError, "dropout"),
         ("wrn_16_1", {"drop_rate": 1.0}, ValueError, "drop_rate is 1.0"),
+        ("resnet20", {"shortcut": "B"}, TypeError, "resnet20 fixes shortcut: another value is another architecture"),
+        ("shakeshake26_2x32d", {"variant": "hysts"}, TypeError, "fixes variant"),
+        ("shakeshake26_2x32d", {"level": "pixel"}, ValueError, "level is 'pixel'; it must be one of image, batch"),
         ("resnet20", {"num_classes": -1}, ValueError, "num_classes is -1"),
         ("resnet20", {"in_chans": 0}, ValueError, "in_chans is 0"),
         ("resnet20", {"weights": True}, TypeError, "not bool"),
@@ -230,6 +233,23 @@ def test_depths_that_do_not_exist(family: str, builder: str, depth: int, more: d
     module = __import__(f"pyramidzoo.models.{family}", fromlist=[builder])
     with pytest.raises(ValueError, match=f"has no depth {depth}"):
         getattr(module, builder)(depth=depth, **more)
+
+
+@pytest.mark.parametrize(
+    ("family", "builder", "arguments"),
+    [
+        ("resnet", "CifarResNet", {"depth": 20, "shortcut": "Z"}),
+        ("resnet", "CifarResNet", {"depth": 20, "transition": "middle"}),
+        ("resnet", "ImageResNet", {"depth": 50, "bottleneck": True, "stride_in": "5x5"}),
+        ("preresnet", "CifarPreResNet", {"depth": 20, "shortcut": "Z"}),
+        ("preresnet", "CifarBottleneckPreResNet", {"depth": 20, "stride_in": "5x5"}),
+        ("shake_shake", "CifarShakeShake", {"depth": 26, "width": 32, "variant": "mine"}),
+    ],
+)
+def test_choices_that_nobody_described(family: str, builder: str, arguments: dict[str, Any]) -> None:
+    module = __import__(f"pyramidzoo.models.{family}", fromlist=[builder])
+    with pytest.raises(ValueError, match="it must be one of"):
+        getattr(module, builder)(**arguments)
 
 
 def test_widths_accumulate_before_they_are_rounded() -> None:

@@ -114,7 +114,7 @@ def test_bundled_weights_are_used_like_any_other(tmp_path: Path) -> None:
     image = Image.fromarray(test.images[0, 0].numpy())
     assert model(eval_transform(model.preprocessing)(image)[None]).argmax().item() == test.labels[0]
     assert pyramidzoo.create_model("wrn_16_1", weights="digits", in_chans=1, num_classes=3).fc.out_features == 3
-    with pytest.raises(UsageError, match="read 1 channels, not in_chans=3"):
+    with pytest.raises(UsageError, match="read images of 1 channel, not in_chans=3"):
         pyramidzoo.create_model("wrn_16_1", weights="digits", in_chans=3)
     assert cli.main(["verify", "wrn_16_1.digits_zoo", "--format", "json"]) == 0
 

@@ -200,7 +200,7 @@ def test_a_file_without_a_description_tells_its_channels(tmp_path: Path) -> None
     path = tmp_path / "grey.safetensors"
     write_tensors(path, build(get_architecture("wrn_16_1"), in_chans=1).state_dict(), {})
     assert pyramidzoo.create_model("wrn_16_1", weights=path).conv1.in_channels == 1
-    with pytest.raises(UsageError, match="read 1 channels, not in_chans=3"):
+    with pytest.raises(UsageError, match="read images of 1 channel, not in_chans=3"):
         pyramidzoo.create_model("wrn_16_1", weights=path, in_chans=3)
 
 

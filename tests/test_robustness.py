@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -29,9 +28,18 @@ SLOWLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "1", "-
 QUICKLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "16", "--output"]
 
 
-def start(command: list[str], folder: Path, **options: Any) -> subprocess.Popen[str]:
+def start(command: list[str], folder: Path, preexec_fn: Callable[[], object] = lambda: None) -> subprocess.Popen[str]:
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would the child
+        preexec_fn()
+
     return subprocess.Popen(
-        [*command, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ, **options
+        [*command, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        preexec_fn=prepare,
     )
 
 

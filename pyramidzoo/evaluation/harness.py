@@ -84,8 +84,8 @@ class Subject:
             raise UsageError(f"{path} is a folder; name a safetensors file in it")
         if path.suffix != ".safetensors":
             raise UsageError(
-                f"{path} is not a safetensors file; `pyramidzoo convert {path} --layout ... --arch ... --dataset ... "
-                "--output ...` makes one that can be evaluated"
+                f"{path} is not a safetensors file; `pyramidzoo convert {path} --dataset ... --output ...` makes one "
+                "that can be evaluated"
             )
         description = Description.of(path)
         if description is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,16 @@ def build(architecture: Architecture, **arguments: Any) -> ImageClassifier:
     """A network of the table, randomly initialised; only its own family is imported.
 
     `arguments` (num_classes, in_chans, drop_rate, ...) come on top of the table's. Raises TypeError for an argument the
-    family does not have, ValueError for a value it cannot take.
+    family does not have or that would make another graph, ValueError for a value it cannot take.
     """
-    fixed = architecture.arguments.keys() & arguments.keys()
+    builder = model_class(architecture)
+    fixed = (arguments.keys() - builder.free_arguments) & inspect.signature(builder).parameters.keys()
     if fixed:
         raise TypeError(f"{architecture.name} fixes {', '.join(sorted(fixed))}: another value is another architecture")
     if arguments.get("in_chans", 1) < 1:
         raise ValueError(f"in_chans is {arguments['in_chans']}; images have at least one channel")
     settings = {"num_classes": architecture.num_classes, **architecture.arguments, **arguments}
-    return model_class(architecture)(**settings)
+    return builder(**settings)
 
 
 @contextlib.contextmanager

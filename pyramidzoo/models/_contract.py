@@ -44,6 +44,7 @@ class ImageClassifier(nn.Module):
 
     stem_name = "conv1"
     classifier_name = "fc"
+    free_arguments = frozenset({"num_classes", "in_chans", "drop_rate"})  # all others make another graph
 
     def __init__(self, *, num_classes: int, num_features: int, drop_rate: float = 0.0) -> None:
         super().__init__()
@@ -154,6 +155,12 @@ def checked_rate(drop_rate: float) -> float:
     if not 0.0 <= drop_rate < 1.0:
         raise ValueError(f"drop_rate is {drop_rate}; it must lie in [0, 1)")
     return drop_rate
+
+
+def checked_choice(name: str, value: object, *choices: object) -> None:
+    """Raises ValueError for a value that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 def _checked(num_classes: int) -> int:

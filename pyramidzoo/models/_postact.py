@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, shortcut_into
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._contract import ImageClassifier, checked_choice
 
 
 class BasicUnit(nn.Module):
@@ -75,6 +75,7 @@ class Bottleneck(nn.Module):
         shortcut_kernel: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
+        checked_choice("stride_in", stride_in, "1x1", "3x3")
         strides = (stride, 1) if stride_in == "1x1" else (1, stride)
         first = inner if first is None else first
         self.conv1 = conv1x1(in_channels, first, strides[0])

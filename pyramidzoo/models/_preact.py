@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, shortcut_into
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._contract import ImageClassifier, checked_choice
 
 
 class _Unit(nn.Module):
@@ -110,6 +110,7 @@ class PreActBottleneck(_Unit):
         se: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, stride=stride, shared=shared, first_bn=first_bn, first_relu=True)
+        checked_choice("stride_in", stride_in, "1x1", "3x3")
         inner = out_channels // 4
         self.conv1 = conv1x1(in_channels, inner, stride if stride_in == "1x1" else 1)
         self.bn2 = nn.BatchNorm2d(inner)

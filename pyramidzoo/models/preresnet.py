@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
+from pyramidzoo.models._contract import checked_choice
 from pyramidzoo.models._preact import PreActBottleneck, PreActNet, PreActUnit
 
 
@@ -35,6 +36,7 @@ class CifarPreResNet(PreActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=64 * width, drop_rate=drop_rate)
+        checked_choice("shortcut", shortcut, "A", "B")
         n = _blocks.units_per_stage("A CIFAR PreResNet", depth, 2)
         self.conv1 = conv3x3(in_chans, 16 * width)
 

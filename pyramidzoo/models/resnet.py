@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
+from pyramidzoo.models._contract import checked_choice
 from pyramidzoo.models._postact import BasicUnit, Bottleneck, PostActNet
 
 
@@ -33,6 +34,8 @@ class CifarResNet(PostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=64, drop_rate=drop_rate)
+        checked_choice("shortcut", shortcut, "A", "B")
+        checked_choice("transition", transition, "first", "last")
         n = _blocks.units_per_stage("A CIFAR ResNet", depth, 2)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)

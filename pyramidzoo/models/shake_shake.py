@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv1x1, conv3x3
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._contract import ImageClassifier, checked_choice
 
 ForwardRule = Literal["shake", "even"]
 BackwardRule = Literal["shake", "even", "keep"]
@@ -105,6 +105,8 @@ class CifarShakeShake(ImageClassifier):
     functions. The three rules are those of training, "S-S-I" in the tables. Raises ValueError for another depth.
     """
 
+    free_arguments = ImageClassifier.free_arguments | {"forward_rule", "backward_rule", "level"}
+
     def __init__(
         self,
         *,
@@ -120,9 +122,10 @@ class CifarShakeShake(ImageClassifier):
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=4 * width, drop_rate=drop_rate)
         n = _blocks.units_per_stage("A shake-shake network", depth, 2)
-        for rule, known in ((forward_rule, ForwardRule), (backward_rule, BackwardRule), (level, Level)):
-            if rule not in get_args(known):
-                raise ValueError(f"{rule!r} is no rule of shake-shake here; one of {', '.join(get_args(known))}")
+        checked_choice("variant", variant, "gastaldi", "hysts", "pytorchcv")
+        checked_choice("forward_rule", forward_rule, "shake", "even")
+        checked_choice("backward_rule", backward_rule, "shake", "even", "keep")
+        checked_choice("level", level, "image", "batch")
         hysts = variant == "hysts"
         self.stem_relu, self.last_relu = variant != "gastaldi", not hysts
         stem = width if hysts else 16

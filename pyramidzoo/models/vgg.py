@@ -94,6 +94,9 @@ class CifarVgg(_Vgg):
             drop_rate=drop_rate,
         )
         self._complete("fan_out")
+        for module in self.modules():
+            if one_relu and isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight)  # as hysts' networks of that time began
 
 
 class ImageVgg(_Vgg):
