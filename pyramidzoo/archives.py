@@ -97,8 +97,8 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     members = archive.infolist()
     files = [member for member in members if not member.is_dir()]
     if len(files) != 1:
-        some = ", ".join(member.filename for member in files[:3])
-        raise _damaged(path, f"it holds {len(files)} files{f' ({some}, ...)' if some else ''}, not one checkpoint")
+        some = ", ".join([member.filename for member in files[:3]] + ["..."] * (len(files) > 3))
+        raise _damaged(path, f"it holds {len(files)} files{f' ({some})' if some else ''}, not one checkpoint")
     (member,) = files
     kind = stat.S_IFMT(member.external_attr >> 16)
     for name in (m.orig_filename for m in members):

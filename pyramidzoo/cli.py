@@ -38,6 +38,7 @@ _LAYOUTS = (
     "timm",
     "torch7",
     "torchvision",
+    "zoo",
 )
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pyramidzoo.archives import MAX_BYTES
 from pyramidzoo.cache import cache_dir, cache_paths, hold_to_note, note, noted_from, sidecar
 from pyramidzoo.containers import read_tensors, tensors_sha256
-from pyramidzoo.convert import convert_file
+from pyramidzoo.convert import convert_file, get_layout
 from pyramidzoo.digests import digest, matches
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash, packaged, user_path
@@ -28,6 +28,7 @@ from pyramidzoo.loading import memoised_hash, require_hash
 from pyramidzoo.manifest import Hub, Manifest, Origin, WeightsEntry
 
 _TIMEOUT_SECONDS = 30
+_OFFLINE = "offline, as HF_HUB_OFFLINE says"
 _UNRECOGNISABLE = "nobody has published a hash of this file, so PYRAMIDZOO_ORIGINS cannot recognise it"
 
 
@@ -201,12 +202,15 @@ def _from_hub(entry: WeightsEntry) -> Located | None:
     hub = entry.hub
     if hub is None:
         return None
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     revision = hub.revision or noted_from(entry, hub.url).get("commit") or "main"
     try:
         path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=revision))
     except Exception as error:  # the client has many error classes of its own, and those of its HTTP library
+        if constants.HF_HUB_OFFLINE and isinstance(error, LocalEntryNotFoundError):
+            raise UnavailableError(f"Hub {hub.repo_id}: {_OFFLINE}") from error
         raise UnavailableError(f"Hub {hub.repo_id}: {type(error).__name__}: {_first_line(error)}") from error
     try:
         if hub.sha256 is not None:
@@ -280,7 +284,7 @@ def _download(origin: Origin, destination: Path) -> None:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise UnavailableError(f"{origin.url}: offline, as HF_HUB_OFFLINE says")
+        raise UnavailableError(f"{origin.url}: {_OFFLINE}")
     try:
         with (
             urllib.request.urlopen(origin.url, timeout=_TIMEOUT_SECONDS) as answer,
@@ -402,12 +406,16 @@ def _advice(entry: WeightsEntry) -> str:
 
 def _by_hand(entry: WeightsEntry) -> str:
     """What to do with a file that only its bearer can vouch for."""
-    layout = (entry.origin and entry.origin.layout) or (entry.hub and entry.hub.layout)
-    if layout is None:
-        return f"give the file itself to `weights=` or `pyramidzoo evaluate` ({_UNRECOGNISABLE})"
+    layout = entry.origin.layout if entry.origin else entry.hub.layout if entry.hub else None
+    if layout is None:  # the names are the zoo's, but the file does not say of which network
+        return f'load the file itself: `create_model("{entry.architecture}", weights="FILE.safetensors")`'
+    constants = ""
+    if entry.dataset not in get_layout(layout).preprocessing:
+        mean, std = (" ".join(map(str, values)) for values in (entry.preprocessing.mean, entry.preprocessing.std))
+        constants = f"--mean {mean} --std {std} "
     return (
         f"convert it by hand: `pyramidzoo convert FILE --layout {layout} --arch {entry.architecture} "
-        f"--dataset {entry.dataset} --output OUT.safetensors` ({_UNRECOGNISABLE})"
+        f"--dataset {entry.dataset} {constants}--output OUT.safetensors`"
     )
 
 

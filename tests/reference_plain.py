@@ -89,7 +89,7 @@ def shake_gastaldi(net: Layers, x: Tensor, *, n: int, width: int, rules: str = "
         for k in range(n):
             unit, stride = f"layer{stage + 1}.{k}", 2 if stage > 0 and k == 0 else 1
             y = _shaken(net, unit, x, out, stride, rules)
-            if k == 0:
+            if x.shape[1] != out:
                 x = torch.relu(x)
                 shifted = torch.zeros_like(x)
                 shifted[:, :, 1:, 1:] = x[:, :, :-1, :-1]
@@ -105,7 +105,7 @@ def shake_hysts(net: Layers, x: Tensor, *, n: int, width: int, rules: str = "sha
         for k in range(n):
             unit, stride = f"layer{stage + 1}.{k}", 2 if stage > 0 and k == 0 else 1
             y = _shaken(net, unit, x, out, stride, rules)
-            if stride == 2:
+            if x.shape[1] != out:
                 x = torch.relu(x)
                 odd = F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2]
                 x = _two_paths(net, f"{unit}.shortcut", x[:, :, ::2, ::2], odd)

@@ -115,7 +115,8 @@ def cut_inside(path: Path) -> Path:
     ("make", "reason"),
     [
         (lambda p: packed(p), "it holds 0 files, not one"),
-        (lambda p: packed(p, "a.pth", "b.pth"), r"it holds 2 files \(a.pth, b.pth, ...\)"),
+        (lambda p: packed(p, "a.pth", "b.pth"), r"it holds 2 files \(a.pth, b.pth\), not one"),
+        (lambda p: packed(p, "a", "b", "c", "d"), r"it holds 4 files \(a, b, c, \.\.\.\)"),
         (lambda p: packed(p, "a.pth", "a.pth"), "it holds 2 files"),
         (lambda p: packed(p, "../net.pth"), "leads out of the archive"),
         (lambda p: packed(p, "a/../../net.pth"), "leads out of the archive"),

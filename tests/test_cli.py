@@ -25,8 +25,10 @@ from pyramidzoo.architectures import architectures, get_architecture, list_model
 from pyramidzoo.cache import cache_paths, note
 from pyramidzoo.commands import measure
 from pyramidzoo.commands.here import places
+from pyramidzoo.commands.local import select
 from pyramidzoo.containers import Description
 from pyramidzoo.convert import LAYOUTS, get_layout
+from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation import datasets
 from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.formats import facts, render
@@ -282,8 +284,9 @@ def test_info_of_an_architecture(run: Any) -> None:
         rf"multiply-adds +{found['multiply_adds']:,} for an image of 32 x 32",
         r" +layer3: 64 channels at 1/4",
         r'load +pyramidzoo\.create_model\("wrn_16_1", pretrained=True\)',
-        r"cifar10_ferles +9\.03 +none stated +no +full 32x32 image, one pass",
-        r"digits_zoo +1\.56 +Apache-2\.0 +yes +bundled +full 8x8 image, one pass",
+        r"cifar10_ferles +9\.03 +none stated +no +full 32x32",
+        r"digits_zoo +1\.56 +Apache-2\.0 +yes +bundled +full 8x8",
+        r"full 32x32 +full 32x32 image, one pass",
     ):
         assert re.search(f"^{line}$", shown, re.MULTILINE), line
     without = next(name for name in architectures() if not load_manifest().tags(name))
@@ -298,6 +301,25 @@ def test_multiply_adds_are_those_of_other_counters(run: Any, name: str) -> None:
     known = json.loads((Path(__file__).parent / "data" / "expected_graphs.json").read_text(encoding="utf-8"))
     macs = [row["macs"] for row in known.values() if row["constructor"] == name and row.get("macs")]
     assert json.loads(run("info", name, "--format", "json").out)["multiply_adds"] == macs[0]
+
+
+def test_narrow_pages_have_every_protocol_in_full(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("info", "resnet50").out
+    for line in (
+        r"imagenet1k_timm_bt .* 288 of 303",
+        r"288 of 303 +resize 303, center crop 288, one pass",
+        r"224 of 256 +resize 256, center crop 224, one pass",
+    ):
+        assert re.search(f"^{line}$", shown, re.MULTILINE), line
+    assert "..." not in shown
+    assert re.search(r"^imagenet1k_functional_zoo .* not stated$", run("info", "wide_resnet50_2").out, re.MULTILINE)
+
+
+def test_fields_are_names(run: Any) -> None:
+    found = json.loads(run("info", "wrn_16_1", "--format", "json").out)
+    assert found["dataset"] == "cifar10"
+    assert [field for field in [*found, *found["weights"][0]] if not field.isidentifier()] == []
 
 
 def test_info_of_weights(run: Any) -> None:
@@ -356,7 +378,7 @@ def test_convert_recognises(run: Any, checkpoint: Path, tmp_path: Path) -> None:
     for given in ((), ("--layout", "ferles"), ("--arch", "wrn_16_1")):
         done = run("convert", checkpoint, *given, "--dataset", "cifar10", "--output", output, "--format", "json")
         assert done.code == 0, done.err
-        assert done.err == f"pyramidzoo: recognised {checkpoint} as a ferles checkpoint of wrn_16_1\n"
+        assert done.err == f"pyramidzoo: recognised {checkpoint} as wrn_16_1 in the layout ferles\n"
         (row,) = json.loads(done.out)
         assert (row["architecture"], row["layout"]) == ("wrn_16_1", "ferles")
     assert "recognised" not in run(*CONVERT, checkpoint, "--output", output).err
@@ -369,10 +391,11 @@ def test_convert_does_not_guess(run: Any, checkpoint: Path, tmp_path: Path) -> N
     done = run("convert", checkpoint, "--dataset", "cifar10", "--output", output)
     assert (done.code, done.out, output.exists()) == (4, "", False)
     assert "fits no layout and architecture" in done.err
-    torch.save(random_state("resnet18", num_classes=1000), checkpoint)  # timm has the names of torchvision
-    done = run("convert", checkpoint, "--dataset", "imagenet1k", "--output", output)
+    torch.save(random_state("preresnet164"), checkpoint)  # preresnet164_s3 has other strides, which no tensor shows
+    done = run("convert", checkpoint, "--dataset", "cifar10", "--output", output)
     assert (done.code, done.out, output.exists()) == (2, "", False)
     assert "say which with --layout and --arch" in done.err
+    torch.save(random_state("resnet18", num_classes=1000), checkpoint)
     assert run("convert", checkpoint, "--layout", "torchvision", "--arch", "resnet18").code == 2  # and --dataset
 
 
@@ -492,6 +515,33 @@ def test_evaluate_refuses(run: Any, tmp_path: Path, arguments: tuple[str, ...], 
     assert message in done.err
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("resnet20", ["resnet20.cifar10_akamaster"]),
+        ("wrn_16_1", ["wrn_16_1.cifar10_ferles"]),
+        ("wrn_16_1.digits", ["wrn_16_1.digits_zoo"]),
+        ("wrn_16_1.digits_zoo", ["wrn_16_1.digits_zoo"]),
+        ("wrn_16_1*", ["wrn_16_1.cifar10_ferles", "wrn_16_1.digits_zoo"]),
+        ("resnet20.*", [f"resnet20.{tag}" for tag in load_manifest().tags("resnet20")]),
+    ],
+)
+def test_a_name_means_one_set_of_weights_and_a_pattern_several(name: str, ids: list[str]) -> None:
+    chosen = [entry.id for entry in select([name])]
+    assert (chosen if "*" not in name else [i for i in chosen if i in ids]) == ids
+    assert len(chosen) == 1 or "*" in name
+
+
+def test_every_architecture_means_what_create_model_loads() -> None:
+    known = load_manifest()
+    for name in architectures():
+        if known.tags(name):
+            assert select([name]) == [known.default_for(name)]
+        else:
+            with pytest.raises(UsageError, match="has no weights in the manifest"):
+                select([name])
 
 
 def test_fetch_and_verify(run: Any, tmp_path: Path) -> None:

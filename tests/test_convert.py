@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import gzip
 import os
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +21,17 @@ from torch import Tensor
 from pyramidzoo import convert, models
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import Description, read_tensors, tensors_sha256
-from pyramidzoo.convert import LAYOUTS, Match, convert_file, get_layout, map_tensors, recognise, unpickle
+from pyramidzoo.convert import (
+    LAYOUTS,
+    Match,
+    convert_file,
+    get_layout,
+    map_tensors,
+    read_checkpoint,
+    recognise,
+    unpickle,
+)
+from pyramidzoo.convert._recognition import one_of_the_same
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 CASES = {
@@ -32,6 +45,7 @@ CASES = {
     "pytorchcv": "resnet20_b",
 }
 IMAGENET_ONLY = {"functional_zoo", "timm", "torch7", "torchvision"}  # see test_layouts and test_torch7
+OWN = {"zoo"}  # without preprocessing of its own, see below
 
 
 def saved(path: Path, layout: str, checkpoint: dict[str, Tensor]) -> Path:
@@ -67,7 +81,7 @@ def converted(source: Path, output: Path, layout: str, architecture: str | None 
 
 
 def test_every_layout_is_tested() -> None:
-    assert set(CASES) | IMAGENET_ONLY == set(LAYOUTS)
+    assert set(CASES) | IMAGENET_ONLY | OWN == set(LAYOUTS)
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -193,7 +207,11 @@ def test_unused_tensors_must_be_there() -> None:
         ),
         ("ferles", "wrn_40_1", "; it looks like a ferles checkpoint of wrn_16_1 with 10 classes$"),
         ("bearpaw", "wrn_16_1", "; it looks like a ferles checkpoint of wrn_16_1 with 10 classes$"),
-        ("akamaster", "resnet32", "; it looks like a ferles checkpoint of wrn_16_1 with 10 classes$"),
+        (
+            "akamaster",
+            "resnet32",
+            "is not an akamaster checkpoint of resnet32 .*; it looks like a ferles checkpoint of wrn_16_1 with",
+        ),
     ],
 )
 def test_another_network_is_named(layout: str, architecture: str, message: str, tmp_path: Path) -> None:
@@ -242,31 +260,85 @@ def test_layout_and_architecture_may_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give --mean and --std"):
         convert_file(source, output, dataset="cifar100", num_classes=10)
     torch.save({"something.weight": torch.zeros(3)}, source)
-    with pytest.raises(IntegrityError, match="fits no layout and architecture that are known here"):
+    found = r"it holds 1 tensor \(something\.weight F32\[3\]\) under something; --layout and --arch"
+    with pytest.raises(IntegrityError, match=f"fits no layout and architecture that are known here: {found}"):
+        convert_file(source, output, dataset="cifar10", num_classes=10)
+    torch.save({"net": {f"{k}.weight": torch.zeros(7, 5) for k in range(4)}}, source)
+    found = r"4 tensors \(net\.0\.weight F32\[7x5\], .*, \.\.\.\) under net, and its last linear layer has 7 outputs;"
+    with pytest.raises(IntegrityError, match=found):
         convert_file(source, output, dataset="cifar10", num_classes=10)
 
 
 @pytest.mark.usefixtures("in_this_process")
 def test_what_a_file_cannot_tell(tmp_path: Path) -> None:
-    """torchvision's and timm's files have the same names; a place of a stride has none."""
+    """torchvision's and timm's files have the same names, and torchvision's preprocessing is known."""
     source = tmp_path / "in.pth"
     torch.save(random_state("resnet18", num_classes=1000), source)
     output = tmp_path / "out.safetensors"
     assert recognise(source) == [("timm", "resnet18"), ("torchvision", "resnet18")]
-    with pytest.raises(UsageError, match=r"fits a timm .* or a torchvision .*; say which with --layout and --arch"):
-        convert_file(source, output, architecture="resnet18", dataset="imagenet1k", num_classes=1000)
-    result = convert_file(source, output, layout="torchvision", dataset="imagenet1k", num_classes=1000)
-    assert result.description.architecture == "resnet18"
+    for given in ({}, {"architecture": "resnet18"}, {"layout": "torchvision"}):
+        result = convert_file(source, output, dataset="imagenet1k", num_classes=1000, **given)
+        assert (result.description.layout, result.description.architecture) == ("torchvision", "resnet18")
+    result = convert_file(
+        source,
+        output,
+        layout="timm",
+        dataset="imagenet1k",
+        num_classes=1000,
+        preprocessing=get_layout("torchvision").preprocessing["imagenet1k"],
+    )
+    assert result.description.layout == "timm"
+
+
+def test_twins_with_different_preprocessing_are_not_chosen_between() -> None:
+    layouts = [get_layout("torchvision"), get_layout("timm")]
+    found = [Match(layout.name, "resnet18") for layout in layouts]
+    assert one_of_the_same(found, layouts, "imagenet1k", normalised=False) == ("torchvision", "resnet18")
+    others = dict(layouts[0].preprocessing) | {"imagenet1k": get_layout("torch7").preprocessing["imagenet1k"]}
+    differing = [layouts[0], dataclasses.replace(layouts[1], preprocessing=others)]
+    assert one_of_the_same(found, differing, "imagenet1k", normalised=False) is None
+    assert one_of_the_same(found, differing, "imagenet1k", normalised=True) == ("torchvision", "resnet18")
+    unequal = [layouts[0], get_layout("pytorchcv")]
+    assert one_of_the_same(found, unequal, "imagenet1k", normalised=True) is None
+    assert one_of_the_same([found[0], Match("timm", "resnet34")], layouts, "imagenet1k", normalised=True) is None
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_state_dict_of_the_zoo(tmp_path: Path) -> None:
+    """It is the last guess; shapes do not show every architecture, and nobody's preprocessing is known."""
+    state = random_state("preresnet20_rawid")
+    source, output = tmp_path / "in.pth", tmp_path / "out.safetensors"
+    torch.save({"model": state, "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}}}, source)
+    assert Match("zoo", "preresnet20_rawid") in recognise(source)
+    convert_any = functools.partial(convert_file, source, output, dataset="cifar10", num_classes=10)
+    with pytest.raises(UsageError, match="give --mean and --std"):
+        convert_any(architecture="preresnet20_rawid")
+    preprocessing = get_layout("ferles").preprocessing["cifar10"]
+    with pytest.raises(UsageError, match=r"fits a zoo checkpoint of .* or a zoo .*; say which with --layout and"):
+        convert_any(preprocessing=preprocessing)
+    result = convert_any(architecture="preresnet20_rawid", preprocessing=preprocessing)
+    assert result.description.layout == "zoo"
+    assert result.tensors_sha256 == tensors_sha256(state)
+    torch.save(random_state("resnet20_b"), source)
+    assert recognise(source) == [Match("chenyaofo", "resnet20_b")]
+    assert convert_any(layout="zoo", preprocessing=preprocessing).description.architecture == "resnet20_b"
 
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_wrapper_may_be_there_or_not(tmp_path: Path) -> None:
     state = random_state("resnet20_b")
+    training = {
+        "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}},
+        "lr_scheduler": {"base": torch.zeros(1)},
+    }
     for content in (
         state,
         {"state_dict": state},
         {f"module.{name}": tensor for name, tensor in state.items()},
         {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+        {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3, **training},
+        {"model": state, **training},
+        {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
     ):
         torch.save(content, tmp_path / "in.pth")
         result = convert_file(
@@ -278,6 +350,14 @@ def test_a_wrapper_may_be_there_or_not(tmp_path: Path) -> None:
             num_classes=10,
         )
         assert result.tensors_sha256 == tensors_sha256(state)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_second_network_in_a_file_is_not_passed_over(tmp_path: Path) -> None:
+    state = random_state("resnet20_b")
+    torch.save({"state_dict": state, "state_dict_ema": state}, tmp_path / "in.pth")
+    with pytest.raises(IntegrityError, match=r"unexpected: state_dict_ema\."):
+        converted(tmp_path / "in.pth", tmp_path / "out.safetensors", "chenyaofo", "resnet20_b")
 
 
 def test_a_safetensors_file_is_a_checkpoint_too(tmp_path: Path) -> None:
@@ -334,14 +414,42 @@ class Bomb:
         return os.mkdir, (os.environ["BOMB"],)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("kind", ["code", "truncated", "text", "empty", "numbers", "twice"])
-def test_pickles_that_are_no_checkpoints(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("code", r"it holds objects \(\w+\.mkdir\) beside tensors"),
+        ("newer code", r"its pickle is damaged, or holds more than tensors, .* save the network's state_dict\(\)"),
+        (
+            "module",
+            r"it holds objects \(torch\.nn\.modules\.linear\.Linear\) beside .* save the network's state_dict\(\)",
+        ),
+        ("truncated", "it is cut off; download it again"),
+        ("old and truncated", "it is cut off or damaged; download it again"),
+        ("text", "it is no torch file, it starts with b'<html>quota exceeded</ht'; download it again"),
+        ("gzip", "it is compressed with gzip; unpack it"),
+        ("tar", "it is a tar archive; unpack it"),
+        ("empty", "it is empty; download it again"),
+        ("numbers", "it holds no tensors; name the file with the weights"),
+        ("twice", "two tensors are called a.b"),
+    ],
+)
+def test_pickles_that_are_no_checkpoints(
+    kind: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
     source = tmp_path / "in.pth"
-    if kind == "code":
-        source.write_bytes(pickle.dumps(Bomb()))
-    elif kind == "truncated":
-        torch.save({"a": torch.zeros(1000)}, source)
+    if kind.endswith("code"):
+        source.write_bytes(pickle.dumps(Bomb(), protocol=2 if kind == "code" else 5))
+    elif kind == "module":
+        torch.save(torch.nn.Linear(2, 2), source)
+    elif kind == "gzip":
+        source.write_bytes(gzip.compress(b"weights"))
+    elif kind == "tar":
+        (tmp_path / "inner").write_bytes(b"weights")
+        with tarfile.open(source, "w") as archive:
+            archive.add(tmp_path / "inner", "inner")
+    elif kind.endswith("truncated"):
+        torch.save({"a": torch.zeros(1000)}, source, _use_new_zipfile_serialization=kind == "truncated")
         source.write_bytes(source.read_bytes()[:-500])
     elif kind == "twice":
         torch.save({"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}}, source)
@@ -349,9 +457,17 @@ def test_pickles_that_are_no_checkpoints(kind: str, tmp_path: Path, monkeypatch:
         torch.save({"epoch": 3}, source)
     else:
         source.write_bytes(b"<html>quota exceeded</html>" if kind == "text" else b"")
-    with pytest.raises(IntegrityError, match="is not a readable torch checkpoint: "):
+    with pytest.raises(IntegrityError, match=f"is not a readable torch checkpoint: {message}") as caught:
         unpickle(source)
+    assert "weights_only" not in str(caught.value)
+    assert str(caught.value).isprintable()
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_torch_file_of_any_name(tmp_path: Path) -> None:
+    """torch goes by the extension where it is given a path."""
+    torch.save({"a": torch.ones(3)}, tmp_path / "model.safetensors")
+    assert read_checkpoint(tmp_path / "model.safetensors")["a"].tolist() == [1, 1, 1]
 
 
 def test_content_hash_sees_names_shapes_and_values_but_no_counters() -> None:

@@ -60,7 +60,6 @@ SMALL = (
     "resnext14_32x2d",
     "densenet121",
 )
-TWINS = [row.name for row in architectures().values() if get_layout("torchvision").supports(row)]
 
 
 @pytest.fixture(autouse=True)
@@ -213,21 +212,23 @@ def torchvision_network(architecture: str, **settings: Any) -> nn.Module:
 
 
 def timm_network(architecture: str, **settings: Any) -> nn.Module:
+    # timm's resnet26 is of bottlenecks
     return timm.create_model(architecture.replace("26_bottleneck", "26"), pretrained=False, **settings)
 
 
 def in_torchvision() -> list[str]:
-    return [name for name in TWINS if name in torchvision.models.list_models()]
+    return [row.name for row in architectures().values() if get_layout("torchvision").supports(row)]
 
 
 def in_timm() -> list[str]:
-    supported = [row.name for row in architectures().values() if get_layout("timm").supports(row)]
-    own = {"resnet26": False}  # timm's is of bottlenecks, the zoo's resnet26_bottleneck
-    return [name for name in supported if own.get(name, timm.is_model(name) or name == "resnet26_bottleneck")]
+    return [row.name for row in architectures().values() if get_layout("timm").supports(row)]
 
 
 def test_the_twins() -> None:
     assert len(in_torchvision()) == 18
+    assert set(in_torchvision()) <= set(torchvision.models.list_models())
+    assert "resnet26" not in in_timm()
+    assert len(in_timm()) == 28
     assert {"seresnet50", "seresnext50_32x4d", "senet154", "vgg16_bn", "wide_resnet50_2"} <= set(in_timm())
 
 

@@ -111,6 +111,38 @@ def test_the_strongest_hash_that_was_seen_is_the_one() -> None:
     assert {hub["layout"] for hub in hubs if "vgg" not in hub["repo_id"]} == {None}
 
 
+def test_a_protocol_that_nobody_states_is_not_guessed() -> None:
+    weights = COMMITTED["weights"]
+    unstated = [i for i in weights if any(claim["protocol"] == "not stated" for claim in weights[i]["claims"])]
+    assert unstated == ["wide_resnet50_2.imagenet1k_szagoruyko", "wide_resnet50_2.imagenet1k_functional_zoo"]
+    first, second = (weights[weights_id]["preprocessing"] for weights_id in unstated)
+    assert first == second
+
+
+def test_of_equally_known_weights_the_default_may_be_published_again() -> None:
+    entry = COMMITTED["weights"]["senet154.imagenet1k_pytorchcv"]
+    assert entry["default"]
+    closed = {**entry, "license": {"code": "MIT", "weights": None}}
+    closed["claims"] = [{**entry["claims"][0], "top1_error": "1.00"}]
+    assert tool._rank(entry) < tool._rank(closed)
+    assert tool._rank(closed) < tool._rank({**entry, "origin": {**entry["origin"], "hash": None}})
+
+
+def test_training_is_what_is_known_of_each_record() -> None:
+    training = {weights_id: entry["training"] or "" for weights_id, entry in COMMITTED["weights"].items()}
+    svhn = {weights_id for weights_id in training if ".svhn" in weights_id}
+    assert {weights_id for weights_id in training if "73,257 images" in training[weights_id]} == svhn
+    for weights_id, part in (
+        ("wrn_28_10.cifar10_bearpaw", "dropout 0.3"),
+        ("pyramidnet200_a450.imagenet1k_jhkim89", "dropout 0.5"),
+        ("resnet20_b.cifar10_chenyaofo", "best on the test set"),
+        ("senet154.imagenet1k_cadene", "pooling of other windows"),
+        ("pyramidnet200_a240.cifar100_clovaai_cutout_ls", "label smoothing"),
+    ):
+        assert part in training[weights_id]
+    assert not any(training[i] for i in ("pyramidnet200_a300.imagenet1k_jhkim89", "resnet164.cifar10_bearpaw"))
+
+
 def test_timm_weights_are_prepared_as_they_were_measured() -> None:
     def sizes(weights_id: str) -> tuple[object, ...]:
         given = COMMITTED["weights"][weights_id]["preprocessing"]

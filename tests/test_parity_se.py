@@ -40,7 +40,7 @@ ROWS = {
         pcv(CIFARResNeXt, twice(256, 512, 1024), 64, cardinality=4, bottleneck_width=16),
         16,
     ),
-    # 5 of 64 channels in the widest stage: its width is rounded down
+    # groups whose number and width are odd
     "resnext_cifar-pytorchcv-odd": Row(
         lambda: CifarResNeXt(depth=20, cardinality=3, base_width=5),
         pcv(CIFARResNeXt, twice(256, 512, 1024), 64, cardinality=3, bottleneck_width=5),

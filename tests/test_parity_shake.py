@@ -26,10 +26,14 @@ def network(variant: str, rules: str = "shake shake image", *, depth: int = 14, 
 
 PCV = pcv(CIFARShakeShakeResNet, twice(8, 16, 32), 16, bottleneck=False)
 
-# a stage has its first unit and one like all others; as many channels as the stem is the one width without projection
+# A stage has its first unit and one like all others. Where the first has as many channels as the stem (16), the stem's
+# output passes unprojected, which alone tells whether it has a ReLU.
 ROWS = {
     "gastaldi-literal": Row(lambda: network("gastaldi"), literal(plain.shake_gastaldi, n=2, width=8), 16),
     "gastaldi-literal-odd": Row(lambda: network("gastaldi"), literal(plain.shake_gastaldi, n=2, width=8), 17),
+    "gastaldi_16-literal": Row(
+        lambda: network("gastaldi", width=16), literal(plain.shake_gastaldi, n=2, width=16), 16, ("eval",)
+    ),
     "hysts-literal": Row(lambda: network("hysts"), literal(plain.shake_hysts, n=2, width=8), 16),
     "hysts-literal-odd": Row(lambda: network("hysts"), literal(plain.shake_hysts, n=2, width=8), 17),
     "pytorchcv-pytorchcv": Row(lambda: network("pytorchcv"), PCV, 16, ("eval", "single")),

@@ -241,7 +241,7 @@ def test_damaged_files(kind: str, tmp_path: Path) -> None:
 def test_without_torchfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = lua.save(tmp_path / "model.t7", conv_with(networks.Builder(randomly())))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match="`pip install torchfile`"):
+    with pytest.raises(UnavailableError, match=r"`pip install 'pyramidzoo\[torch7\]'`"):
         convert_file(
             source,
             tmp_path / "out.safetensors",

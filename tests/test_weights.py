@@ -137,7 +137,7 @@ def test_requests_that_make_no_sense(offered: WeightsEntry) -> None:
         pyramidzoo.create_model("wrn_16_1", weights="wrn_16_1.cifar11")
     with pytest.raises(UsageError, match=r'load them with create_model\("wrn_16_1", weights="cifar10_ferles"\)'):
         pyramidzoo.create_model(ID)
-    with pytest.raises(UsageError, match="read 3 channels, not in_chans=1"):
+    with pytest.raises(UsageError, match="read images of 3 channels, not in_chans=1"):
         pyramidzoo.create_model("wrn_16_1", pretrained=True, in_chans=1)
     with pytest.raises(UsageError, match="wrn_40_10 has no weights in the manifest"):
         pyramidzoo.create_model("wrn_40_10", pretrained=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo.files import write_text
-from pyramidzoo.manifest import FILE_NAME, FORMAT, read_manifest
+from pyramidzoo.manifest import FILE_NAME, FORMAT, License, read_manifest
 
 MANIFEST = Path(__file__).resolve().parents[1] / FILE_NAME
 FACTS = Path(__file__).with_name("facts.json")
@@ -47,12 +47,14 @@ BY_HAND = (
     "resnet20.digits_zoo",
 )
 
+_OTHER_POOLING = "trained and measured with a first pooling of other windows than the one of seresnet* and senet154"
+
 # records that make no entry, and why; the first pattern that fits decides
 NO_ENTRY = (
     ("none/*", "no public weights were found"),
     ("hub/timm/resnetv2_*", "timm's resnetv2 is another graph, with names of its own"),
     ("hub/timm/resnet50.bamboo", "trained for the classes of Bamboo, not those of ImageNet-1k"),
-    ("timm_url/legacy_se*", "the first pooling has other windows than seresnet*, senet154: another graph"),
+    ("timm_url/legacy_se*", _OTHER_POOLING),
     ("hub/lucid-dl/*", "a re-upload of torchvision's and timm's weights with other names; the originals are here"),
     ("hub/theunnecessarythings/*", "a re-upload that says neither which weights nor which licence"),
     ("hub/edadaltocg/densenet121_*", "DenseNet-BC (6, 12, 24, 16) with growth rate 12: no graph of the zoo"),
@@ -90,7 +92,7 @@ NO_ENTRY = (
     ("gluoncv/*", "MXNet's format, which nothing here reads"),
     ("mmpretrain/*_cifar*", "ImageNet's ResNet with a 3x3 stem: no graph of the zoo"),
     ("mmpretrain/*", "names of OpenMMLab, which no layout covers"),
-    ("cadene/*", "the first pooling has other windows than seresnet*, senet154: another graph"),
+    ("cadene/*", _OTHER_POOLING),
     ("moskomule/*", "no layout covers its names, and the hash in its name is of an unknown kind"),
 )
 
@@ -113,9 +115,11 @@ class Group:
     """What the files of one publisher have in common.
 
     `name` says which architecture a record is of, and what follows the data set in its id. `layout` is None where the
-    names are the zoo's own. `digits` is how many decimals the publisher prints, None where each number says it itself;
-    `accuracy` whether it prints accuracies, of which the error is 100 minus. `weights_licence` "record" is what the
-    record says, else what it says there. `manual` is what to look for on a page that no program can download from.
+    names are the zoo's own. `protocol` says where it is written how images of ImageNet were prepared for the published
+    errors; where neither it nor the record says so, the claims' protocol is "not stated". `digits` is how many decimals
+    the publisher prints, None where each number says it itself; `accuracy` whether it prints accuracies, of which the
+    error is 100 minus. `weights_licence` "record" is what the record says, else what it says there. `training` is what
+    is known of it beside the data set. `manual` is what to look for on a page that no program can download from.
     """
 
     name: Callable[[Fact], tuple[str, str]]
@@ -130,7 +134,8 @@ class Group:
     weights_licence: str | None = "record"
     resize: int = 256
     interpolation: str = "bilinear"
-    training: str | None = None
+    protocol: str | None = None
+    training: Callable[[Fact], str | None] = lambda fact: None
     manual: Callable[[Fact], str] | None = None
 
 
@@ -219,6 +224,46 @@ def _clovaai(fact: Fact) -> tuple[str, str]:
     return "pyramidnet200_a240", "clovaai_" + _last(fact).partition("_cifar100_")[2]
 
 
+def _trained_by_pytorchcv(fact: Fact) -> str | None:
+    if fact["dataset"] == "svhn":
+        return "on the 73,257 images of the split train alone, without those of extra"
+    if fact["id"] == "pytorchcv-old/senet154-0461":
+        return (
+            "by others, with a first pooling of other windows (no padding, sizes rounded up); the claim is "
+            "pytorchcv's, measured with the pooling of this network"
+        )
+    return None
+
+
+def _trained_by_bearpaw(fact: Fact) -> str | None:
+    return "with dropout 0.3" if "_dropout_" in fact["id"] else None
+
+
+def _trained_by_timm(fact: Fact) -> str | None:
+    for tag, how in _TIMM_TRAINING.items():
+        if f".{tag}_" in fact["id"]:
+            return how
+    return None
+
+
+_TIMM_TRAINING = {
+    "fb_ssl_yfcc100m_ft": "semi-supervised on the images of YFCC100M, then on ImageNet-1k",
+    "fb_swsl_ig1b_ft": "semi-weakly supervised on a billion images of Instagram with hashtags, then on ImageNet-1k",
+    "fb_wsl_ig1b_ft": "weakly supervised on a billion images of Instagram with hashtags, then on ImageNet-1k",
+}
+_CLOVAAI_TRAINING = {
+    "cutmix": "with CutMix",
+    "mixup": "with Mixup",
+    "manifold_mixup": "with Manifold Mixup",
+    "cutout": "with Cutout",
+    "dropblock": "with DropBlock",
+    "cutout_ls": "with Cutout and label smoothing",
+    "dropblock_ls": "with DropBlock and label smoothing",
+    "cutout_mixup": "with Cutout and Mixup",
+}
+_FB_PROTOCOL = "datasets/{imagenet,transforms}.lua of fb.resnet.torch: Scale(256), bicubic, CenterCrop(224)"
+
+
 GROUPS: Mapping[str, Group] = {
     "pytorchcv": Group(
         _pytorchcv,
@@ -227,6 +272,8 @@ GROUPS: Mapping[str, Group] = {
         source="pytorchcv 0.0.74, models/common/model_metainfos.csv and its table of models",
         citation="Oleg Sémery, https://github.com/osmr/imgclsmob",
         format="zip of torch",
+        protocol="pytorchcv's table of models: 224 pixels, 0.875 of the resized image, bilinear",
+        training=_trained_by_pytorchcv,
     ),
     "pytorchcv-old": Group(
         lambda fact: _OLD_PYTORCHCV[_last(fact)],
@@ -236,6 +283,8 @@ GROUPS: Mapping[str, Group] = {
         citation="Oleg Sémery, https://github.com/osmr/imgclsmob",
         format="zip of torch",
         code_licence="MIT",
+        protocol="pytorch/README.md: 224 pixels, 0.875 of the resized image, bilinear",
+        training=_trained_by_pytorchcv,
     ),
     "akamaster": Group(
         lambda fact: (_last(fact), "akamaster"),
@@ -254,7 +303,7 @@ GROUPS: Mapping[str, Group] = {
         source="chenyaofo/pytorch-cifar-models@786c16252c0fc58ee9adac063f8337cc4a7a497a:README.md",
         citation="https://github.com/chenyaofo/pytorch-cifar-models",
         accuracy=True,
-        training="the epoch that was best on the test set",
+        training=lambda fact: "the epoch that was best on the test set",
     ),
     "torchvision": Group(
         _torchvision,
@@ -264,6 +313,7 @@ GROUPS: Mapping[str, Group] = {
         citation="https://github.com/pytorch/vision",
         digits=3,
         accuracy=True,
+        protocol="the transforms of torchvision's weights",
     ),
     "hub": Group(
         _timm,
@@ -273,6 +323,8 @@ GROUPS: Mapping[str, Group] = {
         citation="Ross Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models",
         digits=3,
         code_licence="Apache-2.0",
+        protocol="the table itself: size, part of the resized image, interpolation",
+        training=_trained_by_timm,
     ),
     "bearpaw": Group(
         _bearpaw,
@@ -281,6 +333,7 @@ GROUPS: Mapping[str, Group] = {
         source="bearpaw/pytorch-classification@24f1c456f48c78133088c4eefd182ca9e6199b03:README.md",
         citation="https://github.com/bearpaw/pytorch-classification",
         weights_licence=None,  # the files are not in the repository
+        training=_trained_by_bearpaw,
         manual=lambda fact: f"the checkpoint of {_last(fact).replace('_cifar', ' for CIFAR-')}",
     ),
     "cutmix-pytorch": Group(
@@ -291,6 +344,7 @@ GROUPS: Mapping[str, Group] = {
         citation="Yun et al. 2019, CutMix (arXiv:1905.04899), https://github.com/clovaai/CutMix-PyTorch",
         code_licence="MIT",
         weights_licence=None,
+        training=lambda fact: _CLOVAAI_TRAINING.get(_clovaai(fact)[1].removeprefix("clovaai_")),
         manual=lambda fact: str(fact["filename"]),
     ),
     "jhkim89": Group(
@@ -303,6 +357,8 @@ GROUPS: Mapping[str, Group] = {
         code_licence="none stated",
         weights_licence="none stated",
         interpolation="bicubic",
+        protocol=_FB_PROTOCOL,  # "single-crop (224*224)", with the code of fb.resnet.torch, says the README
+        training=lambda fact: "with dropout 0.5" if "_dropout" in fact["id"] else None,
         manual=lambda fact: f"the Torch7 file (.t7) of {_last(fact).partition('-')[0]}",
     ),
     "fb.resnet.torch": Group(
@@ -315,18 +371,20 @@ GROUPS: Mapping[str, Group] = {
         code_licence="BSD-3-Clause",
         weights_licence=None,  # the licence is for the software, and comes with a grant of patents that can end
         interpolation="bicubic",
+        protocol=_FB_PROTOCOL,
     ),
     "facebookresearch": Group(
         lambda fact: (_last(fact), "fb"),
         layout="torch7",
         by="facebookresearch/ResNeXt",
-        source="facebookresearch/ResNeXt, README.md",
+        source="facebookresearch/ResNeXt@1f59a2c:README.md",
         citation="Xie et al. 2017, ResNeXt (arXiv:1611.05431), https://github.com/facebookresearch/ResNeXt",
         format="torch7",
         digits=None,
-        code_licence=None,
+        code_licence="BSD-3-Clause",
         weights_licence="CC-BY-NC-4.0",  # its README, of the pretrained models
         interpolation="bicubic",
+        protocol=_FB_PROTOCOL,  # "Single-crop (224x224)", says the README, and its datasets/imagenet.lua is the same
     ),
 }
 SINGLE: Mapping[str, Group] = {
@@ -349,6 +407,7 @@ SINGLE: Mapping[str, Group] = {
         source="szagoruyko/functional-zoo@03741295dc2d06d9f54016cb27da41da5d1aedb2:README.md",
         citation="Zagoruyko & Komodakis 2016, Wide Residual Networks (arXiv:1605.07146)",
         digits=None,
+        interpolation="bicubic",  # as for the Torch7 file; the README states errors alone
     ),
 }
 
@@ -481,7 +540,7 @@ def _entry(fact: Fact, group: Group, architecture: str) -> dict[str, Any]:
             "code": _licence(fact, group.code_licence),
             "weights": _licence(fact, group.weights_licence),
         },
-        "training": group.training,
+        "training": group.training(fact),
         "citation": group.citation,
     }
 
@@ -554,7 +613,9 @@ def _claims(fact: Fact, group: Group, preprocessing: Mapping[str, Any]) -> list[
     if group.accuracy:
         source += f" (published as accuracies: {top1}, {top5})"
     protocol = "full 32x32 image, one pass"
-    if preprocessing["crop"]:
+    if preprocessing["crop"] and group.protocol is None and "resize" not in fact:
+        protocol = "not stated"
+    elif preprocessing["crop"]:
         protocol = "resize {resize}, center crop {crop}, one pass".format_map(preprocessing)
     return [
         {
@@ -606,8 +667,8 @@ def _set_defaults(weights: Mapping[str, dict[str, Any]]) -> None:
             weights[best]["default"] = True
 
 
-def _rank(entry: Mapping[str, Any]) -> tuple[int, Decimal]:
-    """How surely an entry's bytes are known, surest first, and its published error."""
+def _rank(entry: Mapping[str, Any]) -> tuple[int, bool, Decimal]:
+    """How surely an entry's bytes are known, surest first; whether they may not be re-published; the error."""
     hub, origin = entry["hub"] or {}, entry["origin"] or {}
     known = origin.get("hash") or {}
     if hub.get("revision") and hub.get("sha256"):
@@ -618,7 +679,8 @@ def _rank(entry: Mapping[str, Any]) -> tuple[int, Decimal]:
         rank = 2
     else:
         rank = 5 if origin.get("manual") else 4 if origin else 3
-    return rank, Decimal(entry["claims"][0]["top1_error"]) if entry["claims"] else Decimal(100)
+    error = Decimal(entry["claims"][0]["top1_error"]) if entry["claims"] else Decimal(100)
+    return rank, not License(**entry["license"]).redistributable, error
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def _architecture_facts(row: Architecture, entries: list[WeightsEntry]) -> dict[
         "source": row.source,
         "family": row.family,
         "arguments": dict(row.arguments),
-        "data set": row.dataset,
+        "dataset": row.dataset,
         "input": f"(N, 3, {row.input_size}, {row.input_size})",
         "classes": row.num_classes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -100,6 +101,7 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
     if not entries:
         return f"{page}No weights are known; `pyramidzoo convert` makes a file of your own."
     here = places(entries)
+    short = _short_protocols(entries)
     rows = [
         {
             "weights": entry.tag,
@@ -108,18 +110,31 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
             "licence": license_of(entry),
             "re-publish": entry.license.redistributable,
             "here": here.get(entry.id),
-            "protocol": _protocols(entry),
+            "protocol": [short[protocol] for protocol in _protocols(entry)],
         }
         for entry in entries
     ]
     hint = f"`pyramidzoo info {entries[0].id}` has the rest of that one."
-    return f"{page}{render(rows, 'human', width=line_width())}\n\n{hint}"
+    table = render(rows, "human", width=line_width())
+    protocols = facts([(label, protocol) for protocol, label in short.items() if label != protocol], width=width)
+    return "\n\n".join(part for part in (f"{page}{table}", protocols, hint) if part)
 
 
 def _protocols(entry: WeightsEntry) -> list[str]:
     """How errors of these weights were counted, each way once."""
     ways = [claim.protocol for claim in entry.claims] + [result.protocol for result in entry.results]
     return list(dict.fromkeys(ways))
+
+
+def _short_protocols(entries: list[WeightsEntry]) -> dict[str, str]:
+    """All protocols of some weights, and what stands for each in a narrow column."""
+    short: dict[str, str] = {}
+    for protocol in (protocol for entry in entries for protocol in _protocols(entry)):
+        cropped = re.fullmatch(r"resize (\d+), center crop (\d+), one pass", protocol)
+        full = re.fullmatch(r"full (\d+x\d+) image, one pass", protocol)
+        label = f"{cropped[2]} of {cropped[1]}" if cropped else f"full {full[1]}" if full else protocol
+        short[protocol] = label
+    return short
 
 
 def _weights_facts(entry: WeightsEntry) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 
 from pyramidzoo.architectures import architectures
@@ -10,15 +11,21 @@ from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.formats import facts, render
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
 
+_WILD = re.compile(r"[*?\[]")
+
 
 def select(patterns: list[str]) -> list[WeightsEntry]:
-    """The entries that ids, `architecture.dataset` names and shell patterns mean. Raises UsageError."""
+    """The entries that ids, architectures, `architecture.dataset` names and shell patterns mean. Raises UsageError.
+
+    An architecture means one entry, its default, as with `create_model(pretrained=True)`; a pattern may mean several.
+    """
     manifest = load_manifest()
     chosen: dict[str, WeightsEntry] = {}
-    for pattern in patterns:
-        entries = manifest.match(pattern)
-        if not entries:  # the default by its short name, or the error that says why there is nothing
-            entries = [manifest.default_for(pattern) if pattern in architectures() else manifest.find(pattern)]
+    for name in patterns:
+        if name in architectures():
+            entries = [manifest.default_for(name)]
+        else:  # where a pattern fits nothing, `find` says what it resembles
+            entries = (manifest.match(name) if _WILD.search(name) else []) or [manifest.find(name)]
         for entry in entries:
             chosen[entry.id] = entry
     return list(chosen.values())
@@ -91,7 +98,7 @@ def run_convert(args: argparse.Namespace) -> int:
     description = converted.description
     if args.layout is None or args.arch is None:
         print(
-            f"pyramidzoo: recognised {args.file} as a {description.layout} checkpoint of {description.architecture}",
+            f"pyramidzoo: recognised {args.file} as {description.architecture} in the layout {description.layout}",
             file=sys.stderr,
         )
     known = load_manifest().with_tensors(converted.tensors_sha256)

@@ -17,7 +17,16 @@ from pyramidzoo.archives import extract_member, is_archive
 from pyramidzoo.containers import COUNTER, Description, check_finite, read_tensors, tensors_sha256, write_tensors
 from pyramidzoo.convert._layout import Layout
 from pyramidzoo.convert._reading import is_safetensors, is_torch7, read_torch7, unpickle
-from pyramidzoo.convert._recognition import Match, ends_of, listed, matches, only_match, signatures_of
+from pyramidzoo.convert._recognition import (
+    Match,
+    a_checkpoint,
+    ends_of,
+    listed,
+    matches,
+    one_of_the_same,
+    only_match,
+    signatures_of,
+)
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.manifest import Preprocessing
@@ -47,7 +56,10 @@ LAYOUTS = (
     "timm",
     "torch7",
     "torchvision",
+    "zoo",
 )
+
+_OWN = "zoo"
 
 
 @dataclass(frozen=True)
@@ -68,8 +80,31 @@ def get_layout(name: str) -> Layout:
     return layout
 
 
-def _all_layouts() -> dict[str, Layout]:
-    return {name: get_layout(name) for name in LAYOUTS}
+def _all_matches(checkpoint: Mapping[str, Tensor]) -> dict[Match, int]:
+    """What a checkpoint fits, with its number of classes; the zoo's own names only where nobody else's fit."""
+    foreign = dict(matches(checkpoint, {name: get_layout(name) for name in LAYOUTS if name != _OWN}))
+    return foreign or dict(matches(checkpoint, {_OWN: get_layout(_OWN)}))
+
+
+def _recognised(
+    checkpoint: Mapping[str, Tensor],
+    layout: str | None,
+    architecture: str | None,
+    *,
+    dataset: str,
+    normalised: bool,
+    what: str,
+) -> Match:
+    """The one match of a checkpoint, of which layout or architecture may be given. Raises as `only_match` does."""
+    found = recognise(checkpoint)
+    if layout == _OWN or (layout is None and architecture not in (None, *(m.architecture for m in found))):
+        own = matches(checkpoint, {_OWN: get_layout(_OWN)})
+        found += [match for match, _ in own if match not in found]
+    fitting = [m for m in found if layout in (None, m.layout) and architecture in (None, m.architecture)]
+    layouts = [get_layout(match.layout) for match in fitting]
+    if taken := one_of_the_same(fitting, layouts, dataset, normalised=normalised):
+        return taken
+    return only_match(found, layout, architecture, checkpoint=checkpoint, what=what)
 
 
 def convert_file(
@@ -88,11 +123,12 @@ def convert_file(
     """Convert a foreign checkpoint to a safetensors file that says what it holds.
 
     `source` is a torch checkpoint, a zip around one, a Torch7 or a safetensors file. Without `layout` or `architecture`
-    the one that fits is taken, if it is only one. `arguments` are the network's beside the table's; `preprocessing`
-    defaults to what the layout's authors trained with on that data set; `origin_sha256` is given where the caller has
-    hashed the source already, `expected_tensors` where the content is known. `destination` is replaced as a whole, or
-    left alone on any error. Raises UsageError for unknown names and where several layouts or architectures fit,
-    IntegrityError where the checkpoint is damaged or is not that network.
+    the one that fits is taken, if it is only one, or if all would read the same tensors into the same network: then the
+    one whose authors' preprocessing for `dataset` is known. `arguments` are the network's beside the table's;
+    `preprocessing` defaults to what the layout's authors trained with on that data set; `origin_sha256` is given where
+    the caller has hashed the source already, `expected_tensors` where the content is known. `destination` is replaced
+    as a whole, or left alone on any error. Raises UsageError for unknown names and where several layouts or
+    architectures fit, IntegrityError where the checkpoint is damaged or is not that network.
     """
     key_map = None if layout is None else get_layout(layout)
     row = None if architecture is None else get_architecture(architecture)
@@ -107,7 +143,14 @@ def convert_file(
 
     checkpoint = read_checkpoint(source)
     if key_map is None or row is None:
-        match = only_match(recognise(checkpoint), layout, architecture, what=str(source))
+        match = _recognised(
+            checkpoint,
+            layout,
+            architecture,
+            dataset=dataset,
+            normalised=preprocessing is not None,
+            what=str(source),
+        )
         key_map, row = get_layout(match.layout), get_architecture(match.architecture)
     if preprocessing is None:
         preprocessing = _default_preprocessing(key_map, dataset)
@@ -146,12 +189,12 @@ def map_tensors(
     """
     expected = signatures_of(architecture, **settings)
     classes = settings.get("num_classes", architecture.num_classes)
-    problem = f"{what} is not a {layout.name} checkpoint of {architecture.name} with {classes} classes"
+    problem = f"{what} is not {a_checkpoint(layout.name, architecture.name)} with {classes} classes"
     opened = layout.opened(checkpoint, ends_of(layout, architecture).stem, what=what)
     try:
         tensors = layout.read(opened, expected, architecture, what=problem)
     except IntegrityError as error:
-        if not (fitting := dict(matches(checkpoint, _all_layouts()))):
+        if not (fitting := _all_matches(checkpoint)):
             raise
         raise IntegrityError(
             f"{error}; it looks like {listed(fitting)} with {max(fitting.values())} classes"
@@ -167,7 +210,7 @@ def recognise(checkpoint: Path | Mapping[str, Tensor]) -> list[Match]:
     Raises IntegrityError where a file cannot be read, UnavailableError.
     """
     tensors = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    return [match for match, _ in matches(tensors, _all_layouts())]
+    return list(_all_matches(tensors))
 
 
 def read_checkpoint(source: Path) -> dict[str, Tensor]:

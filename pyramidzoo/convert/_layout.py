@@ -24,7 +24,10 @@ IMAGENET_224 = Preprocessing(
     crop=224,
     interpolation="bilinear",
 )
-PLAIN_OR_WRAPPED = ("", "module.", "state_dict.", "state_dict.module.")  # as it is, or saved by a training script
+# as it is, or saved by a training script
+PLAIN_OR_WRAPPED = ("", "module.", "model.", "model.module.", "state_dict.", "state_dict.module.")
+# what such a script saves next to it; no second network (`state_dict_ema.`), whose choice is not ours
+TRAINING_STATE = ("optimizer.", "optim.", "scheduler.", "lr_scheduler.", "scaler.", "amp_scaler.")
 
 
 class Source(NamedTuple):

@@ -36,7 +36,7 @@ def read_torch7(source: Path) -> dict[str, Tensor]:
     A child process reads it with `torchfile`. Raises UnavailableError where that is not installed, IntegrityError.
     """
     if importlib.util.find_spec("torchfile") is None:
-        raise UnavailableError(f"{source} is a Torch7 file; torchfile reads those: `pip install torchfile`")
+        raise UnavailableError(f"{source} is a Torch7 file; torchfile reads those: `pip install 'pyramidzoo[torch7]'`")
     return _in_a_child("_torch7.py", source, "Torch7 file of a network")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -77,7 +78,32 @@ def _fits(layout: Layout, row: Architecture, opened: Opened, ends: Ends) -> bool
     return True
 
 
-def only_match(found: list[Match], layout: str | None, architecture: str | None, *, what: str) -> Match:
+def one_of_the_same(fitting: list[Match], layouts: list[Layout], dataset: str, *, normalised: bool) -> Match | None:
+    """The match to take of several that read the same tensors into the same network, their `layouts` in that order.
+
+    It is the one with preprocessing for the data set. None where they differ in more than that, or where more than one
+    has its own; the latter does not matter if the preprocessing is known (`normalised`).
+    """
+    if not fitting or len({match.architecture for match in fitting}) > 1:
+        return None
+    row = get_architecture(fitting[0].architecture)
+    expected = signatures_of(row)
+    sources = [[layout.locate(name, part, row) for name, part in expected.items()] for layout in layouts]
+    if any(other != sources[0] for other in sources) or any(layout.unused(row) for layout in layouts):
+        return None
+    known = [k for k, layout in enumerate(layouts) if dataset in layout.preprocessing]
+    ways = {layouts[k].preprocessing[dataset] for k in known}
+    return fitting[known[0] if known else 0] if normalised or len(ways) < 2 else None
+
+
+def only_match(
+    found: list[Match],
+    layout: str | None,
+    architecture: str | None,
+    *,
+    checkpoint: Mapping[str, Tensor],
+    what: str,
+) -> Match:
     """The one match that a given layout or architecture leaves.
 
     Raises UsageError where several are left, IntegrityError for none.
@@ -91,13 +117,32 @@ def only_match(found: list[Match], layout: str | None, architecture: str | None,
     if found:
         raise IntegrityError(f"{what} is not a checkpoint of{asked}; it looks like {listed(found)}")
     raise IntegrityError(
-        f"{what} fits no layout and architecture that are known here; --layout and --arch say what differs"
+        f"{what} fits no layout and architecture that are known here: it holds {_contents(checkpoint)}; --layout and "
+        "--arch say what differs"
     )
 
 
 def listed(found: Iterable[Match]) -> str:
     """Matches in words."""
-    return " or ".join(f"a {match.layout} checkpoint of {match.architecture}" for match in found)
+    return " or ".join(a_checkpoint(match.layout, match.architecture) for match in found)
+
+
+def a_checkpoint(layout: str, architecture: str) -> str:
+    """One match in words, with its article."""
+    return f"{'an' if layout[0] in 'aeiou' else 'a'} {layout} checkpoint of {architecture}"
+
+
+def _contents(checkpoint: Mapping[str, Tensor]) -> str:
+    """What to recognise an unknown checkpoint by: how much it holds, under which keys, for how many classes."""
+    parts = signatures(checkpoint)
+    names = [f"{name} {part.dtype}[{'x'.join(map(str, part.shape))}]" for name, part in islice(parts.items(), 3)]
+    keys = list(dict.fromkeys(name.partition(".")[0] for name in parts))
+    heads = [part.shape[0] for name, part in parts.items() if len(part.shape) == 2 and name.endswith(".weight")]
+    return (
+        f"{len(parts)} tensor{'s' * (len(parts) != 1)} ({', '.join(names)}{', ...' * (len(parts) > 3)}) under "
+        f"{', '.join(keys[:6])}{', ...' * (len(keys) > 6)}"
+        + (f", and its last linear layer has {heads[-1]} outputs" if heads else "")
+    )
 
 
 def signatures_of(row: Architecture, **settings: Any) -> dict[str, Signature]:

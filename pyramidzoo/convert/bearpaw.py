@@ -7,14 +7,11 @@ project the raw input, in every stage. ResNeXts come from prlz77/ResNeXt.pytorch
 
 from __future__ import annotations
 
-import re
-
 from pyramidzoo.architectures import Architecture
+from pyramidzoo.convert._densenet import is_densenet_bc, place_of
 from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, Layout
-from pyramidzoo.convert.dice import is_densenet_bc
 
 _DENSE_TOP = {"features.conv0": "conv1", "features.norm5": "bn", "classifier": "fc"}
-_DENSE = re.compile(r"features\.(?:denseblock(\d)\.denselayer(\d+)|transition(\d))\.(norm|conv)(\d?)")
 _NEXT_TOP = {"conv1": "conv_1_3x3", "bn1": "bn_1", "fc": "classifier"}
 _NEXT_UNIT = {
     "conv1": "conv_reduce",
@@ -71,11 +68,10 @@ def _module(module: str, row: Architecture) -> str:
 def _of_densenet(module: str) -> str:
     if module in _DENSE_TOP:
         return _DENSE_TOP[module]
-    found = _DENSE.fullmatch(module)
-    assert found is not None, module
-    block, layer, transition, kind, number = found.groups()
-    part = f"{'bn' if kind == 'norm' else kind}{number or 1}"
-    return f"trans{transition}.{part}" if transition else f"dense{block}.{int(layer) - 1}.{part}"
+    place = place_of(module)
+    assert place is not None, module
+    where = f"trans{place.block}" if place.layer is None else f"dense{place.block}.{place.layer - 1}"
+    return f"{where}.{place.part}{place.number}"
 
 
 LAYOUT = Layout(

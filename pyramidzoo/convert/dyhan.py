@@ -6,7 +6,7 @@ CutMix-PyTorch saves from a DataParallel wrapper; dyhan0920's ImageNet file is r
 from __future__ import annotations
 
 from pyramidzoo.architectures import Architecture
-from pyramidzoo.convert._layout import IMAGENET_224, PLAIN_OR_WRAPPED, Layout
+from pyramidzoo.convert._layout import IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout
 from pyramidzoo.manifest import Preprocessing
 
 # CIFAR-10's constants on CIFAR-100 too
@@ -32,6 +32,6 @@ LAYOUT = Layout(
     supports=_supports,
     foreign_name=_foreign_name,
     containers=tuple(reversed(PLAIN_OR_WRAPPED)),
-    beside=("optimizer.",),
+    beside=TRAINING_STATE,
     preprocessing={"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet1k": IMAGENET_224},
 )

@@ -5,6 +5,8 @@ BN is folded into the convolutions (see `_folded`), the stride is in the 3x3.
 
 from __future__ import annotations
 
+import dataclasses
+
 from pyramidzoo.architectures import Architecture
 from pyramidzoo.containers import Signature
 from pyramidzoo.convert import _folded
@@ -39,5 +41,6 @@ LAYOUT = Layout(
     foreign_name=_foreign_name,
     source=_source,
     remark=_folded.remark,
-    preprocessing={"imagenet1k": IMAGENET_224},
+    # exported from the authors' Torch7 network, whose images are resized so
+    preprocessing={"imagenet1k": dataclasses.replace(IMAGENET_224, interpolation="bicubic")},
 )

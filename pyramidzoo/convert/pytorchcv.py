@@ -17,7 +17,9 @@ import re
 from pyramidzoo.architectures import Architecture
 from pyramidzoo.containers import Signature
 from pyramidzoo.convert import _folded
-from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, Layout, Source
+from pyramidzoo.convert._densenet import place_of
+from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, Source
+from pyramidzoo.models.vgg import STAGES as VGG_STAGES
 
 _BLOCK = ("init_block.conv", "init_block.bn")
 _BLOCK_AND_POOL = ("init_block.conv.conv", "init_block.conv.bn")
@@ -55,7 +57,6 @@ _SENET = {
     "fc": "output.fc",
 }
 _VGG_HEAD = {"classifier.0": "output.fc1.fc", "classifier.3": "output.fc2.fc", "classifier.6": "output.fc3"}
-_VGG_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _IN_UNIT = {
     "downsample": "identity_conv",
     "downsample.0": "identity_conv.conv",
@@ -66,7 +67,6 @@ _IN_UNIT = {
     "shortcut.conv2": "identity_branch.conv2",
     "shortcut.bn": "identity_branch.bn",
 }
-_DENSE = re.compile(r"features\.(?:denseblock(\d)\.denselayer(\d+)\.|transition(\d)\.)(norm|conv)(\d?)")
 _IN_BLOCK = re.compile(r"(?:(branch\d)\.)?(conv|bn)(\d)")
 
 
@@ -125,23 +125,21 @@ def _of_densenet(module: str, row: Architecture) -> str:
     top = {"features.conv0": stem[0], "features.norm0": stem[1], "features.norm5": "post_activ.bn"}
     if module in top:
         return f"features.{top[module]}"
-    found = _DENSE.fullmatch(module)
-    if found is None:
+    place = place_of(module)
+    if place is None:
         return "output"
-    block, layer, transition, kind, number = found.groups()
-    kind = "bn" if kind == "norm" else kind
-    if transition:
-        stage = int(transition) + 1  # a transition opens the next stage there
-        return f"features.stage{stage}.trans{stage}.conv.{kind}"
+    if place.layer is None:
+        stage = place.block + 1  # a transition opens the next stage there
+        return f"features.stage{stage}.trans{stage}.conv.{place.part}"
     plain = row.builder == "CifarDenseNet" and not row.arguments.get("bottleneck")
-    return f"features.stage{block}.unit{layer}.conv{'' if plain else number}.{kind}"
+    return f"features.stage{place.block}.unit{place.layer}.conv{'' if plain else place.number}.{place.part}"
 
 
 def _of_vgg(module: str, row: Architecture) -> str:
     if module in _VGG_HEAD:
         return _VGG_HEAD[module]
     index = int(module.removeprefix("features."))
-    for stage, count in enumerate(_VGG_STAGES[row.arguments["depth"]], start=1):
+    for stage, count in enumerate(VGG_STAGES[row.arguments["depth"]], start=1):
         if index < 3 * count:
             return f"features.stage{stage}.unit{index // 3 + 1}.{('conv', 'bn')[index % 3]}"
         index -= 3 * count + 1  # convolution, BN, ReLU; and the stage's pooling
@@ -168,6 +166,7 @@ LAYOUT = Layout(
     source=_source,
     remark=lambda row: _folded.remark(row) if _is_folded(row) else None,
     containers=PLAIN_OR_WRAPPED,
+    beside=TRAINING_STATE,
     # one set of constants for all three, as its training code has it
     preprocessing={
         "cifar10": CIFAR10_CONSTANTS,

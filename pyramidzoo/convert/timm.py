@@ -2,7 +2,8 @@
 
 There the two hidden linear layers are convolutions (7x7 and 1x1) in `pre_logits`: the same numbers in another shape.
 The squeeze-and-excitation networks are those of timm's own `ResNet` class (`seresnet50`, `senet154`, its gluon
-weights); `legacy_se*` are other networks (their first pooling has other windows) under other names.
+weights); `legacy_se*` are other networks (their first pooling has other windows) under other names. Its `resnet26` is
+of bottlenecks, the zoo's `resnet26_bottleneck`; its SE networks of basic units squeeze to other widths.
 
 Input size, crop and interpolation differ from one timm file to the next, so there is no default preprocessing.
 """
@@ -11,17 +12,15 @@ from __future__ import annotations
 
 from pyramidzoo.architectures import Architecture
 from pyramidzoo.containers import Signature
-from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, Layout, Source
-from pyramidzoo.convert.torchvision import is_twin
+from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, Source
+from pyramidzoo.convert.torchvision import TWINS as OF_TORCHVISION
 
 _HEAD = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
-
-
-def _supports(row: Architecture) -> bool:
-    # of basic units timm rounds the squeezed channels up to 8: others
-    excited = row.builder == "ImageSEResNet" and row.arguments.get("bottleneck", False)
-    strided_3x3 = row.arguments.get("stride_in", "3x3") == "3x3"
-    return is_twin(row) or row.builder == "SENet" or bool(excited and strided_3x3)
+TWINS = OF_TORCHVISION | {
+    *("resnet26_bottleneck", "resnext101_32x4d"),
+    *("seresnet50", "seresnet101", "seresnet152", "senet154"),
+    *("seresnext50_32x4d", "seresnext101_32x4d", "seresnext101_32x8d", "seresnext101_64x4d"),
+}
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
@@ -40,9 +39,10 @@ def _source(name: str, part: Signature, architecture: Architecture) -> Source | 
 LAYOUT = Layout(
     name="timm",
     repository="huggingface/pytorch-image-models",
-    supports=_supports,
+    supports=lambda row: row.name in TWINS,
     foreign_name=_foreign_name,
     source=_source,
     containers=PLAIN_OR_WRAPPED,
+    beside=TRAINING_STATE,
     preprocessing={},
 )

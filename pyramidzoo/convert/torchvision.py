@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import re
 
-from pyramidzoo.architectures import Architecture
-from pyramidzoo.convert._layout import IMAGENET_224, PLAIN_OR_WRAPPED, Layout
+from pyramidzoo.convert._layout import IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout
 
 _OF_2017 = re.compile(r"(\.denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")
-_BUILDERS = ("ImageResNet", "ImageResNeXt", "ImageWideResNet", "ImageDenseNet")
-
-
-def is_twin(row: Architecture) -> bool:
-    """Whether torchvision's and timm's code builds this network."""
-    if row.builder == "ImageVgg":
-        return row.arguments.get("conv_bias", True) and row.arguments.get("pool", 7) == 7
-    strided_3x3 = row.arguments.get("stride_in", "3x3") == "3x3"
-    return row.builder in _BUILDERS and strided_3x3 and row.arguments.get("width", 2) == 2
+# its names for them, which are the zoo's
+TWINS = frozenset(
+    (
+        *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        *("wide_resnet50_2", "wide_resnet101_2"),
+        *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+        *("densenet121", "densenet161", "densenet169", "densenet201"),
+        *("vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    )
+)
 
 
 LAYOUT = Layout(
     name="torchvision",
     repository="pytorch/vision",
-    supports=is_twin,
+    supports=lambda row: row.name in TWINS,
     modern=lambda name: _OF_2017.sub(r"\1\2", name),
     half=True,
     containers=PLAIN_OR_WRAPPED,
+    beside=TRAINING_STATE,
     preprocessing={"imagenet1k": IMAGENET_224},
 )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pyramidzoo.models._contract import ImageClassifier, Stage
 
-_STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
@@ -119,10 +119,10 @@ class ImageVgg(_Vgg):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        if depth not in _STAGES:
-            raise ValueError(f"A VGG has no depth {depth}: one of {', '.join(map(str, _STAGES))}")
+        if depth not in STAGES:
+            raise ValueError(f"A VGG has no depth {depth}: one of {', '.join(map(str, STAGES))}")
         super().__init__(
-            stages=_STAGES[depth], conv_bias=conv_bias, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate
+            stages=STAGES[depth], conv_bias=conv_bias, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate
         )
         self.pool = pool
         self.head_hidden_size = hidden
