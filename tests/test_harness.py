@@ -246,7 +246,7 @@ def test_freed_memory_is_kept() -> None:
     given_back, could, kept = done.stdout.split()
     if could == "False" or int(given_back) < 40_000:
         pytest.skip("this C library, or the allocator in front of it, keeps memory anyway")
-    assert int(kept) < int(given_back) // 4  # one block may still have to grow the heap
+    assert int(kept) < int(given_back) // 2  # a block or two may still grow the heap
 
 
 @pytest.mark.gpu
