@@ -15,6 +15,7 @@ from pyramidzoo.commands import about, catalogue, fit, local, measure
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import user_path
 from pyramidzoo.formats import FORMATS
+from pyramidzoo.manifest import LAYOUTS
 
 _EPILOG = """\
 exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "changed" or "different"), 4 integrity
@@ -23,23 +24,6 @@ exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "change
 environment: PYRAMIDZOO_DATA (data sets), PYRAMIDZOO_CACHE (converted weights), PYRAMIDZOO_ORIGINS (folders searched
 for weights by content, before any network), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN (the Hub)
 """
-
-# those of pyramidzoo.convert, which needs torch; a test keeps them equal
-_LAYOUTS = (
-    "akamaster",
-    "bearpaw",
-    "chenyaofo",
-    "dice",
-    "dyhan",
-    "fattorib",
-    "ferles",
-    "functional_zoo",
-    "pytorchcv",
-    "timm",
-    "torch7",
-    "torchvision",
-    "zoo",
-)
 
 
 def _path(text: str) -> Path:
@@ -87,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = command("convert", local.run_convert, "turn a foreign checkpoint into a safetensors file that describes itself")
     p.add_argument("file", type=_path, metavar="FILE", help="the checkpoint as its authors published it")
     p.add_argument("--dataset", required=True, help="what it was trained on: cifar10, cifar100, svhn, imagenet1k")
-    p.add_argument("--layout", help=f"whose checkpoint it is: {', '.join(_LAYOUTS)} (default: recognised)")
+    p.add_argument("--layout", help=f"whose checkpoint it is: {', '.join(LAYOUTS)} (default: recognised)")
     p.add_argument("--arch", help="the architecture, such as resnet56 (default: recognised)")
     p.add_argument("--output", type=_path, required=True, metavar="OUT", help="the .safetensors file to write")
     p.add_argument(

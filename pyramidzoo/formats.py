@@ -64,7 +64,7 @@ def facts(pairs: Iterable[tuple[str, Any]], *, width: int = 120) -> str:
     for label, value in shown:
         items = value if isinstance(value, (list, tuple)) else [value]
         texts = [line for item in items for line in _wrapped(_text(item, grouped=True), width - indent)]
-        lines += [f"{head:{indent}}{text}" for head, text in zip([label, *[""] * len(texts)], texts, strict=False)]
+        lines += [f"{head:{indent}}{text}" for head, text in zip([label, *[""] * (len(texts) - 1)], texts, strict=True)]
     return "\n".join(lines)
 
 

@@ -28,6 +28,23 @@ from pyramidzoo.schema import Invalid
 FILE_NAME = "weights_manifest.json"
 FORMAT = 1
 
+# whose names the tensors of a foreign file have: modules of pyramidzoo.convert, which needs torch and this does not
+LAYOUTS = (
+    "akamaster",
+    "bearpaw",
+    "chenyaofo",
+    "dice",
+    "dyhan",
+    "fattorib",
+    "ferles",
+    "functional_zoo",
+    "pytorchcv",
+    "timm",
+    "torch7",
+    "torchvision",
+    "zoo",
+)
+
 # git_blob_sha1 is the name git gives a file; sha256_prefix is what torch.hub's file names carry
 _HEX_DIGITS: Mapping[str, int | range] = {
     "md5": 32,

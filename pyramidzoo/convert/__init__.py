@@ -29,7 +29,7 @@ from pyramidzoo.convert._recognition import (
 )
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
-from pyramidzoo.manifest import Preprocessing
+from pyramidzoo.manifest import LAYOUTS, Preprocessing
 
 __all__ = [
     "LAYOUTS",
@@ -42,22 +42,6 @@ __all__ = [
     "recognise",
     "unpickle",
 ]
-
-LAYOUTS = (
-    "akamaster",
-    "bearpaw",
-    "chenyaofo",
-    "dice",
-    "dyhan",
-    "fattorib",
-    "ferles",
-    "functional_zoo",
-    "pytorchcv",
-    "timm",
-    "torch7",
-    "torchvision",
-    "zoo",
-)
 
 _OWN = "zoo"
 
