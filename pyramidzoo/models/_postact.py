@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, shortcut_into
+from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_into
 from pyramidzoo.models._contract import ImageClassifier, checked_choice
 
 
@@ -103,7 +103,7 @@ def _projection(in_channels: int, out_channels: int, stride: int, kernel: int = 
 
 
 class PostActNet(ImageClassifier):
-    """The trunk: conv-BN-ReLU and stages; ImageNet forms end their stem with max pooling."""
+    """The trunk: conv-BN-ReLU and stages."""
 
     conv1: nn.Module
     bn1: nn.Module
@@ -113,3 +113,10 @@ class PostActNet(ImageClassifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self._stages(self._stem(x))
+
+
+class ImagePostActNet(PostActNet):
+    """The same for large images: the stem ends with max pooling."""
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return pooled(self.bn1(self.conv1(x)))

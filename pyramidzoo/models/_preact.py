@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, shortcut_into
+from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_into
 from pyramidzoo.models._contract import ImageClassifier, checked_choice
 
 
@@ -125,7 +125,7 @@ class PreActBottleneck(_Unit):
 
 
 class PreActNet(ImageClassifier):
-    """The trunk: a stem (conv3x3, or conv7x7-BN-ReLU-max pooling where there is `bn1`), stages, BN-ReLU."""
+    """The trunk: a convolution, stages, BN-ReLU."""
 
     conv1: nn.Conv2d
     norm: nn.Module
@@ -135,3 +135,12 @@ class PreActNet(ImageClassifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self._stages(self._stem(x))))
+
+
+class ImagePreActNet(PreActNet):
+    """The same for large images: the stem is conv-BN-ReLU and max pooling."""
+
+    bn1: nn.BatchNorm2d
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return pooled(self.bn1(self.conv1(x)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
 from pyramidzoo.models._contract import checked_choice
-from pyramidzoo.models._preact import PreActBottleneck, PreActNet, PreActUnit
+from pyramidzoo.models._preact import ImagePreActNet, PreActBottleneck, PreActNet, PreActUnit
 
 
 class CifarPreResNet(PreActNet):
@@ -91,7 +91,7 @@ class CifarBottleneckPreResNet(PreActNet):
         self._complete("fan_out")
 
 
-class ImagePreResNet(PreActNet):
+class ImagePreResNet(ImagePreActNet):
     """PreResNet on 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, stages at 64, 128, 256, 512 channels, BN-ReLU.
 
     Basic units or, at four times as many channels, `bottleneck` ones. `first_bn`: whether the very first unit has a
@@ -130,6 +130,3 @@ class ImagePreResNet(PreActNet):
         self._add_stages(counts, widths, unit, channels=stem, reduction=4)
         self.norm = nn.BatchNorm2d(features)
         self._complete("fan_out")
-
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
 from pyramidzoo.models._contract import checked_choice
-from pyramidzoo.models._postact import BasicUnit, Bottleneck, PostActNet
+from pyramidzoo.models._postact import BasicUnit, Bottleneck, ImagePostActNet, PostActNet
 
 
 class CifarResNet(PostActNet):
@@ -76,7 +76,7 @@ class CifarBottleneckResNet(PostActNet):
         self._complete("fan_out")
 
 
-class ImageResNet(PostActNet):
+class ImageResNet(ImagePostActNet):
     """ResNet on 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages at 64, 128, 256, 512 channels.
 
     Basic units or, at four times as many channels, `bottleneck` ones, strided in the 3x3 or the first 1x1
@@ -110,6 +110,3 @@ class ImageResNet(PostActNet):
 
         self._add_stages(counts, widths, unit, channels=stem, reduction=4)
         self._complete("fan_out")
-
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))

@@ -6,12 +6,12 @@ names are torchvision's, whose ImageNet networks load the same files.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
 from pyramidzoo.models._contract import UnitFactory
-from pyramidzoo.models._postact import Bottleneck, PostActNet
+from pyramidzoo.models._postact import Bottleneck, ImagePostActNet, PostActNet
 
 
 def _grouped(cardinality: int, base_width: int) -> UnitFactory:
@@ -49,7 +49,7 @@ class CifarResNeXt(PostActNet):
         self._complete("fan_out")
 
 
-class ImageResNeXt(PostActNet):
+class ImageResNeXt(ImagePostActNet):
     """ResNeXt on 224x224 images: conv7x7(64)-BN-ReLU, 3x3 max pooling, four stages at 256 to 2048 channels.
 
     Raises ValueError for an unknown depth.
@@ -72,6 +72,3 @@ class ImageResNeXt(PostActNet):
         unit = _grouped(cardinality, base_width)
         self._add_stages(counts, (256, 512, 1024, 2048), unit, channels=64, reduction=4)
         self._complete("fan_out")
-
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._postact import BasicUnit, Bottleneck, PostActNet
-from pyramidzoo.models._preact import PreActBottleneck, PreActNet, PreActUnit
+from pyramidzoo.models._postact import BasicUnit, Bottleneck, ImagePostActNet, PostActNet
+from pyramidzoo.models._preact import ImagePreActNet, PreActBottleneck, PreActNet, PreActUnit
 
 
 def _basic(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
@@ -85,7 +85,7 @@ class CifarSEPreResNet(PreActNet):
         return self._stages(F.relu(self.bn1(self.conv1(x))))
 
 
-class ImageSEResNet(PostActNet):
+class ImageSEResNet(ImagePostActNet):
     """SE-ResNet or, with a `cardinality`, SE-ResNeXt on 224x224 images; stem and stages as in the plain networks.
 
     `stride_in` is "1x1" in the authors' Caffe release and "3x3" in timm. Raises ValueError for an unknown depth.
@@ -120,11 +120,8 @@ class ImageSEResNet(PostActNet):
         self._add_stages(counts, widths, unit, channels=64, reduction=4)
         self._complete("fan_out")
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))
 
-
-class ImageSEPreResNet(PreActNet):
+class ImageSEPreResNet(ImagePreActNet):
     """SE-PreResNet on 224x224 images, as pytorchcv has it: PreResNet's stem, stages and last BN-ReLU.
 
     Basic units or `bottleneck` ones, strided in the 3x3. Raises ValueError for an unknown depth.
@@ -150,11 +147,8 @@ class ImageSEPreResNet(PreActNet):
         self.norm = nn.BatchNorm2d(widths[-1])
         self._complete("fan_out")
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))
 
-
-class SENet(PostActNet):
+class SENet(ImagePostActNet):
     """SENet-154 and its small siblings: three 3x3 convolutions as stem, 3x3 shortcuts from stage 2 on.
 
     Depth is 3n+4 for n units. A unit's first 1x1 has half the channels of its grouped 3x3. `drop_rate` is the dropout
@@ -200,6 +194,3 @@ class SENet(PostActNet):
 
         self._add_stages(counts, (256, 512, 1024, 2048), unit, channels=128, reduction=4)
         self._complete("fan_out")
-
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
 from pyramidzoo.models._contract import checked_rate
-from pyramidzoo.models._postact import Bottleneck, PostActNet
+from pyramidzoo.models._postact import Bottleneck, ImagePostActNet
 from pyramidzoo.models._preact import PreActNet, PreActUnit
 
 
@@ -41,7 +41,7 @@ class WideResNet(PreActNet):
                 nn.init.uniform_(module.weight)
 
 
-class ImageWideResNet(PostActNet):
+class ImageWideResNet(ImagePostActNet):
     """An ImageNet ResNet of bottlenecks with inner widths times `width`, outer ones unchanged, strided in the 3x3.
 
     Parameter names are torchvision's, which loads the same files. Raises ValueError for an unknown depth.
@@ -62,6 +62,3 @@ class ImageWideResNet(PostActNet):
             reduction=4,
         )
         self._complete("fan_in")
-
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))
