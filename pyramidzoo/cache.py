@@ -1,16 +1,22 @@
-"""The folder of converted weights, and the sidecars that say what each file must be and where it came from."""
+"""The folder of converted weights, the sidecars that say what each file must be, and one process at a time for each."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.errors import IntegrityError, UnavailableError
+from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.files import user_path, write_text
 from pyramidzoo.manifest import WeightsEntry
+
+_PATIENCE_SECONDS = 2, 1800  # before it is said that we wait; until what the others do is no longer waited for
 
 
 def cache_dir() -> Path:
@@ -76,3 +82,57 @@ def note(entry: WeightsEntry, facts: dict[str, Any], *, published: bool) -> None
             f"{facts['source_sha256']}; noted, any later file must match",
             file=sys.stderr,
         )
+
+
+@contextlib.contextmanager
+def alone(entry: WeightsEntry) -> Iterator[None]:
+    """Have the other processes of this machine that want the same weights wait: one downloads, the others find it.
+
+    What an earlier one left behind when it was killed is swept up. The kernel releases the lock of a dead process.
+    Nothing depends on the lock but bandwidth (files are replaced as a whole), so where none can be had (a folder that
+    cannot be written to, a file system without locks, a process that holds it for half an hour), it is done without.
+    """
+    from filelock import FileLock, Timeout
+
+    path = cache_dir() / "locks" / f"{entry.id}.lock"
+    said, patience = _PATIENCE_SECONDS
+    with contextlib.ExitStack() as stack:
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(lock.acquire(timeout=said))
+            except Timeout:
+                print(f"pyramidzoo: waiting for another process that fetches {entry.id}", file=sys.stderr)
+                stack.enter_context(lock.acquire(timeout=patience))
+            _sweep(entry)
+        except (OSError, NotImplementedError):  # a Timeout is an OSError too
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def temporary_folder(entry: WeightsEntry) -> Iterator[Path]:
+    """A folder in the cache for what is on its way, gone afterwards. Raises NotWritableError."""
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=_prefix(entry), dir=cache_dir())
+    except OSError as error:
+        raise NotWritableError(
+            f"cannot write to the cache {cache_dir()}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _prefix(entry: WeightsEntry) -> str:
+    return f".download-{entry.id}-"
+
+
+def _sweep(entry: WeightsEntry) -> None:
+    """Delete what a process that was killed had under way for this entry; whoever calls holds its lock."""
+    for folder in cache_dir().glob(f"{_prefix(entry)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in cache_paths(entry):
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 from pyramidzoo.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.containers import MAX_CLASSES, Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.files import names_a_file, user_path
+from pyramidzoo.files import names_a_file, user_path, weights_file
 from pyramidzoo.loading import load_weights, read_weights
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.models import build, model_class, uninitialised
@@ -30,8 +30,8 @@ def create_model(
 ) -> ImageClassifier:
     """A network of the zoo, in training mode on the CPU, with the images' (N, in_chans, H, W) -> (N, num_classes).
 
-    `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles") or a safetensors file;
-    `pretrained=True` means the architecture's default weights. With weights, `num_classes` and `in_chans` default to
+    `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles"), a safetensors file or a folder
+    with one; `pretrained=True` means the architecture's default weights. With weights, `num_classes` and `in_chans` default to
     theirs (without: the table's, and 3); another `num_classes` drops exactly the classifier and starts a new one.
     `arch` goes to the family (drop_rate, ...). Loaded tensors are float32 and a private map of their file: it may be
     replaced or deleted meanwhile, but not written into (`torch.save` to the same path does).
@@ -54,7 +54,7 @@ def create_model(
         return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
     if isinstance(weights, Path) or (weights is not None and names_a_file(weights)):
-        content = read_weights(_checked_path(row, user_path(str(weights))))
+        content = read_weights(_checked_path(row, weights_file(user_path(str(weights)))))
         arguments, preprocessing = _described(row, content)
     else:
         entry = _find(name, weights)

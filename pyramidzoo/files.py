@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyramidzoo.errors import NotWritableError, UnavailableError
+from pyramidzoo.errors import NotWritableError, UnavailableError, UsageError
 
 _CHUNK = 1 << 20
 
@@ -77,9 +77,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def names_a_file(weights: str) -> bool:
-    """Whether a name is meant as a path, and not as an id, a tag or a pattern."""
+    """Whether a name is meant as a path, and not as an id, a tag or a pattern: a folder called cifar10 is ./cifar10."""
     suffixes = (".safetensors", ".pth", ".th", ".pt", ".tar", ".bin", ".zip", ".t7")
-    return "/" in weights or os.sep in weights or Path(weights).suffix in suffixes
+    return "/" in weights or os.sep in weights or weights in (".", "..") or Path(weights).suffix in suffixes
+
+
+def weights_file(path: Path) -> Path:
+    """The file that a path means: itself, or in a folder as it is published, `model.safetensors`.
+
+    Raises UsageError for a folder that has none.
+    """
+    if not path.is_dir():
+        return path
+    if (published := path / "model.safetensors").is_file():
+        return published
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    here = f"{len(found)} safetensors files, name one of them" if found else "no safetensors file"
+    raise UsageError(f"{path} is a folder with {here}")
 
 
 def user_path(text: str) -> Path:

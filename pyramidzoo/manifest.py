@@ -1,6 +1,7 @@
 """`weights_manifest.json`, read into frozen records and checked: which weights exist, what they are, what they score.
 
-A value that nobody has seen is null, never guessed. Only the standard library is needed here.
+A value that nobody has seen is null, never guessed. `PYRAMIDZOO_MANIFEST` names another file, a lab's own zoo or an
+erratum, whose use is never silent. Only the standard library is needed here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -21,12 +24,13 @@ from typing import Any
 
 from pyramidzoo import schema
 from pyramidzoo.architectures import architectures, near_matches
-from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.files import packaged
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.files import file_hash, packaged, user_path
 from pyramidzoo.schema import Invalid
 
 FILE_NAME = "weights_manifest.json"
 FORMAT = 1
+VARIABLE = "PYRAMIDZOO_MANIFEST"
 
 # whose names the tensors of a foreign file have: modules of pyramidzoo.convert, which needs torch and this does not
 LAYOUTS = (
@@ -54,6 +58,7 @@ _HEX_DIGITS: Mapping[str, int | range] = {
     "sha256_prefix": range(8, 64),
 }
 _PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "Unlicense"}
+_announced: set[Path] = set()
 _ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 
 
@@ -315,6 +320,13 @@ class Manifest:
                 return entry
         raise UsageError(f"{architecture} has no default weights, which would be for {own}; name one of {tags}")
 
+    def with_file(self, sha256: str) -> WeightsEntry | None:
+        """The entry whose own file, in the package or on the Hub, has that sha256."""
+        for entry in self.entries.values():
+            if sha256 in [place.sha256 for place in (entry.bundled, entry.hub) if place]:
+                return entry
+        return None
+
     def with_tensors(self, tensors_sha256: str) -> WeightsEntry | None:
         """The entry whose tensors are known to be exactly these, whatever file they came in."""
         for entry in self.entries.values():
@@ -324,18 +336,48 @@ class Manifest:
 
 
 def manifest_path() -> Path:
-    """Where the manifest is: inside an installed package, or at the root of a checkout. Never the working directory."""
+    """The manifest in use: what `PYRAMIDZOO_MANIFEST` names, else the one that belongs to this package."""
+    named = os.environ.get(VARIABLE)
+    return user_path(named) if named else own_manifest_path()
+
+
+def own_manifest_path() -> Path:
+    """Inside an installed package, or at the root of a checkout. Never the working directory."""
     installed = packaged(FILE_NAME)
     return installed if installed.is_file() else Path(__file__).resolve().parents[1] / FILE_NAME
 
 
-@cache
-def load_manifest() -> Manifest:
-    """The manifest that belongs to this package, each entry checked when it is first looked at.
+def announce_manifest() -> None:
+    """Say on stderr which manifest is in use, if it is not this package's. Raises UnavailableError."""
+    path = manifest_path()
+    if os.environ.get(VARIABLE):
+        _announced.add(path)
+        print(f"pyramidzoo: NOT the zoo's own manifest: {VARIABLE} names {path} ({_told(path)})", file=sys.stderr)
 
-    Raises IntegrityError where the file is missing or damaged, and so does looking at a damaged entry.
+
+def foreign_manifest() -> str | None:
+    """The sha256 of the manifest in use where it is not this package's, for the records of what is measured by it."""
+    return file_hash(manifest_path()) if os.environ.get(VARIABLE) else None
+
+
+def load_manifest() -> Manifest:
+    """The manifest in use, each entry checked when it is first looked at; one that is not the package's is announced.
+
+    Raises IntegrityError where the file is damaged, UnavailableError where it is missing, and looking at a damaged
+    entry raises IntegrityError too.
     """
     path = manifest_path()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UnavailableError(f"cannot read the manifest {path}: {error.strerror}; mend it or {_way_out()}") from error
+    if os.environ.get(VARIABLE) and path not in _announced:
+        announce_manifest()
+    return _loaded(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@cache
+def _loaded(path: Path, *state: int) -> Manifest:
     return Manifest(_Entries(_weights(path, object_pairs_hook=None), path.name))
 
 
@@ -358,11 +400,41 @@ def _weights(path: Path, *, object_pairs_hook: Callable[[list[tuple[str, Any]]],
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"cannot read the manifest {path}: {error}; reinstall pyramidzoo") from error
+        raise IntegrityError(f"cannot read the manifest {path}: {error}; mend it or {_way_out()}") from error
     weights = document.get("weights") if isinstance(document, dict) and document.get("format") == FORMAT else None
     if not isinstance(weights, dict):
-        raise IntegrityError(f"{path.name}: not a manifest of format {FORMAT}; reinstall pyramidzoo")
+        raise IntegrityError(f"{path.name}: not a manifest of format {FORMAT}; mend it or {_way_out()}")
+    extends = document.get("extends", False)
+    if not isinstance(extends, bool):
+        raise IntegrityError(f"{path.name}: extends is true or false, not {extends!r}; mend it or {_way_out()}")
+    return _extended(weights) if extends and path != own_manifest_path() else weights
+
+
+def _extended(weights: dict[str, Any]) -> dict[str, Any]:
+    """These entries before the package's, whose place they take where the id is the same; so do their defaults."""
+
+    def key(content: Any) -> Any:
+        return (content.get("architecture"), content.get("dataset")) if isinstance(content, dict) else None
+
+    own = _weights(own_manifest_path(), object_pairs_hook=None)
+    taken = [key(content) for content in weights.values() if isinstance(content, dict) and content.get("default")]
+    for weights_id, content in own.items():
+        weights.setdefault(weights_id, {**content, "default": content["default"] and key(content) not in taken})
     return weights
+
+
+def _told(path: Path) -> str:
+    """What a manifest is, in a few words."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        own, number = "are used too" if document.get("extends") is True else "are not used", len(document["weights"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return "which cannot be read"
+    return f"{number} entries, sha256 {file_hash(path)[:8]}...; the zoo's own {own}"
+
+
+def _way_out() -> str:
+    return f"unset {VARIABLE}" if os.environ.get(VARIABLE) else "reinstall pyramidzoo"
 
 
 class _Entries(Mapping[str, WeightsEntry]):
@@ -378,9 +450,7 @@ class _Entries(Mapping[str, WeightsEntry]):
             try:
                 self._made[weights_id] = _entry({"id": weights_id, **content})
             except (TypeError, AttributeError, ValueError) as error:
-                raise IntegrityError(
-                    f"{self._file}: {weights_id}: {error}; mend the entry or reinstall pyramidzoo"
-                ) from error
+                raise IntegrityError(f"{self._file}: {weights_id}: {error}; mend the entry or {_way_out()}") from error
         return self._made[weights_id]
 
     def __contains__(self, weights_id: object) -> bool:

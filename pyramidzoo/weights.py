@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
 import re
-import tempfile
+import sys
+import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
-from pyramidzoo.archives import MAX_BYTES
-from pyramidzoo.cache import cache_dir, cache_paths, hold_to_note, note, noted_from, sidecar
+from pyramidzoo import remote
+from pyramidzoo.cache import (
+    alone,
+    cache_dir,
+    cache_paths,
+    hold_to_note,
+    note,
+    noted_from,
+    sidecar,
+    temporary_folder,
+)
 from pyramidzoo.containers import read_tensors, tensors_sha256
 from pyramidzoo.convert import convert_file, get_layout
 from pyramidzoo.digests import digest, matches
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
-from pyramidzoo.files import file_hash, packaged, user_path
-from pyramidzoo.loading import memoised_hash, require_hash
-from pyramidzoo.manifest import Hub, Manifest, Origin, WeightsEntry
+from pyramidzoo.files import file_hash, packaged, user_path, weights_file
+from pyramidzoo.loading import forget_verified, memoised_hash, read_weights, require_hash
+from pyramidzoo.manifest import Hub, Manifest, Origin, WeightsEntry, load_manifest
 
-_TIMEOUT_SECONDS = 30
-_OFFLINE = "offline, as HF_HUB_OFFLINE says"
+_converting = threading.BoundedSemaphore(2)  # each takes several times the memory of its file
 _UNRECOGNISABLE = "nobody has published a hash of this file, so PYRAMIDZOO_ORIGINS cannot recognise it"
 
 
@@ -54,10 +58,18 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
         return Located(path, require_hash(path, entry.bundled.sha256, "reinstall pyramidzoo"), "bundled")
     if not force and (cached := _cached(entry)):
         return cached
+    with alone(entry):
+        if not force and (cached := _cached(entry)):
+            return cached  # by the process that we waited for
+        return _gotten(entry, force=force)
+
+
+def _gotten(entry: WeightsEntry, *, force: bool) -> Located:
+    """The entry's file from the first place that has it."""
     failures: list[PyramidzooError] = []
     for attempt in (_from_folders, _from_hub, _from_url):
         try:
-            if located := attempt(entry):
+            if located := attempt(entry, force):
                 return located
         except NotWritableError:
             raise  # no other place would help
@@ -66,6 +78,34 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
     worst = IntegrityError if any(isinstance(error, IntegrityError) for error in failures) else UnavailableError
     reasons = "".join(f"\n  - {error}" for error in failures)
     raise worst(f"cannot get {entry.id}:{reasons}\n  {_advice(entry)}") from failures[-1]
+
+
+def fetch_all(
+    entries: Iterable[WeightsEntry], *, force: bool = False, jobs: int = 8
+) -> Iterator[tuple[WeightsEntry, Located | PyramidzooError]]:
+    """Fetch several entries at once under one progress bar, and yield each as it is done: its file, or what failed.
+
+    When the caller leaves, or is interrupted, the downloads under way stop.
+    """
+    wanted = list(entries)
+    together = remote.Together(len(wanted), sum(_bytes(entry) or 0 for entry in wanted if not _local(entry)[0]))
+
+    def one(entry: WeightsEntry) -> Located | PyramidzooError:
+        with remote.joining(together):
+            try:
+                return fetch(entry, force=force)
+            except PyramidzooError as error:
+                return error
+
+    pool = ThreadPoolExecutor(max(1, min(jobs, len(wanted))), thread_name_prefix="fetch")
+    try:
+        futures = {pool.submit(one, entry): entry for entry in wanted}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        together.stop.set()
+        pool.shutdown(cancel_futures=True)
+        together.close()
 
 
 @dataclass(frozen=True)
@@ -99,6 +139,34 @@ def verify(entry: WeightsEntry) -> State:
     return State(entry.id, "good", path, f"sha256 {found}")
 
 
+def locate_file(path: Path) -> Located:
+    """A file that the user names, or the one in a folder; nothing but itself vouches for it.
+
+    Raises UsageError for a folder without one, IntegrityError where it is damaged, UnavailableError.
+    """
+    path = weights_file(path)
+    read_weights(path)
+    return Located(path, memoised_hash(path), "file")
+
+
+def verify_file(path: Path) -> State:
+    """Read a file, or the one in a folder, and say of which entry it is: "good", or "unknown" where it is of none."""
+    name = str(path)
+    try:
+        path = weights_file(path)
+        if not path.is_file():
+            return State(name, "missing", None, "there is no such file")
+        forget_verified()
+        tensors, sha256 = read_weights(path).tensors, file_hash(path)
+    except PyramidzooError as error:
+        return State(name, "altered", path, str(error))
+    manifest, content = load_manifest(), tensors_sha256(tensors)
+    entry = manifest.with_file(sha256) or manifest.with_tensors(content)
+    if entry is None:
+        return State(name, "unknown", path, f"sound, but no entry has its sha256 {sha256} or its tensors' {content}")
+    return State(name, "good", path, f"{entry.id}, sha256 {sha256}")
+
+
 def _local(entry: WeightsEntry) -> tuple[Path | None, str | None]:
     """Where an entry's file is on this machine, without any network, and the sha256 that it must have."""
     if entry.bundled is not None:
@@ -130,16 +198,19 @@ def unknown_files(manifest: Manifest) -> list[State]:
 
 
 def _cached(entry: WeightsEntry) -> Located | None:
+    """The entry's file where it is on this machine already. Raises IntegrityError where it is altered."""
+    anew = f"`pyramidzoo fetch --force {entry.id}` makes it anew"
     if entry.hub is not None and entry.hub.layout is None:
         path, expected = _local(entry)
-        if path is None or expected is None or memoised_hash(path) != expected:
-            return None  # an altered one is named and removed when the Hub is asked
-        return Located(path, expected, "cache")
+        if path is None or expected is None:
+            return None
+        if memoised_hash(path) != expected and entry.hub.revision is None and not noted_from(entry, entry.hub.url):
+            return None  # another commit of main, which another program wanted
+        return Located(path, require_hash(path, expected, anew), "cache")
     path, noted = cache_paths(entry)[0], _usable(entry)
     if noted is None or not path.is_file():
         return None
-    sha256 = require_hash(path, noted["sha256"], f"`pyramidzoo fetch --force {entry.id}` makes it anew")
-    return Located(path, sha256, "cache")
+    return Located(path, require_hash(path, noted["sha256"], anew), "cache")
 
 
 def _usable(entry: WeightsEntry) -> dict[str, Any] | None:
@@ -156,7 +227,7 @@ def _usable(entry: WeightsEntry) -> dict[str, Any] | None:
     return noted if same and known and noted.get("sha256") else None
 
 
-def _from_folders(entry: WeightsEntry) -> Located | None:
+def _from_folders(entry: WeightsEntry, force: bool) -> Located | None:
     """Search the folders of `PYRAMIDZOO_ORIGINS` for the content, under any name."""
     folders = [user_path(p) for p in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if p]
     if not folders:
@@ -198,24 +269,24 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in sorted(names) if (path := Path(place, name)).is_file())
 
 
-def _from_hub(entry: WeightsEntry) -> Located | None:
+def _from_hub(entry: WeightsEntry, force: bool) -> Located | None:
+    """Ask the Hub; a file that differs from its pin is asked for twice, because the client compares sizes alone."""
     hub = entry.hub
     if hub is None:
         return None
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     revision = hub.revision or noted_from(entry, hub.url).get("commit") or "main"
+    for again in (False, True):
+        path = remote.from_hub(hub, revision, force=force or again)
+        sha256 = memoised_hash(path)
+        if hub.sha256 in (None, sha256):
+            break
+        _remove_from_hub_cache(path)
+        problem = f"Hub {hub.repo_id}: {hub.filename} at {revision} came with sha256 {sha256}, expected {hub.sha256}"
+        if again:
+            moved = "" if hub.revision else " (no revision is pinned, main may have moved on)"
+            raise IntegrityError(f"{problem}{moved}; it was removed. A proxy's work, or the manifest is wrong")
+        print(f"pyramidzoo: {problem}; it was removed, trying once more", file=sys.stderr)
     try:
-        path = Path(hf_hub_download(hub.repo_id, hub.filename, revision=revision))
-    except Exception as error:  # the client has many error classes of its own, and those of its HTTP library
-        if constants.HF_HUB_OFFLINE and isinstance(error, LocalEntryNotFoundError):
-            raise UnavailableError(f"Hub {hub.repo_id}: {_OFFLINE}") from error
-        raise UnavailableError(f"Hub {hub.repo_id}: {type(error).__name__}: {_first_line(error)}") from error
-    try:
-        if hub.sha256 is not None:
-            moved = "" if hub.revision else f" ({hub.repo_id} has no pinned revision, main may have moved on)"
-            require_hash(path, hub.sha256, f"it was removed; fetch it again{moved}")
         return _use_hub_file(entry, hub, path, "hub")
     except IntegrityError:
         _remove_from_hub_cache(path)
@@ -251,7 +322,7 @@ def _remove_from_hub_cache(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _from_url(entry: WeightsEntry) -> Located | None:
+def _from_url(entry: WeightsEntry, force: bool) -> Located | None:
     origin = entry.origin
     if origin is None:
         return None
@@ -260,56 +331,15 @@ def _from_url(entry: WeightsEntry) -> Located | None:
         raise UnavailableError(
             f"no program can download from {origin.url}; open that page, look for {origin.manual}, and {put}"
         )
-    with _temporary_folder() as folder:
+    with temporary_folder(entry) as folder:
         source = folder / origin.filename
-        _download(origin, source)
+        received = remote.from_url(origin, source)
+        if origin.hash is not None and not matches(source, origin.hash):
+            raise IntegrityError(
+                f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {digest(source, origin.hash)}, "
+                f"expected {origin.hash.value}; a proxy's page, or the file was changed upstream"
+            )
         return _convert(entry, origin.layout, source, "origin", origin.url)
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".download-", dir=cache_dir())
-    except OSError as error:
-        raise NotWritableError(
-            f"cannot write to the cache {cache_dir()}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
-        ) from error
-    with folder as name:
-        yield Path(name)
-
-
-def _download(origin: Origin, destination: Path) -> None:
-    """Stream an origin's file to disk and require its hash. Raises UnavailableError, IntegrityError."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise UnavailableError(f"{origin.url}: {_OFFLINE}")
-    try:
-        with (
-            urllib.request.urlopen(origin.url, timeout=_TIMEOUT_SECONDS) as answer,
-            destination.open("wb") as stream,
-            tqdm(total=origin.bytes, desc=origin.filename, unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            announced, received = answer.headers.get("Content-Length"), 0
-            limit = MAX_BYTES if origin.bytes is None else origin.bytes
-            while chunk := answer.read(1 << 16):
-                received += stream.write(chunk)
-                bar.update(len(chunk))
-                if received > limit:
-                    raise IntegrityError(f"{origin.url} sends more than the {limit} bytes it may have")
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise UnavailableError(f"{origin.url}: {_first_line(error)}") from error
-    if announced and announced.isdigit() and received < int(announced):
-        raise UnavailableError(f"{origin.url}: the connection ended after {received} of {announced} bytes; try again")
-    if origin.hash is not None and not matches(destination, origin.hash):
-        raise IntegrityError(
-            f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {digest(destination, origin.hash)}, "
-            f"expected {origin.hash.value}; a proxy's page, or the file was changed upstream"
-        )
 
 
 def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: str) -> Located:
@@ -321,18 +351,19 @@ def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: st
         published = entry.origin.hash.value
     if not _pinned(entry, url):
         hold_to_note(entry, url, source_sha256)
-    converted = convert_file(
-        source,
-        path,
-        layout=layout,
-        architecture=entry.architecture,
-        dataset=entry.dataset,
-        num_classes=entry.num_classes,
-        arguments=entry.arguments,
-        preprocessing=entry.preprocessing,
-        origin_sha256=source_sha256,
-        expected_tensors=entry.tensors_sha256,
-    )
+    with _converting:
+        converted = convert_file(
+            source,
+            path,
+            layout=layout,
+            architecture=entry.architecture,
+            dataset=entry.dataset,
+            num_classes=entry.num_classes,
+            arguments=entry.arguments,
+            preprocessing=entry.preprocessing,
+            origin_sha256=source_sha256,
+            expected_tensors=entry.tensors_sha256,
+        )
     # noted last: a file whose sidecar is missing or old is made anew
     note(
         entry,
@@ -355,6 +386,12 @@ def _pinned(entry: WeightsEntry, url: str) -> bool:
         return entry.hub.sha256 is not None
     known = entry.origin.hash if entry.origin else None
     return known is not None and known.algorithm != "sha256_prefix"  # 32 bits are no proof against a forger
+
+
+def _bytes(entry: WeightsEntry) -> int | None:
+    """What there is to download, where it is known."""
+    place = entry.hub or entry.origin
+    return place.bytes if place else None
 
 
 def _is_hub_file(path: Path, entry: WeightsEntry, hub: Hub) -> bool:
@@ -417,7 +454,3 @@ def _by_hand(entry: WeightsEntry) -> str:
         f"convert it by hand: `pyramidzoo convert FILE --layout {layout} --arch {entry.architecture} "
         f"--dataset {entry.dataset} {constants}--output OUT.safetensors`"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,15 +6,18 @@ Tests that need them skip without; with PYRAMIDZOO_TESTS_COMPLETE=1 a skip fails
 from __future__ import annotations
 
 import os
+import time
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hub_server import HubServer
 from torch import Tensor
 
-from pyramidzoo import convert, loading
+from pyramidzoo import convert, loading, remote
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.convert import get_layout
 from pyramidzoo.evaluation.datasets import ImageSet
@@ -37,11 +40,35 @@ _unpickled: dict[str, dict[str, Tensor]] = {}
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the user's cache, origins or data, the network, or what another test has verified."""
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "cache"))
-    for name in ("PYRAMIDZOO_ORIGINS", "PYRAMIDZOO_DATA", "PYRAMIDZOO_DEBUG"):
+    for name in ("PYRAMIDZOO_ORIGINS", "PYRAMIDZOO_DATA", "PYRAMIDZOO_MANIFEST", "PYRAMIDZOO_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     loading.forget_verified()
     yield
     loading.forget_verified()
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads are allowed, from loopback: nothing stands between, and nobody waits long before trying again."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(remote, "_BACK_OFF_SECONDS", 0.01)
+    hurried = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", hurried)
+    monkeypatch.setattr("huggingface_hub.file_download.time", hurried)
+
+
+@pytest.fixture
+def hub(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """The real client against a Hub on loopback, with an empty cache of its own."""
+    with HubServer() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ FLOORS = {
             ["manifest", "archives"],
             ["containers", "models"],
             ["convert", "loading", "preprocessing", "cache"],
-            ["digests"],
+            ["digests", "remote"],
             ["weights"],
             ["factory"],
             ["timm_adapter"],

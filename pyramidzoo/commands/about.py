@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.architectures import Architecture, architectures, get_architecture, near_matches
@@ -14,7 +15,7 @@ from pyramidzoo.cache import cache_paths
 from pyramidzoo.commands.catalogue import license_of, top1_error
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import packaged
+from pyramidzoo.files import names_a_file, packaged, user_path, weights_file
 from pyramidzoo.formats import facts, line_width, render, wrapped
 from pyramidzoo.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
 
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Everything known about one architecture or one set of weights."""
+    """Everything known about one architecture, one set of weights, or a file."""
+    if names_a_file(args.name):
+        found = _file_facts(user_path(args.name))
+        print(_shown(args.format, found, lambda: facts([(k, v) for k, v in found.items() if v not in (None, {})])))
+        return 0
     if args.name in architectures():
         row = get_architecture(args.name)
         entries = load_manifest().of_architecture(row.name)
@@ -44,6 +49,29 @@ def _shown(format: str, found: dict[str, Any], page: Callable[[], str]) -> str:
     if format == "human":
         return page()
     return render([{"field": name, "value": _inline(value)} for name, value in found.items()], format)
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    """What a safetensors file, or the one in a folder, says of itself, and of which entry it is."""
+    from pyramidzoo.containers import Description, tensors_sha256
+    from pyramidzoo.loading import memoised_hash, read_weights
+
+    path = weights_file(path)
+    content = read_weights(path)
+    description = Description.of(path, content.metadata)
+    sha256, tensors = memoised_hash(path), tensors_sha256(content.tensors)
+    entry = load_manifest().with_file(sha256) or load_manifest().with_tensors(tensors)
+    said = {} if description is None else _plain(description)
+    if said:
+        said["preprocessing"] = _prepared(description.preprocessing) if description else None
+    return {
+        "path": str(path),
+        **said,
+        "tensors": len(content.tensors),
+        "sha256": sha256,
+        "tensors_sha256": tensors,
+        "same_tensors_as": entry.id if entry else "no weights of the manifest",
+    }
 
 
 def _architecture_facts(row: Architecture, entries: list[WeightsEntry]) -> dict[str, Any]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyramidzoo.architectures import architectures
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
+from pyramidzoo.files import names_a_file, user_path
 from pyramidzoo.formats import facts, render
 from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
+
+if TYPE_CHECKING:
+    from pyramidzoo.weights import Located
 
 _WILD = re.compile(r"[*?\[]")
 
@@ -31,21 +38,36 @@ def select(patterns: list[str]) -> list[WeightsEntry]:
     return list(chosen.values())
 
 
-def run_fetch(args: argparse.Namespace) -> int:
-    """Have each set of weights as a verified file on this machine, and print where."""
-    from pyramidzoo.weights import fetch
+def split(names: list[str]) -> tuple[list[WeightsEntry], list[Path]]:
+    """The entries and the files or folders that names mean, each once: with a slash or a suffix it is a path."""
+    paths = [Path(os.path.normpath(user_path(name))) for name in names if names_a_file(name)]
+    return select([name for name in names if not names_a_file(name)]), list(dict.fromkeys(paths))
 
-    rows, codes = [], []
-    for entry in select(args.weights):
+
+def run_fetch(args: argparse.Namespace) -> int:
+    """Have each set of weights as a verified file here, and print where; a failure does not stop the rest."""
+    from pyramidzoo.weights import fetch_all, locate_file
+
+    if args.jobs < 1:
+        raise UsageError(f"-j {args.jobs}: at least one download at a time is needed")
+    entries, files = split(args.weights)
+    found: dict[str, Located | PyramidzooError] = {}
+    for path in files:
         try:
-            located = fetch(entry, force=args.force)
+            found[str(path)] = locate_file(path)
         except PyramidzooError as error:
-            print(f"pyramidzoo: {error}", file=sys.stderr)
-            codes.append(error.exit_code)
+            found[str(path)] = error
+    for entry, result in fetch_all(entries, force=args.force, jobs=args.jobs):
+        found[entry.id] = result
+        if isinstance(result, PyramidzooError):
+            print(f"pyramidzoo: {result}", file=sys.stderr)
+    rows, codes = [], []
+    for name in [*(entry.id for entry in entries), *map(str, files)]:
+        result = found[name]
+        if isinstance(result, PyramidzooError):
+            codes.append(result.exit_code)
         else:
-            rows.append(
-                {"weights": entry.id, "from": located.place, "path": str(located.path), "sha256": located.sha256}
-            )
+            rows.append({"weights": name, "from": result.place, "path": str(result.path), "sha256": result.sha256})
     if rows or not codes:
         print(render(rows, args.format))
     return worst_exit_code(codes)
@@ -53,12 +75,15 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Hash again what is on this machine, and say what is good, altered, missing or unknown."""
-    from pyramidzoo.weights import unknown_files, verify
+    from pyramidzoo.weights import unknown_files, verify, verify_file
 
     if bool(args.weights) == args.all:
         raise UsageError("name weights to verify, or give --all")
-    entries = list(load_manifest().entries.values()) if args.all else select(args.weights)
-    states = [verify(entry) for entry in entries] + (unknown_files(load_manifest()) if args.all else [])
+    entries, files = split(args.weights)
+    if args.all:
+        entries = list(load_manifest().entries.values())
+    states = [verify(entry) for entry in entries] + [verify_file(path) for path in files]
+    states += unknown_files(load_manifest()) if args.all else []
     shown = states
     if args.all and args.format == "human":  # hundreds that were never fetched would hide what matters
         shown = [state for state in states if state.state != "missing"]

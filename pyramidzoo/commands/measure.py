@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.commands.local import select
+from pyramidzoo.commands.local import split
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
-from pyramidzoo.files import names_a_file, user_path
 from pyramidzoo.formats import render, show
 from pyramidzoo.manifest import WeightsEntry, load_manifest
 
@@ -24,8 +22,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluate weights or files on their data set and print both verdicts; a failure of one does not stop the rest."""
     if args.batch_size < 1:
         raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
-    files = list(dict.fromkeys(Path(os.path.normpath(user_path(name))) for name in args.weights if names_a_file(name)))
-    entries = select([name for name in args.weights if not names_a_file(name)])
+    entries, files = split(args.weights)
     if not args.weights:
         entries = [entry for entry in load_manifest().entries.values() if entry.bundled]
         print(

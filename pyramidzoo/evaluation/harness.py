@@ -36,9 +36,9 @@ from pyramidzoo.evaluation.predictions import (
 from pyramidzoo.evaluation.records import ClaimCheck, Record, write_record
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
 from pyramidzoo.factory import assemble
-from pyramidzoo.files import make_folder
+from pyramidzoo.files import make_folder, weights_file
 from pyramidzoo.loading import memoised_hash, read_weights
-from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, load_manifest
+from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, foreign_manifest, load_manifest
 from pyramidzoo.preprocessing import Normalize
 from pyramidzoo.weights import fetch
 
@@ -79,9 +79,8 @@ class Subject:
 
     @classmethod
     def of_file(cls, path: Path) -> Subject:
-        """A file made by `convert`, which says itself what it holds. Raises UsageError, IntegrityError."""
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder; name a safetensors file in it")
+        """A file of the zoo, or a folder with one; it says itself what it holds. Raises UsageError, IntegrityError."""
+        path = weights_file(path)
         if path.suffix != ".safetensors":
             raise UsageError(
                 f"{path} is not a safetensors file; `pyramidzoo convert {path} --dataset ... --output ...` makes one "
@@ -237,6 +236,7 @@ def _record(
         reused_files=reused,
         recorded=recorded,
         recorded_detail=detail,
+        manifest=foreign_manifest(),
         # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
         claims=check_claims(entry, images.split, statistics, measured.images) if settings.strict else (),
     )

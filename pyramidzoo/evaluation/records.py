@@ -12,7 +12,7 @@ from typing import Any
 
 from pyramidzoo import schema
 from pyramidzoo.errors import IntegrityError, UnavailableError
-from pyramidzoo.evaluation.metrics import error_percent, wilson_interval
+from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.files import write_text
 from pyramidzoo.schema import Invalid
 
@@ -36,7 +36,8 @@ class Record:
     """Counts, hashes, circumstances and verdicts of one set of weights on one split.
 
     `statistics` are top-1 errors in percent; `flags` how it was computed; `duration_seconds` the time from the first
-    batch to the reduced counts, null where `reused_files` of an earlier run's predictions were taken over.
+    batch to the reduced counts, null where `reused_files` of an earlier run's predictions were taken over; `manifest` is
+    the sha256 of the one that `PYRAMIDZOO_MANIFEST` named, whose verdicts these are, null where it was the zoo's own.
     """
 
     format: int
@@ -66,6 +67,7 @@ class Record:
     reused_files: int
     recorded: str
     recorded_detail: str
+    manifest: str | None
     claims: tuple[ClaimCheck, ...]
 
     def __post_init__(self) -> None:
@@ -115,6 +117,23 @@ class Record:
         return dataclasses.asdict(self) | derived
 
 
+def result_of(record: Record) -> dict[str, Any]:
+    """A record reduced to what the manifest keeps: the fields of a `Result`."""
+    return {
+        "split": record.split,
+        "protocol": record.protocol,
+        "images": record.images,
+        "top1_correct": record.top1_correct,
+        "top5_correct": record.top5_correct,
+        "statistics": {name: round(value, 6) for name, value in record.statistics.items() if name != ERROR},
+        "prediction_sha256": record.prediction_sha256,
+        "precision": record.precision,
+        "device": record.device,
+        "versions": dict(record.versions),
+        "date": record.date[:10],
+    }
+
+
 def write_record(path: Path, record: Record) -> None:
     """Replace a record file as a whole. Raises UnavailableError."""
     write_text(path, json.dumps(record.to_json(), indent=1, sort_keys=True) + "\n")
@@ -136,7 +155,7 @@ def _read(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, not {FORMAT}")
-        kept = {name: value for name, value in content.items() if name in names}
+        kept = {"manifest": None} | {name: value for name, value in content.items() if name in names}
         kept["claims"] = tuple(schema.record(ClaimCheck, claim) for claim in kept["claims"])
         return schema.record(Record, kept)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

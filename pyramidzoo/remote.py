@@ -1,0 +1,271 @@
+"""Bytes from the network: the Hub through its own client, other addresses through the client's connection.
+
+So proxies, certificates, time-outs (`HF_HUB_DOWNLOAD_TIMEOUT`), retries with back-off, `Retry-After` and being offline
+are one thing for both. What arrives is not trusted here; whoever asked for it compares hashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from pyramidzoo.archives import MAX_BYTES
+from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
+from pyramidzoo.manifest import Hub, Origin
+
+_ATTEMPTS = 5  # at a body that breaks off; each goes on where the last one stopped
+_UNREACHED = 3  # attempts, where not a byte came
+_BACK_OFF_SECONDS = 1.0  # doubled each time
+_SLOWEST = 1024  # bytes in a second over a whole window: less is a line that somebody holds, not a download
+_WINDOW_SECONDS = 60.0
+_OFFLINE = "offline, as HF_HUB_OFFLINE says"
+
+
+class Interrupted(Exception):
+    """The downloads of this thread are no longer wanted."""
+
+
+class Together:
+    """One progress bar for several downloads at once, and one way to stop them all."""
+
+    def __init__(self, number: int, total: int | None) -> None:
+        self.stop = threading.Event()
+        self._bar: tqdm[Any] = tqdm(
+            total=total, desc=f"fetching {number} sets of weights", unit="B", unit_scale=True, disable=None
+        )
+
+    def bar(self) -> type[tqdm[Any]]:
+        """A class of bars that show nothing and move the shared one, in whose place the Hub's client takes it."""
+        shared = self._bar
+
+        class Share(tqdm):  # type: ignore[misc]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                kwargs.pop("name", None)  # the client's own bars have one
+                super().__init__(*args, **{**kwargs, "disable": True})
+
+            def update(self, n: float | None = 1) -> bool | None:
+                return shared.update(n)
+
+        return Share
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+_together: ContextVar[Together | None] = ContextVar("_together", default=None)
+
+
+@contextlib.contextmanager
+def joining(together: Together) -> Iterator[None]:
+    """What this thread downloads moves the shared bar, and stops with the others."""
+    token = _together.set(together)
+    try:
+        yield
+    finally:
+        _together.reset(token)
+
+
+def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
+    """The file of a Hub repository in the cache of the Hub's client; `force` downloads it even where it is there.
+
+    Raises UnavailableError, NotWritableError.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    if constants.HF_HUB_OFFLINE and force:
+        raise UnavailableError(f"Hub {hub.repo_id}: {_OFFLINE}")
+    together = _together.get()
+    for attempt in range(_ATTEMPTS):
+        try:
+            with _watched():
+                path = hf_hub_download(
+                    hub.repo_id,
+                    hub.filename,
+                    revision=revision,
+                    force_download=force,
+                    tqdm_class=together.bar() if together else None,
+                )
+            return Path(path)
+        except (UnavailableError, Interrupted):
+            raise
+        except Exception as error:  # the client has many error classes of its own, and those of its HTTP library
+            if _status(error) < 500 or attempt == _ATTEMPTS - 1:
+                raise _explained(error, hub, revision) from error
+        time.sleep(_BACK_OFF_SECONDS * 2**attempt)  # the client itself tries again only where it asks about the file
+    raise AssertionError
+
+
+def from_url(origin: Origin, destination: Path) -> int:
+    """Stream an origin's file to disk, and return its size in bytes.
+
+    Raises UnavailableError, NotWritableError, and IntegrityError where it is longer than it may be.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UnavailableError(f"{origin.url}: {_OFFLINE}")
+    http = _http_library()
+    together = _together.get()
+    bar_class = together.bar() if together else tqdm
+    with (
+        destination.open("wb") as stream,
+        bar_class(total=origin.bytes, desc=origin.filename, unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        for attempt in range(_ATTEMPTS):
+            try:
+                _stream(origin, stream, bar)
+                return stream.tell()
+            except (http.HTTPError, http.InvalidURL) as error:
+                # an answer has been asked for often enough; a server that nobody reaches is given less time
+                hopeless = _status(error) or isinstance(error, (http.InvalidURL, http.UnsupportedProtocol))
+                if hopeless or attempt == (_ATTEMPTS if stream.tell() else _UNREACHED) - 1:
+                    after = f" (after {stream.tell()} bytes)" if stream.tell() else ""
+                    raise UnavailableError(f"{origin.url}: {first_line(error)}{after}; try again later") from error
+            except OSError as error:
+                raise NotWritableError(
+                    f"cannot write to {destination.parent}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
+                ) from error
+            time.sleep(_BACK_OFF_SECONDS * 2**attempt)
+    raise AssertionError
+
+
+def _stream(origin: Origin, stream: BinaryIO, bar: tqdm[Any]) -> None:
+    """Append what is missing of the file, from where the stream stands. Raises the errors of the HTTP library."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import http_stream_backoff
+
+    limit = MAX_BYTES if origin.bytes is None else origin.bytes
+    start = stream.tell()
+    wanted = {"Range": f"bytes={start}-"} if start else {}
+    with (
+        _watched(),
+        http_stream_backoff(
+            "GET",
+            origin.url,
+            headers={"Accept-Encoding": "identity", **wanted},
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            retry_on_exceptions=(),  # it would take the body's for its own
+        ) as answer,
+    ):
+        answer.raise_for_status()
+        if start and answer.status_code != 206:  # all of it again
+            bar.update(-start)
+            stream.seek(0)
+            stream.truncate()
+        for chunk in answer.iter_bytes():
+            bar.update(stream.write(chunk))
+            if stream.tell() > limit:
+                raise IntegrityError(f"{origin.url} sends more than the {limit} bytes it may have")
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line, as other libraries word it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status that an error of the Hub's client is about, 0 where it is about something else."""
+    return getattr(getattr(error, "response", None), "status_code", None) or 0
+
+
+def _explained(error: Exception, hub: Hub, revision: str) -> UnavailableError:
+    """What the Hub's client met, and what to do about it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"Hub {hub.repo_id}"
+    page = hub.url.partition("/blob/")[0]
+    if isinstance(error, LocalEntryNotFoundError):
+        cause = error.__cause__ or error
+        if constants.HF_HUB_OFFLINE:
+            return UnavailableError(f"{where}: {_OFFLINE}")
+        return UnavailableError(f"{where}: {type(cause).__name__}: {first_line(cause)}; try again later")
+    if isinstance(error, GatedRepoError):
+        return UnavailableError(f"{where}: access is granted on {page} only; ask there, then set HF_TOKEN")
+    if isinstance(error, RepositoryNotFoundError):
+        return UnavailableError(f"{where}: there is no such repository, or it is private: set HF_TOKEN to see it")
+    if isinstance(error, RevisionNotFoundError):
+        return UnavailableError(f"{where}: it has no revision {revision} (any more); look at {page}")
+    if isinstance(error, EntryNotFoundError):
+        return UnavailableError(f"{where}: there is no {hub.filename} at {revision}; look at {page}")
+    if isinstance(error, OSError) and error.errno is not None and not _status(error):
+        return NotWritableError(
+            f"{where}: cannot write to the cache of the Hub's client, {constants.HF_HUB_CACHE}: "
+            f"{error.strerror or error}; name another in HF_HOME"
+        )
+    return UnavailableError(f"{where}: {type(error).__name__}: {first_line(error)}; try again later")
+
+
+def _http_library() -> ModuleType:
+    """The one that the Hub's client uses: httpx, or in later versions httpx2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+
+
+_watching: ContextVar[bool] = ContextVar("_watching", default=False)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Hold the answers that this thread reads to a least speed: a server can drip for days without a time-out.
+
+    The client is one for the whole process; its other users are left alone.
+    """
+    from huggingface_hub.utils import get_session
+
+    hooks = get_session().event_hooks
+    if _watch not in hooks["response"]:
+        get_session().event_hooks = {**hooks, "response": [*hooks["response"], _watch]}
+    token = _watching.set(True)
+    try:
+        yield
+    finally:
+        _watching.reset(token)
+
+
+def _watch(answer: Any) -> None:
+    if _watching.get():
+        kind = type("_Watched", (_WatchedStream, _http_library().SyncByteStream), {})
+        answer.stream = kind(answer.stream)
+
+
+class _WatchedStream:
+    """The chunks of a body, as long as they come fast enough. Raises UnavailableError, Interrupted."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        together = _together.get()
+        start, received = time.monotonic(), 0
+        for chunk in self._stream:
+            if together and together.stop.is_set():
+                raise Interrupted
+            received += len(chunk)
+            seconds = time.monotonic() - start
+            if seconds > _WINDOW_SECONDS:
+                if received < _SLOWEST * seconds:
+                    raise UnavailableError(
+                        f"the server sent {received} bytes in {seconds:.0f} s, too few for a download; try again later"
+                    )
+                start, received = time.monotonic(), 0
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
