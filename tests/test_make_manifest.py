@@ -40,6 +40,23 @@ def test_measured_results_are_kept_and_nothing_else_is() -> None:
     assert (same["tensors_sha256"], same["results"], same["num_classes"]) == ("1" * 64, ["measured"], 10)
 
 
+def test_what_was_published_stays_and_makes_no_other_default() -> None:
+    committed = copy.deepcopy(COMMITTED)
+    place = {"repo_id": "org/net", "revision": "1" * 40, "filename": "model.safetensors", "sha256": "1" * 64}
+    for name in ("preresnet20_rawid.cifar10_pytorchcv", "resnet20.cifar10_akamaster", "resnet20_b.cifar10_chenyaofo"):
+        entry = committed["weights"][name]
+        entry["hub"] = {**place, "bytes": 1, "layout": None}
+    assert not committed["weights"]["resnet20_b.cifar10_chenyaofo"]["default"]
+    assert tool.make(FACTS, committed) == committed
+
+
+def test_new_defaults_are_those_that_are_pinned_best() -> None:
+    committed = copy.deepcopy(COMMITTED)
+    for name, entry in committed["weights"].items():
+        entry["default"] = entry["default"] and name in tool.BY_HAND
+    assert tool.make(FACTS, committed) == COMMITTED
+
+
 def test_every_record_makes_an_entry_or_says_why_not() -> None:
     made, reasons = collections.Counter(), collections.Counter()
     for fact, name, _ in tool.entries(FACTS):

@@ -4,8 +4,9 @@
     python tools/make_manifest.py --list             say of every record which entry it makes, or why it makes none
     python tools/make_manifest.py --reduce SOURCES   write facts.json, reduced from the collected records
 
-Entries written by hand stay as they are, and so do all `results` and `tensors_sha256`: those are measured, by
-`record_results.py`. Nothing is guessed: what no record says is null.
+Entries written by hand stay as they are, and so do all `results` and `tensors_sha256` (measured, by
+`record_results.py`), the places that `pyramidzoo publish --write` has set, and the defaults, because what
+`weights="cifar10"` loads must not change. Nothing is guessed: what no record says is null.
 
 Reducing keeps of a record what an entry needs, and only the identity of one that makes none. Published numbers become
 strings with the digits that their publisher prints; a commit is kept only in full (40 digits), a size only in bytes.
@@ -648,21 +649,27 @@ def make(facts: list[Fact], committed: Mapping[str, Any]) -> dict[str, Any]:
     made = {weights_id: content for _, weights_id, content in entries(facts) if content is not None}
     for weights_id, content in {**LATER, **made}.items():
         measured = before.get(weights_id, content)
-        kept = {name: measured[name] for name in ("tensors_sha256", "results")}
+        kept = {name: measured[name] for name in ("tensors_sha256", "results", *_published(measured))}
         weights[weights_id] = {**content, **kept}
-    _set_defaults(weights)
+    _set_defaults(weights, before)
     return {"format": FORMAT, "weights": weights}
 
 
-def _set_defaults(weights: Mapping[str, dict[str, Any]]) -> None:
-    """One default for each architecture and data set: by hand, else the best of those that are pinned best."""
-    by_hand = {(e["architecture"], e["dataset"]) for i, e in weights.items() if i in BY_HAND and e["default"]}
+def _published(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that `pyramidzoo publish --write` has set: only what it published has a place of both kinds."""
+    return ("hub", "origin") if entry["hub"] and entry["origin"] else ()
+
+
+def _set_defaults(weights: Mapping[str, dict[str, Any]], before: Mapping[str, dict[str, Any]]) -> None:
+    """One default for each architecture and data set: the one it has, else the best of those that are pinned best."""
+    settled = {(e["architecture"], e["dataset"]): i for i, e in before.items() if e["default"] and i in weights}
     candidates: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     for weights_id, entry in weights.items():
-        if weights_id not in BY_HAND:
-            candidates[entry["architecture"], entry["dataset"]].append(weights_id)
+        candidates[entry["architecture"], entry["dataset"]].append(weights_id)
     for key, ids in candidates.items():
-        if key not in by_hand:
+        if key in settled:
+            weights[settled[key]]["default"] = True
+        else:
             best = min(ids, key=lambda weights_id: (*_rank(weights[weights_id]), weights_id))
             weights[best]["default"] = True
 

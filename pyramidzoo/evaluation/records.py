@@ -36,7 +36,7 @@ class Record:
     """Counts, hashes, circumstances and verdicts of one set of weights on one split.
 
     `statistics` are top-1 errors in percent; `flags` how it was computed; `duration_seconds` the time from the first
-    batch to the reduced counts, null where `reused_files` of an earlier run's predictions were taken over; `manifest` is
+    batch to the reduced counts, null where `reused_files` of an earlier run's predictions were taken over; `manifest`
     the sha256 of the one that `PYRAMIDZOO_MANIFEST` named, whose verdicts these are, null where it was the zoo's own.
     """
 
