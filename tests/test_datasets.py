@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import pickle
 import shutil
 from pathlib import Path
@@ -9,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 from torchvision import transforms
 
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import datasets
 from pyramidzoo.evaluation.datasets import load_dataset
 from pyramidzoo.evaluation.datasets.cifar import Cifar
+from pyramidzoo.evaluation.datasets.mnist import FASHION_MNIST, MNIST
+from pyramidzoo.evaluation.datasets.svhn import SVHN
 from pyramidzoo.files import file_hash
 from pyramidzoo.manifest import Preprocessing
 from pyramidzoo.preprocessing import Normalize, eval_transform
@@ -83,15 +88,89 @@ def test_images_of_a_model_without_weights() -> None:
 def test_where_the_data_are_not(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="--data-dir or PYRAMIDZOO_DATA"):
         load_dataset("cifar10", "test", None)
-    with pytest.raises(UnavailableError, match=r"no .*test_batch; unpack https.*or let --download fetch it"):
+    with pytest.raises(UnavailableError, match=r"no .*test_batch; put what https.*or let --download fetch it"):
         load_dataset("cifar10", "test", tmp_path / "nowhere")
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE forbids"):
         load_dataset("cifar10", "test", tmp_path, download=True)
-    with pytest.raises(UsageError, match="no data set is called 'cifar'; the data sets are cifar10, cifar100, digits"):
+    with pytest.raises(UsageError, match="is called 'cifar'; the data sets are cifar10, cifar100, svhn, mnist"):
         load_dataset("cifar", "test", tmp_path)
     with pytest.raises(UsageError, match="has no split 'val'; it has test, train"):
         load_dataset("cifar10", "val", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mnist_is_torchvisions(data_dir: Path) -> None:
+    from torchvision.datasets import MNIST
+
+    for split, number in (("test", 10_000), ("train", 60_000)):
+        reference = MNIST(data_dir, train=split == "train")
+        found = load_dataset("mnist", split, data_dir)
+        assert found.images.shape == (number, 1, 28, 28)
+        assert torch.equal(found.images[:, 0], reference.data)
+        assert torch.equal(found.labels, reference.targets)
+
+
+@pytest.mark.parametrize("form", ["gz", "unpacked", "damaged", "no idx"])
+def test_idx_files(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.arange(2 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(2, 28, 28)
+    contents = {
+        "images": bytes((0, 0, 8, 3)) + np.array([2, 28, 28], ">i4").tobytes() + pixels.tobytes(),
+        "labels": bytes((0, 0, 8, 1)) + np.array([2], ">i4").tobytes() + bytes((7, 9)),
+    }
+    if form == "no idx":
+        contents["images"] = b"<html>"
+    packed, plain = {}, {}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+        packed[f"{name}.gz"], plain[name] = file_hash(tmp_path / f"{name}.gz", "md5"), file_hash(tmp_path / name, "md5")
+        (tmp_path / (name if form == "gz" else f"{name}.gz")).unlink()
+    monkeypatch.setattr(
+        datasets, "DATASETS", {"mnist": dataclasses.replace(MNIST, files={"test": packed}, unpacked={"test": plain})}
+    )
+    if form == "damaged":
+        (tmp_path / "labels").write_bytes(contents["labels"][:-1] + b"\1")
+        with pytest.raises(IntegrityError, match="labels is altered: its MD5 is"):
+            load_dataset("mnist", "test", tmp_path)
+    elif form == "no idx":
+        with pytest.raises(IntegrityError, match="images is no idx file of bytes: it starts with 3c68746d"):
+            load_dataset("mnist", "test", tmp_path)
+    else:
+        found = load_dataset("mnist", "test", tmp_path)
+        assert np.array_equal(found.images[:, 0].numpy(), pixels)
+        assert found.labels.tolist() == [7, 9]
+
+
+def test_svhn_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import SVHN as REFERENCE
+
+    generator = np.random.default_rng(3)
+    pixels = generator.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+    labels = np.arange(20).reshape(20, 1).astype(np.uint8) % 10 + 1  # 10 is the digit 0
+    path = tmp_path / "test_32x32.mat"
+    savemat(path, {"X": pixels, "y": labels}, do_compression=True)
+    md5 = file_hash(path, "md5")
+    monkeypatch.setattr(
+        datasets, "DATASETS", {"svhn": dataclasses.replace(SVHN, files={**SVHN.files, "test": {path.name: md5}})}
+    )
+    monkeypatch.setitem(REFERENCE.split_list, "test", ["", path.name, md5])
+    reference, found = REFERENCE(tmp_path, split="test"), load_dataset("svhn", "test", tmp_path)
+    assert np.array_equal(found.images.numpy(), reference.data)
+    assert found.labels.tolist() == reference.labels.tolist()
+    assert sorted(set(found.labels.tolist())) == list(range(10))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"pip install 'pyramidzoo\[svhn\]'"):
+        load_dataset("svhn", "test", tmp_path)
+
+
+def test_md5s_are_those_that_torchvision_checks() -> None:
+    from torchvision import datasets as reference
+
+    for ours, theirs in ((MNIST, reference.MNIST), (FASHION_MNIST, reference.FashionMNIST)):
+        found = {Path(name).name: md5 for files in ours.files.values() for name, md5 in files.items()}
+        assert found == dict(theirs.resources)
+    published = {split: {name: md5} for split, (_, name, md5) in reference.SVHN.split_list.items()}
+    assert published == SVHN.files
 
 
 class Bomb:
@@ -108,8 +187,7 @@ def test_a_pickle_that_builds_objects_is_refused_whatever_its_md5(
     source = Cifar(
         title="Bad",
         classes=2,
-        folder="bad",
-        files={"test": {"test": file_hash(folder / "test", "md5")}},
+        files={"test": {"bad/test": file_hash(folder / "test", "md5")}},
         labels="labels",
         url="",
         torchvision="",

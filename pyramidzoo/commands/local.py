@@ -101,7 +101,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 # data sets that weights are for, though none of the readers in evaluation/datasets is for them: classes, image
-_OTHERS = {"imagenet1k": (1000, (3, 224, 224)), "svhn": (10, (3, 32, 32))}
+_OTHERS = {"imagenet1k": (1000, (3, 224, 224))}
 
 
 def run_convert(args: argparse.Namespace) -> int:

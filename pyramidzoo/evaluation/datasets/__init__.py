@@ -10,11 +10,20 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.datasets._source import ImageSet, Source
 from pyramidzoo.evaluation.datasets.cifar import CIFAR10, CIFAR100
 from pyramidzoo.evaluation.datasets.digits import DIGITS
+from pyramidzoo.evaluation.datasets.mnist import FASHION_MNIST, MNIST
+from pyramidzoo.evaluation.datasets.svhn import SVHN
 from pyramidzoo.files import user_path
 
 __all__ = ["DATASETS", "ImageSet", "Source", "default_data_dir", "get_dataset", "load_dataset"]
 
-DATASETS: Mapping[str, Source] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "digits": DIGITS}
+DATASETS: Mapping[str, Source] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "svhn": SVHN,
+    "mnist": MNIST,
+    "fashion_mnist": FASHION_MNIST,
+    "digits": DIGITS,
+}
 
 
 def get_dataset(name: str) -> Source:
