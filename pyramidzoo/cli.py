@@ -11,18 +11,19 @@ import threading
 from pathlib import Path
 
 from pyramidzoo import __version__
-from pyramidzoo.commands import about, catalogue, fit, local, measure
+from pyramidzoo.commands import about, catalogue, fit, local, measure, share
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import user_path
 from pyramidzoo.formats import FORMATS
-from pyramidzoo.manifest import LAYOUTS
+from pyramidzoo.manifest import LAYOUTS, announce_manifest
 
 _EPILOG = """\
 exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "changed" or "different"), 4 integrity
 (hash, keys, shapes, NaN, a damaged file), 5 unavailable (offline, data missing, disk), 130 interrupted
 
 environment: PYRAMIDZOO_DATA (data sets), PYRAMIDZOO_CACHE (converted weights), PYRAMIDZOO_ORIGINS (folders searched
-for weights by content, before any network), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN (the Hub)
+for weights by content, before any network), PYRAMIDZOO_MANIFEST (another manifest than the zoo's own), HF_HOME,
+HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HUB_DOWNLOAD_TIMEOUT (the Hub)
 """
 
 
@@ -62,11 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--local", action="store_true", help="only what has weights on this machine; nothing is hashed")
 
     p = command("info", about.run_info, "show everything known about an architecture or a set of weights")
-    p.add_argument("name", metavar="NAME", help="an architecture (wrn_16_1) or an id (wrn_16_1.cifar10_ferles)")
+    p.add_argument("name", metavar="NAME", help="an architecture (wrn_16_1), an id (wrn_16_1.cifar10_ferles) or a file")
 
     p = command("fetch", local.run_fetch, "download, convert and verify weights, and print where they are")
-    p.add_argument("weights", nargs="+", metavar="WEIGHTS", help="ids, architectures or patterns")
-    p.add_argument("--force", action="store_true", help="make the cached file anew")
+    p.add_argument("weights", nargs="+", metavar="WEIGHTS", help="ids, architectures, patterns, files or folders")
+    p.add_argument("--force", action="store_true", help="download and make the file anew")
+    p.add_argument("-j", "--jobs", type=int, default=8, metavar="N", help="downloads at once (default: %(default)s)")
 
     p = command("convert", local.run_convert, "turn a foreign checkpoint into a safetensors file that describes itself")
     p.add_argument("file", type=_path, metavar="FILE", help="the checkpoint as its authors published it")
@@ -80,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--std", type=float, nargs="+", help="standard deviation, likewise")
 
     p = command("verify", local.run_verify, "hash local weights again and compare them with the manifest")
-    p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures or patterns")
+    p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures, patterns, files or folders")
     p.add_argument("--all", action="store_true", help="all of the manifest, and what else lies in the cache")
 
     p = command("evaluate", measure.run_evaluate, "evaluate weights on their data set and print both verdicts")
@@ -88,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         "weights",
         nargs="*",
         metavar="WEIGHTS",
-        help="ids, architectures, patterns or .safetensors files (default: what comes with the package)",
+        help="ids, architectures, patterns, .safetensors files or folders (default: what comes with the package)",
     )
     p.add_argument("--data-dir", type=_path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--download", action="store_true", help="download the data set where it is absent")
@@ -116,6 +118,19 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--records", type=_path, metavar="DIR", help="an --output folder of evaluate, instead of the manifest"
     )
+
+    p = command("publish", share.run_publish, "publish measured weights on the Hub, as their licence allows")
+    p.add_argument("weights", nargs="?", metavar="WEIGHTS", help="an id, or an architecture's default")
+    p.add_argument("--repo-id", metavar="OWNER/NAME", help="the repository, made if need be")
+    p.add_argument("--all", action="store_true", help="all of the manifest that may be published; resumes")
+    p.add_argument("--org", help="whose repositories: each set of weights goes to ORG/ID")
+    p.add_argument("--private", action="store_true", help="make new repositories private")
+    p.add_argument("--dry-run", action="store_true", help="only write the folder that would be uploaded")
+    p.add_argument("--output", type=_path, metavar="DIR", help="keep it as DIR/ID (--dry-run: publish/ID by default)")
+    p.add_argument(
+        "--records", type=_path, metavar="DIR", help="an --output folder of evaluate, beside the manifest's results"
+    )
+    p.add_argument("--write", action="store_true", help="put the published place into the manifest file")
     return parser
 
 
@@ -133,6 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without "±" is no reason to lose a result
     args = build_parser().parse_args(argv)
     try:
+        announce_manifest()
         if threading.current_thread() is threading.main_thread():
             # a scheduler's ways to stop a job, and a terminal's: clean up as for Ctrl-C
             for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):

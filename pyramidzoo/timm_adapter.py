@@ -71,13 +71,14 @@ def crop_fraction(resize: int, crop: int) -> float:
 def _default_cfg(row: Architecture, entries: Sequence[WeightsEntry]) -> DefaultCfg:
     """All tags of an architecture; without a default for its own data set, the untagged name has no weights."""
     first = [entry for entry in entries if entry.default and entry.dataset == row.dataset]
-    cfgs = {entry.tag: _cfg_of_weights(row, entry) for entry in [*first, *(e for e in entries if e not in first)]}
+    cfgs = {entry.tag: cfg_of_weights(row, entry) for entry in [*first, *(e for e in entries if e not in first)]}
     if not first:
         cfgs = {"": _cfg_without_weights(row), **cfgs}
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=bool(entries))
 
 
-def _cfg_of_weights(row: Architecture, entry: WeightsEntry) -> PretrainedCfg:
+def cfg_of_weights(row: Architecture, entry: WeightsEntry) -> PretrainedCfg:
+    """What timm knows of registered weights: where they are, how images are prepared, whose they are."""
     return PretrainedCfg(
         url=_SCHEME + entry.id,
         num_classes=entry.num_classes,
@@ -162,13 +163,7 @@ def _built(
         in_chans=in_chans,
         **settings,
     )
-    reduction = model.feature_info[-1]["reduction"]
-    cfg = dataclasses.replace(
-        cfg,
-        first_conv=model.stem_name,
-        classifier=model.classifier_name,
-        pool_size=tuple(-(-size // reduction) for size in cfg.input_size[1:]),
-    )
+    cfg = fitted(cfg, model)
     if features:
         passing |= {"features_only": True, "feature_cfg": _feature_cfg(row, model, **wrapping)}
     return build_model_with_cfg(
@@ -180,6 +175,17 @@ def _built(
         num_classes=model.num_classes,
         in_chans=in_chans,
         **passing,
+    )
+
+
+def fitted(cfg: PretrainedCfg, model: ImageClassifier) -> PretrainedCfg:
+    """With what depends on the network: the names of its ends, and the size of the last map."""
+    reduction = model.feature_info[-1]["reduction"]
+    return dataclasses.replace(
+        cfg,
+        first_conv=model.stem_name,
+        classifier=model.classifier_name,
+        pool_size=tuple(-(-size // reduction) for size in cfg.input_size[1:]),
     )
 
 

@@ -500,7 +500,7 @@ def test_one_failure_does_not_stop_the_rest(run: Any, converted: Path, tmp_path:
         (("wrn_16_1.cifar10", "--data-dir", "nowhere"), 5, "there is no nowhere"),
         (("wrn_16_1", "-b", "0"), 2, "-b must be positive"),
         (("wrn_16_1", "--amp-dtype", "fp16"), 2, "give both"),
-        (("./",), 2, "is a folder; name a safetensors file in it"),
+        (("./",), 2, "is a folder with no safetensors file"),
         (("x" * 300 + ".safetensors",), 5, "File name too long"),
         (("wrn_16_1.cifar10", "--data-dir", "x" * 300), 5, "File name too long"),
         (("wrn_16_1", "--device", "gpu"), 2, "no device is called 'gpu'"),

@@ -11,31 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-from pyramidzoo.evaluation.metrics import ERROR
-from pyramidzoo.evaluation.records import Record, read_records
+from pyramidzoo.evaluation.records import read_records, result_of
 from pyramidzoo.files import write_text
 from pyramidzoo.manifest import FILE_NAME, read_manifest
 
 MANIFEST = Path(__file__).resolve().parents[1] / FILE_NAME
-
-
-def result_of(record: Record) -> dict[str, Any]:
-    """A record reduced to what the manifest keeps."""
-    return {
-        "split": record.split,
-        "protocol": record.protocol,
-        "images": record.images,
-        "top1_correct": record.top1_correct,
-        "top5_correct": record.top5_correct,
-        "statistics": {name: round(value, 6) for name, value in record.statistics.items() if name != ERROR},
-        "prediction_sha256": record.prediction_sha256,
-        "precision": record.precision,
-        "device": record.device,
-        "versions": dict(record.versions),
-        "date": record.date[:10],
-    }
 
 
 def main() -> None:
