@@ -33,8 +33,8 @@ def create_model(
     `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles"), a safetensors file or a folder
     with one; `pretrained=True` means the architecture's default weights. With weights, `num_classes` and `in_chans`
     default to theirs (without: the table's, and 3); another `num_classes` drops exactly the classifier and starts a new
-    one. `arch` goes to the family (drop_rate, ...). Loaded tensors are float32 and a private map of their file: it may be
-    replaced or deleted meanwhile, but not written into (`torch.save` to the same path does).
+    one. `arch` goes to the family (drop_rate, ...). Loaded tensors are float32 and a private map of their file: it may
+    be replaced or deleted meanwhile, but not written into (`torch.save` to the same path does).
 
     Raises UsageError for an unknown name or tag and for `weights` and `pretrained` at once, IntegrityError for a file
     that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.

@@ -132,7 +132,9 @@ def test_counts_are_those_of_a_plain_loop(subject: Subject, small_set: ImageSet,
     (folder,) = (tmp_path / "out" / record.weights).iterdir()
     assert folder.name.startswith("cifar10-test-fp32-")
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["predictions-000000-000160.safetensors", "predictions-000160-000300.safetensors", "record.json"]
+    assert names == [
+        f"predictions-{start:06d}-{min(start + 32, 300):06d}.safetensors" for start in range(0, 300, 32)
+    ] + ["record.json"]
 
 
 def test_batch_size_changes_no_count(subject: Subject, small_set: ImageSet) -> None:
@@ -160,9 +162,9 @@ def test_resuming_computes_only_what_is_missing(
     assert read_records(output) == []
     stop_after, batches[:] = -1, []
     resumed = evaluate(subject, small_set, CPU, output=output)
-    assert sum(batches) == 300 - 160  # the first range was whole
-    assert "1 of 2 prediction files are there already" in capsys.readouterr().err
-    assert (resumed.reused_files, resumed.duration_seconds) == (1, None)
+    assert sum(batches) == 300 - 7 * 32  # those ranges were whole
+    assert "7 of 10 prediction files are there already" in capsys.readouterr().err
+    assert (resumed.reused_files, resumed.duration_seconds) == (7, None)
     assert evaluate(subject, small_set, CPU).prediction_sha256 == resumed.prediction_sha256
 
     batches[:] = []
@@ -170,7 +172,7 @@ def test_resuming_computes_only_what_is_missing(
     assert batches == []
     (next((output / resumed.weights).glob("*/predictions-000000*"))).write_bytes(b"damaged")
     assert evaluate(subject, small_set, CPU, output=output).prediction_sha256 == resumed.prediction_sha256
-    assert sum(batches) == 160
+    assert sum(batches) == 32
     batches[:] = []
     evaluate(subject, small_set, Settings(torch.device("cpu"), 8, channels_last=True), output=output)
     assert sum(batches) == 300  # other flags, other predictions

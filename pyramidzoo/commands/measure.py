@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.commands.local import split
-from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
+from pyramidzoo.errors import UsageError, worst_exit_code
 from pyramidzoo.formats import render, show
 from pyramidzoo.manifest import WeightsEntry, load_manifest
 
@@ -35,11 +35,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
-    from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
+    from pyramidzoo.evaluation.harness import Job, Settings, Subject, plan
+    from pyramidzoo.evaluation.workers import Failure, evaluated, this_worker
 
+    worker = this_worker()
     amp = (args.amp_dtype or "bf16") if args.amp else None
     keep_memory()
-    settings = Settings(pick_device(args.device), args.batch_size, amp, args.channels_last)
+    settings = Settings(pick_device(args.device, worker.local_rank), args.batch_size, amp, args.channels_last)
     data_dir = args.data_dir or default_data_dir()
     loaded: dict[str, ImageSet] = {}
 
@@ -48,35 +50,38 @@ def run_evaluate(args: argparse.Namespace) -> int:
             loaded[dataset] = load_dataset(dataset, args.split, data_dir, download=args.download)
         return loaded[dataset]
 
-    def one(target: WeightsEntry | Path) -> Record:
+    targets: list[WeightsEntry | Path] = [*entries, *files]
+    names = [str(target) if isinstance(target, Path) else target.id for target in targets]
+
+    def job_of(position: int) -> Job:
+        target = targets[position]
         if isinstance(target, Path):
             subject = Subject.of_file(target)
-            return evaluate(subject, images_of(subject.dataset), settings, output=args.output)
+            return plan(subject, images_of(subject.dataset), settings, output=args.output)
         images = images_of(target.dataset)  # first: without images there is no use in fetching weights
-        return evaluate(Subject.of_entry(target), images, settings, output=args.output)
+        return plan(Subject.of_entry(target), images, settings, output=args.output)
 
     records: list[Record] = []
-    failures: list[dict[str, Any]] = []
-    targets: list[WeightsEntry | Path] = [*entries, *files]
-    for target in targets:
-        try:
-            record = one(target)
-        except (PyramidzooError, OSError) as failed:
-            error = failed if isinstance(failed, PyramidzooError) else UnavailableError.of(failed)
-            name = str(target) if isinstance(target, Path) else target.id
-            failures.append({"weights": name, "error": str(error), "exit_code": error.exit_code})
-            print(f"pyramidzoo: {error}" if name in str(error) else f"pyramidzoo: {name}: {error}", file=sys.stderr)
-            continue
-        records.append(record)
-        if args.format == "human":
-            show(_block(record) + "\n")
+    failures: list[Failure] = []
+    for result in evaluated(names, job_of, worker):
+        if isinstance(result, Failure):
+            failures.append(result)
+            named = "" if result.name in result.error else f"{result.name}: "
+            print(f"pyramidzoo: {named}{result.error}", file=sys.stderr)
+        else:
+            records.append(result)
+            if args.format == "human":
+                show(_block(result) + "\n")
+    if not worker.is_first:
+        return 0
     if args.format == "json":
-        show(json.dumps({"records": [r.to_json() for r in records], "failures": failures}, indent=1))
+        failed = [{"weights": f.name, "error": f.error, "exit_code": f.exit_code} for f in failures]
+        show(json.dumps({"records": [r.to_json() for r in records], "failures": failed}, indent=1))
     elif args.format != "human":
         empty: dict[str, Any] = dict.fromkeys(_COLUMNS)
-        rows = [_row(r) for r in records] + [empty | {"weights": f["weights"], "error": f["error"]} for f in failures]
+        rows = [_row(r) for r in records] + [empty | {"weights": f.name, "error": f.error} for f in failures]
         show(render(rows, args.format))
-    codes = [3 for record in records if not record.reproduced] + [failure["exit_code"] for failure in failures]
+    codes = [3 for record in records if not record.reproduced] + [failure.exit_code for failure in failures]
     return worst_exit_code(codes)
 
 

@@ -20,10 +20,15 @@ import pyramidzoo
 from pyramidzoo.errors import UnavailableError, UsageError
 
 
-def pick_device(name: str) -> torch.device:
-    """A torch device by name; "auto" is the GPU where there is one. Raises UsageError, UnavailableError."""
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """A torch device by name. Raises UsageError, UnavailableError.
+
+    "auto" is the GPU where there is one, and "cuda" that of this process, by its rank on the machine.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count():
+        name = f"cuda:{local_rank % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,7 +42,7 @@ from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, foreign_man
 from pyramidzoo.preprocessing import Normalize
 from pyramidzoo.weights import fetch
 
-_BATCHES_PER_FILE = 20
+_BATCHES_PER_FILE = 4  # so that a small set is work for many processes, and little is lost with one
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -127,6 +127,30 @@ class Settings:
         return {"batch_size": self.batch_size, "channels_last": self.channels_last, "amp": self.amp}
 
 
+@dataclass
+class Job:
+    """One evaluation, planned: its units of work are index ranges, each of which any process can do.
+
+    With a `folder`, every unit's predictions become a file there; `reused` counts those that were there before.
+    """
+
+    subject: Subject
+    entry: WeightsEntry | None
+    images: ImageSet
+    settings: Settings
+    model: nn.Module
+    parameters: int
+    tensors: str
+    units: list[Mapping[str, Any]]
+    folder: Path | None
+    began: float
+    reused: int = 0
+
+    def file_of(self, unit: Mapping[str, Any]) -> Path:
+        assert self.folder is not None
+        return self.folder / f"predictions-{unit['start']:06d}-{unit['stop']:06d}.safetensors"
+
+
 def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: Path | None = None) -> Record:
     """Evaluate weights on a split and judge the result.
 
@@ -134,6 +158,12 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
     all that predictions depend on), and valid prediction files found there are not computed again. Raises UsageError,
     IntegrityError, UnavailableError; no record is written then.
     """
+    job = plan(subject, images, settings, output=output)
+    return conclude(job, work(job, job.units))
+
+
+def plan(subject: Subject, images: ImageSet, settings: Settings, *, output: Path | None = None) -> Job:
+    """Load the network and divide the work. Raises as `evaluate` does."""
     if subject.dataset != images.name:
         raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
     _check_protocol(subject, images)
@@ -148,57 +178,59 @@ def evaluate(subject: Subject, images: ImageSet, settings: Settings, *, output: 
             f"{subject.path} does not hold the tensors of {subject.name}: their sha256 is {tensors}, expected "
             f"{subject.entry.tensors_sha256}; `pyramidzoo fetch --force {subject.name}` makes it anew"
         )
-    entry = subject.entry or _known_as(tensors, subject.preprocessing)
     shared = _unit(subject, images, settings, tensors)
-    units = [{**shared, "start": start, "stop": stop} for start, stop in _ranges(len(images), settings)]
-    began, reused = time.perf_counter(), 0
-    if output is None:
-        parts: list[Part] = []
-        _predict(model, subject, images, settings, units, parts.append)
-        predictions = reduce_predictions(parts, len(images))
-    else:
-        folder = _folder(output, subject, images, settings, shared)
-        files = {folder / f"predictions-{u['start']:06d}-{u['stop']:06d}.safetensors": u for u in units}
-        todo = {unit["start"]: path for path, unit in files.items() if not is_valid(path, unit)}
-        reused = len(files) - len(todo)
-        if reused:
-            print(f"{subject.name}: {reused} of {len(files)} prediction files are there already", file=sys.stderr)
-
-        def keep(part: Part) -> None:
-            path = todo[part.start]
-            write_predictions(path, part, files[path])
-
-        _predict(model, subject, images, settings, [files[path] for path in todo.values()], keep)
-        predictions = reduce_predictions((read_predictions(path, unit) for path, unit in files.items()), len(images))
-    record = _record(
-        subject,
-        entry,
-        images,
-        settings,
-        predictions,
+    return Job(
+        subject=subject,
+        entry=subject.entry or _known_as(tensors, subject.preprocessing),
+        images=images,
+        settings=settings,
+        model=model,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tensors=tensors,
-        reused=reused,
-        began=began,
+        units=[{**shared, "start": start, "stop": stop} for start, stop in _ranges(len(images), settings)],
+        folder=None if output is None else _folder(output, subject, images, settings, shared),
+        began=time.perf_counter(),
     )
-    if output is not None:
-        write_record(folder / records.FILE_NAME, record)
+
+
+def work(job: Job, units: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """Predict some of a job's units: into its folder, where valid files are left as they are, else as parts."""
+    parts: list[Part] = []
+    if job.folder is None:
+        _predict(job, units, parts.append)
+        return parts
+    todo = {unit["start"]: unit for unit in units if not is_valid(job.file_of(unit), unit)}
+    job.reused += len(units) - len(todo)
+    if len(todo) < len(units):
+        print(
+            f"{job.subject.name}: {len(units) - len(todo)} of {len(units)} prediction files are there already",
+            file=sys.stderr,
+        )
+
+    def keep(part: Part) -> None:
+        unit = todo[part.start]
+        write_predictions(job.file_of(unit), part, unit)
+
+    _predict(job, list(todo.values()), keep)
+    return parts
+
+
+def conclude(job: Job, parts: Iterable[Part]) -> Record:
+    """Reduce the predictions of all units, those in the folder where there is one, and judge them.
+
+    Raises IntegrityError, and gives no number, unless every sample was predicted exactly once.
+    """
+    if job.folder is not None:
+        parts = (read_predictions(job.file_of(unit), unit) for unit in job.units)
+    record = _record(job, reduce_predictions(parts, len(job.images)))
+    if job.folder is not None:
+        write_record(job.folder / records.FILE_NAME, record)
     return record
 
 
-def _record(
-    subject: Subject,
-    entry: WeightsEntry | None,
-    images: ImageSet,
-    settings: Settings,
-    predictions: Predictions,
-    *,
-    parameters: int,
-    tensors: str,
-    reused: int,
-    began: float,
-) -> Record:
+def _record(job: Job, predictions: Predictions) -> Record:
     """Count, judge and describe."""
+    subject, entry, images, settings = job.subject, job.entry, job.images, job.settings
     ranks = label_ranks(predictions.logits, predictions.labels)
     measured = Measured(
         images=len(images),
@@ -213,9 +245,9 @@ def _record(
         weights=subject.name,
         architecture=subject.architecture,
         arguments=dict(subject.arguments),
-        parameters=parameters,
+        parameters=job.parameters,
         file_sha256=subject.file_sha256,
-        tensors_sha256=tensors,
+        tensors_sha256=job.tensors,
         preprocessing_sha256=subject.preprocessing.sha256(),
         dataset=images.name,
         split=images.split,
@@ -232,8 +264,8 @@ def _record(
         versions=versions(),
         command=_command(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        duration_seconds=None if reused else round(time.perf_counter() - began, 3),
-        reused_files=reused,
+        duration_seconds=None if job.reused else round(time.perf_counter() - job.began, 3),
+        reused_files=job.reused,
         recorded=recorded,
         recorded_detail=detail,
         manifest=foreign_manifest(),
@@ -326,21 +358,15 @@ def _folder(output: Path, subject: Subject, images: ImageSet, settings: Settings
     return folder
 
 
-def _predict(
-    model: nn.Module,
-    subject: Subject,
-    images: ImageSet,
-    settings: Settings,
-    units: Sequence[Mapping[str, Any]],
-    keep: Callable[[Part], None],
-) -> None:
+def _predict(job: Job, units: Sequence[Mapping[str, Any]], keep: Callable[[Part], None]) -> None:
     """Compute the predictions of every unit, and give each to `keep` as soon as it is whole."""
     if not units:
         return
+    images, settings = job.images, job.settings
     device = settings.device
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    model = model.eval().to(device).to(memory_format=layout)
-    normalize = Normalize(subject.preprocessing).to(device)
+    model = job.model.eval().to(device).to(memory_format=layout)
+    normalize = Normalize(job.subject.preprocessing).to(device)
     pixels = images.images.to(device)
     with (
         strict_arithmetic(),
@@ -348,7 +374,7 @@ def _predict(
         torch.autocast(device.type, _AMP[settings.amp] if settings.amp else None, enabled=settings.amp is not None),
         tqdm(
             total=sum(unit["stop"] - unit["start"] for unit in units),
-            desc=subject.name,
+            desc=job.subject.name,
             unit="img",
             disable=None,
         ) as bar,

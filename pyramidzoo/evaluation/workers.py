@@ -1,0 +1,136 @@
+"""Several processes under torchrun do the work of one command: each its own units, and one of them reduces.
+
+Nothing is exchanged while networks run. What a process has done goes to the first one at the end, and with an output
+folder it lies there already, so that a worker that is killed, and started again by torchrun, loses one unit.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pyramidzoo.errors import PyramidzooError, UnavailableError
+from pyramidzoo.evaluation.harness import Job, conclude, work
+from pyramidzoo.evaluation.predictions import Part
+from pyramidzoo.evaluation.records import Record
+
+_WAITING = datetime.timedelta(days=7)  # for the slowest of the others; torchrun ends everything when one of them fails
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among `count` of them: its `rank` among all, and among those of its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no number for one set of weights."""
+
+    name: str
+    error: str
+    exit_code: int
+
+    @classmethod
+    def of(cls, name: str, error: PyramidzooError | OSError) -> Failure:
+        known = error if isinstance(error, PyramidzooError) else UnavailableError.of(error)
+        return cls(name, str(known), known.exit_code)
+
+
+@dataclass
+class Done:
+    """What one process has of one set of weights: parts where there is no folder, or why it failed."""
+
+    name: str
+    unit: dict[str, Any] = field(default_factory=dict)  # that of all its units, but for their ranges
+    parts: list[Part] = field(default_factory=list)
+    reused: int = 0
+    failure: Failure | None = None
+
+
+def this_worker() -> Worker:
+    """What torchrun says of this process; outside of torchrun it is the only one."""
+    if not torch.distributed.is_torchelastic_launched():
+        return Worker()
+    return Worker(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+
+
+def evaluated(names: Sequence[str], plan: Callable[[int], Job], worker: Worker) -> Iterator[Record | Failure]:
+    """Evaluate many sets of weights, whose jobs `plan` makes by their position, with all processes of a command.
+
+    The units are dealt in turn, beginning with another process for each set. The first process yields a record or a
+    failure for each, in order: at once where it is the only one, else when all are done. The others yield nothing. A
+    failure, in whatever process, is one of these weights alone.
+    """
+    mine: list[tuple[Job | None, Done]] = []
+    for position, name in enumerate(names):
+        job, done = _share(position, name, plan, worker)
+        if worker.count == 1:
+            yield _concluded(job, [done])
+        else:
+            mine.append((job if worker.is_first else None, done))
+    everybody = _gathered([done for _, done in mine], worker) if worker.count > 1 else []
+    for (job, _), of_all in zip(mine, zip(*everybody, strict=True), strict=False):
+        yield _concluded(job, of_all)
+
+
+def _share(position: int, name: str, plan: Callable[[int], Job], worker: Worker) -> tuple[Job | None, Done]:
+    """Do this process's part of one set of weights."""
+    done, job = Done(name), None
+    try:
+        job = plan(position)
+        share = [unit for k, unit in enumerate(job.units, position) if k % worker.count == worker.rank]
+        done.unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
+        done.parts = work(job, share)
+        done.reused = job.reused
+        job.model = torch.nn.Identity()  # it has done its work, and there may be many
+    except (PyramidzooError, OSError) as error:
+        done.failure = Failure.of(name, error)
+    return job, done
+
+
+def _concluded(job: Job | None, done: Sequence[Done]) -> Record | Failure:
+    for one in done:
+        if one.failure:
+            return one.failure
+    assert job is not None  # the first process has failed otherwise
+    different = sorted({key for one in done for key in one.unit if one.unit[key] != done[0].unit[key]})
+    if different:
+        values = ", ".join(f"{key} {one.unit[key]}" for key in different for one in done)
+        return Failure(
+            done[0].name, f"the processes do not agree ({values}); give all of them the same machine and versions", 5
+        )
+    job.reused = sum(one.reused for one in done)
+    try:
+        return conclude(job, _parts(done))
+    except (PyramidzooError, OSError) as error:
+        return Failure.of(done[0].name, error)
+
+
+def _parts(done: Iterable[Done]) -> Iterable[Part]:
+    return (part for one in done for part in one.parts)
+
+
+def _gathered(mine: list[Done], worker: Worker) -> list[list[Done]]:
+    """What each process has done, for the first one; the others get nothing."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", timeout=_WAITING)
+    try:
+        found: list[Any] | None = [None] * worker.count if worker.is_first else None
+        distributed.gather_object(mine, found)
+        return found or []
+    finally:
+        distributed.destroy_process_group()
