@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import io
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,11 +18,26 @@ from pyramidzoo.files import replacing
 
 MAX_BYTES = 4 << 30  # twice the largest checkpoint of these families
 _CHUNK = 1 << 20
+_DIRECTORY = 1 << 20  # bytes: thousands of entries, which take 16 times that in memory
+_RATIO = 20  # weights hardly compress, zeros a thousandfold; below 64 MiB nothing is a bomb
+_HARMLESS = 64 << 20
 _LOCAL_HEADER = b"PK\x03\x04"
 _EMPTY = b"PK\x05\x06"
 _ENCRYPTED = 0x1 | 0x40
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others can ask for gigabytes of memory
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+# the last three are zipfile's own, about sizes and names that cannot be
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    AttributeError,
+)
 
 
 def is_archive(path: Path) -> bool:
@@ -32,12 +51,13 @@ def is_archive(path: Path) -> bool:
             if not head.startswith((_LOCAL_HEADER, _EMPTY)):
                 return False
             first = stream.read(int.from_bytes(head[26:28], "little"))
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except _DAMAGE:
-        names = [first.decode("utf-8", "replace")]  # no readable directory: judged by the first member
     except OSError as error:
-        raise UnavailableError(f"cannot read {path}: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
+    try:
+        with _opened(path) as archive:
+            names = archive.namelist()
+    except IntegrityError:
+        names = [first.decode("utf-8", "replace")]  # no readable directory: judged by the first member
     return not any(name.endswith("/data.pkl") for name in names)
 
 
@@ -76,44 +96,71 @@ def _content(path: Path) -> Iterator[bytes]:
                 while chunk := stream.read(_CHUNK):
                     read += len(chunk)
                     yield chunk
-        except OSError as error:
-            raise UnavailableError(f"cannot read {path}: {error.strerror or error}") from error
-        except _DAMAGE as error:
-            raise _damaged(path, str(error)) from error
+        except (OSError, *_DAMAGE) as error:
+            raise _unreadable(path, error) from error
         if read != member.file_size:
-            raise _damaged(path, f"{member.filename} has {read} of {member.file_size} bytes")
+            raise _damaged(path, f"{_shown(member)} has {read} of {member.file_size} bytes")
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except OSError as error:
-        raise UnavailableError(f"cannot read {path}: {error.strerror or error}") from error
-    except _DAMAGE as error:
-        raise _damaged(path, str(error)) from error
+class _Bounded(io.BufferedReader):
+    """A file that is not read in larger pieces than its directory may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory would have {size} bytes, more than {_DIRECTORY}")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(_Bounded(io.FileIO(path)))
+            archive = stack.enter_context(zipfile.ZipFile(stream))
+        except (OSError, *_DAMAGE) as error:
+            raise _unreadable(path, error) from error
+        yield archive
 
 
 def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     members = archive.infolist()
     files = [member for member in members if not member.is_dir()]
     if len(files) != 1:
-        some = ", ".join([member.filename for member in files[:3]] + ["..."] * (len(files) > 3))
+        some = ", ".join([_shown(member) for member in files[:3]] + ["..."] * (len(files) > 3))
         raise _damaged(path, f"it holds {len(files)} files{f' ({some})' if some else ''}, not one checkpoint")
     (member,) = files
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    for name in (m.orig_filename for m in members):
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
-            raise _damaged(path, f"{name!r} leads out of the archive")
+    name, kind = _shown(member), stat.S_IFMT(member.external_attr >> 16)
+    for m in members:
+        parts = PurePosixPath(m.orig_filename.replace("\\", "/")).parts
+        if ".." in parts or PurePosixPath(m.orig_filename).is_absolute() or PureWindowsPath(m.orig_filename).anchor:
+            raise _damaged(path, f"{_shown(m)} leads out of the archive")
     if kind not in (0, stat.S_IFREG):
-        raise _damaged(path, f"{member.filename} is a link or a device, not a file")
+        raise _damaged(path, f"{name} is a link or a device, not a file")
     if member.flag_bits & _ENCRYPTED:
-        raise _damaged(path, f"{member.filename} is encrypted")
+        raise _damaged(path, f"{name} is encrypted")
     if member.compress_type not in _METHODS:
-        raise _damaged(path, f"{member.filename} is compressed in a way that is not read here")
+        raise _damaged(path, f"{name} is compressed in a way that is not read here")
     if member.file_size > MAX_BYTES:
-        raise _damaged(path, f"{member.filename} declares {member.file_size} bytes, more than any checkpoint here has")
+        raise _damaged(path, f"{name} declares {member.file_size} bytes, more than any checkpoint here has")
+    packed = path.stat().st_size
+    if member.file_size > max(_HARMLESS, _RATIO * packed):
+        raise _damaged(
+            path, f"{name} would be {member.file_size} bytes, unpacked from {packed}; no weights are so regular"
+        )
     return member
+
+
+def _shown(member: zipfile.ZipInfo) -> str:
+    """A name for a message: what a terminal would obey is escaped."""
+    name = member.orig_filename
+    return name if len(name) <= 100 and name.isprintable() else f"{name[:100]!a}"
+
+
+def _unreadable(path: Path, error: Exception) -> IntegrityError | UnavailableError:
+    """Whether the system or the archive is to blame; EINVAL is a place that cannot be."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        return UnavailableError(f"cannot read {path}: {error.strerror or error}")
+    return _damaged(path, str(error)[:300] or type(error).__name__)
 
 
 def _damaged(path: Path, reason: str) -> IntegrityError:

@@ -31,14 +31,14 @@ _finite: set[_Identity] = set()
 def read_weights(path: Path, *, sha256: str | None = None) -> Content:
     """Map a weights file; all its values must be finite, and with `sha256` it must be that very file.
 
-    Values are looked at when a process first reads a file, and again when it changed. Raises IntegrityError,
+    Header and values are looked at when a process first reads a file, and again when it changed. Raises IntegrityError,
     UnavailableError.
     """
     for _ in range(_ATTEMPTS):
         before = _identity(path)
         if sha256:
             require_hash(path, sha256, "it was replaced while it was being loaded; load it again")
-        content = read_content(path)
+        content = read_content(path, header_checked=before in _finite)
         if before == _identity(path):
             break  # what was mapped is what was hashed
     else:

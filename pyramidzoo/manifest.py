@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -136,9 +137,11 @@ class FileHash:
 
     def __post_init__(self) -> None:
         if self.algorithm not in _HEX_DIGITS:
-            raise Invalid(f"algorithm {self.algorithm!r} is none of {sorted(_HEX_DIGITS)}")
+            raise Invalid(f"algorithm {schema.shown(self.algorithm)} is none of {sorted(_HEX_DIGITS)}")
         if self.of not in ("file", "member"):
-            raise Invalid(f"hash of {self.of!r}; it can be of the 'file' itself or of the 'member' of a zip")
+            raise Invalid(
+                f"hash of {schema.shown(self.of)}; it can be of the 'file' itself or of the 'member' of a zip"
+            )
         schema.require_hex(self.value, _HEX_DIGITS[self.algorithm])
 
     def __str__(self) -> str:
@@ -163,7 +166,7 @@ class Origin:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("https://", "http://")):
-            raise Invalid(f"url: {self.url!r} is no address on the web")
+            raise Invalid(f"url: {schema.shown(self.url)} is no address on the web")
 
     @property
     def filename(self) -> str:
@@ -242,9 +245,10 @@ class WeightsEntry:
     def __post_init__(self) -> None:
         plain = f"{self.architecture}.{self.dataset}"
         if not _ID.fullmatch(self.id) or not (self.id == plain or self.id.startswith(f"{plain}_")):
-            raise Invalid(f"the id must be {plain} or {plain}_ORIGIN")
+            wanted = schema.shown(plain)[1:-1]
+            raise Invalid(f"the id must be {wanted} or {wanted}_ORIGIN")
         if self.architecture not in architectures():
-            raise Invalid(f"no architecture is called {self.architecture!r}")
+            raise Invalid(f"no architecture is called {schema.shown(self.architecture)}")
         if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.license, License):
             raise Invalid("preprocessing and license must be known")
         if not (self.bundled or self.hub or self.origin):
@@ -378,21 +382,34 @@ def load_manifest() -> Manifest:
 
 @cache
 def _loaded(path: Path, *state: int) -> Manifest:
-    return Manifest(_Entries(_weights(path, object_pairs_hook=None), path.name))
+    if path == own_manifest_path():  # a test has checked that one
+        return Manifest(_Entries(_weights(path, object_pairs_hook=None), path.name))
+    weights = _weights(path, object_pairs_hook=_no_duplicates)
+    _require_single_defaults(weights, path)
+    return Manifest(_Entries(weights, path.name))
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest file and check all of it. Raises IntegrityError, which names the entry and the field."""
-    manifest = Manifest(_Entries(_weights(path, object_pairs_hook=_no_duplicates), path.name))
-    defaults: dict[tuple[str, str], str] = {}
-    for entry in manifest.entries.values():
-        if entry.default:
-            other = defaults.setdefault((entry.architecture, entry.dataset), entry.id)
-            if other != entry.id:
-                raise IntegrityError(
-                    f"{path.name}: {entry.id}: {other} is the default for {entry.dataset} already; unset one of them"
-                )
+    weights = _weights(path, object_pairs_hook=_no_duplicates)
+    manifest = Manifest(_Entries(weights, path.name))
+    list(manifest.entries.values())
+    _require_single_defaults(weights, path)
     return manifest
+
+
+def _require_single_defaults(weights: dict[str, Any], path: Path) -> None:
+    """Before the entries are looked at: whatever else they hold, two of them cannot be the default for one data set."""
+    defaults: dict[str, str] = {}
+    for weights_id, content in weights.items():
+        if isinstance(content, dict) and content.get("default") is True:
+            key = json.dumps([content.get("architecture"), content.get("dataset")])
+            other = defaults.setdefault(key, weights_id)
+            if other != weights_id:
+                raise IntegrityError(
+                    f"{path.name}: {weights_id}: {other} is the default for {content.get('dataset')} already; unset "
+                    "one of them"
+                )
 
 
 def _weights(path: Path, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None) -> dict[str, Any]:
@@ -496,7 +513,7 @@ def _value(name: str, value: Any) -> Any:
         return schema.record(_NESTED[name], _nested(value))
     if name in _LISTS:
         if not isinstance(value, list):
-            raise Invalid(f"{value!r} is not a list")
+            raise Invalid(f"{schema.shown(value)} is not a list")
         return tuple(schema.record(_LISTS[name], _nested(item)) for item in value)
     if name in ("top1_error", "top5_error") and value is not None:
         return _published(value)
@@ -511,15 +528,15 @@ def _published(value: Any) -> Decimal:
     try:
         number = Decimal(value)
     except InvalidOperation:
-        raise Invalid(f"{value!r} is no number") from None
+        raise Invalid(f"{schema.shown(value)} is no number") from None
     if not number.is_finite() or not 0 <= number <= 100:
-        raise Invalid(f"{value!r} is no error in percent")
+        raise Invalid(f"{schema.shown(value)} is no error in percent")
     return number
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):  # json itself would keep the last one
-        seen: Iterator[str] = (key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
-        raise Invalid(f"{next(seen)!r} stands twice")
+        counts = Counter(key for key, _ in pairs)
+        raise Invalid(f"{schema.shown(max(counts, key=counts.__getitem__))} stands twice")
     return result

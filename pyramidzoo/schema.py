@@ -22,8 +22,8 @@ def _number(value: Any) -> bool:
 
 # by the annotation as it is written; a field of any other type is left to the record's own __post_init__
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
-    "str": lambda v: isinstance(v, str),
-    "str | None": lambda v: v is None or isinstance(v, str),
+    "str": lambda v: isinstance(v, str) and v.isprintable(),
+    "str | None": lambda v: v is None or (isinstance(v, str) and v.isprintable()),
     "bool": lambda v: isinstance(v, bool),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "int | None": lambda v: v is None or (isinstance(v, int) and not isinstance(v, bool)),
@@ -43,11 +43,11 @@ def record(cls: type[T], content: Any) -> T:
     types = _types(cls)  # type: ignore[arg-type]
     if types.keys() != content.keys():
         missing, extra = sorted(types.keys() - content.keys()), sorted(content.keys() - types.keys())
-        raise Invalid(f"{cls.__name__} lacks {missing} and has unknown {extra}")
+        raise Invalid(f"{cls.__name__} lacks {missing} and has unknown {shown(extra)}")
     for name, value in content.items():
         holds = _TYPES.get(types[name])
         if holds is not None and not holds(value):
-            raise Invalid(f"{name}: {value!r} is not of the type {types[name]}")
+            raise Invalid(f"{name}: {shown(value)} is not of the type {types[name]}")
     return cls(**content)
 
 
@@ -56,9 +56,15 @@ def _types(cls: type) -> dict[str, str]:
     return {field.name: str(field.type) for field in dataclasses.fields(cls)}
 
 
+def shown(value: Any) -> str:
+    """A value for a message: in characters of any terminal, and not all of a long one."""
+    text = ascii(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def require_hex(value: Any, digits: int | range) -> None:
     """Raise Invalid unless the value is that many lower-case hex digits, or a number of them in that range."""
     allowed = digits if isinstance(digits, range) else range(digits, digits + 1)
     if not isinstance(value, str) or not _HEX.fullmatch(value) or len(value) not in allowed:
         number = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
-        raise Invalid(f"{value!r} is not {number} hex digits")
+        raise Invalid(f"{shown(value)} is not {number} hex digits")

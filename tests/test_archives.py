@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,40 @@ def cut_inside(path: Path) -> Path:
     return path
 
 
+def regular(path: Path) -> Path:
+    """Declares what it holds: many times the bytes of a file of that size."""
+    return packed(path, "net.pth", content=bytes(80 << 20))
+
+
+def out_of_the_file(path: Path) -> Path:
+    """The directory says that the member begins before the file."""
+    data = bytearray(packed(path, "net.pth").read_bytes())
+    start = data.index(b"PK\x05\x06")
+    offset = int.from_bytes(data[start + 16 : start + 20], "little")
+    data[start + 16 : start + 20] = struct.pack("<I", offset + 5)  # so zipfile takes 5 off each offset
+    path.write_bytes(data)
+    return path
+
+
+def many_entries(path: Path) -> Path:
+    """A directory of a million names, which zipfile would hold all at once."""
+    entry = b"PK\x01\x02" + bytes(42)
+    directory = entry * 1_000_000
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 0, 0, len(directory), 30, 0)
+    path.write_bytes(b"PK\x03\x04" + bytes(26) + directory + end)
+    return path
+
+
+def long_directory(path: Path) -> Path:
+    """The zip64 record says that the directory has 2**60 bytes."""
+    data = packed(path, "net.pth").read_bytes()
+    start = data.index(b"PK\x05\x06")
+    record = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, 1 << 60, 0)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, start, 1)
+    path.write_bytes(data[:start] + record + locator + data[start:])
+    return path
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("make", "reason"),
@@ -133,6 +168,12 @@ def cut_inside(path: Path) -> Path:
         (truncated, "not a zip file"),
         (flipped, "is not a readable archive"),
         (cut_inside, "is not a readable archive"),
+        (regular, "would be 83886080 bytes, unpacked from .*; no weights are so regular"),
+        (out_of_the_file, "is not a readable archive"),
+        (many_entries, "its directory would have 46000000 bytes, more than 1048576"),
+        (long_directory, "its directory would have|Bad offset for central directory"),
+        (lambda p: packed(p, "a\x1b[2Jb", "c"), r"it holds 2 files \('a\\x1b\[2Jb', c\)"),
+        (lambda p: packed(p, "a" * 5000, "c"), r"it holds 2 files \('a{100}', c\)"),
     ],
 )
 def test_hostile_archives_are_refused_and_leave_nothing(
@@ -146,6 +187,17 @@ def test_hostile_archives_are_refused_and_leave_nothing(
         member_hash(path, "sha1")
     assert not [found for found in (tmp_path / "out").rglob("*") if found.is_file()]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["net.pth.zip", "out"]
+
+
+def test_a_directory_takes_bounded_memory(tmp_path: Path) -> None:
+    for make in (many_entries, long_directory):
+        path = make(tmp_path / "net.pth.zip")
+        tracemalloc.start()
+        try:
+            assert is_archive(path)
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
+        finally:
+            tracemalloc.stop()
 
 
 def test_more_than_any_checkpoint_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_a_file_that_comes_back_while_it_is_mapped(path: Path, monkeypatch: pyte
     write_tensors(bad, random_state("wrn_16_1", seed=1), {})
     real, swaps = loading.read_content, []
 
-    def swapped(name: Path) -> Content:
+    def swapped(name: Path, **_: bool) -> Content:
         if swaps:
             return real(name)
         swaps.append(1)

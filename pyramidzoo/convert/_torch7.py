@@ -1,39 +1,31 @@
-"""The child process of `read_torch7`: SOURCE (a .t7 file) to OUTPUT (safetensors), nothing of pyramidzoo in it.
+"""What `_sandbox` does for `read_torch7`: a .t7 file to named arrays, with nothing of pyramidzoo in it.
 
 A .t7 file is a tree of modules. Every layer with parameters is named after its place in it, in the order of execution:
 
     before3.1.bn.weight                  the first layer between the second ConcatTable and the third
     unit3.branch1.2.conv_stride2.weight  the second layer in the first branch of the third ConcatTable
 
-so that a file of another graph has other names. On failure the last line of stderr is {"error": reason, "disk": ...} as
-in `_unpickle`, and the status is 1.
+so that a file of another graph has other names.
 
 `torchfile` builds numbers, strings, tables and arrays only: Lua functions stay bytes, no class of the file is looked
 up. Its one unsafe spot, tensors that reach beyond their storage, is replaced here.
 """
 
-import sys
-
-if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file, whose modules must not pass for others
-
-import errno
 import importlib
-import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
+from safetensors.numpy import save_file as save
+
+__all__ = ["read", "save"]
 
 Array = npt.NDArray[Any]
 EPSILON = 1e-5
 NUMBERS = {"Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8", "Float": "f4", "Double": "f8"}
-
-
-class NotWritten(Exception):
-    """The tensors are good, the disk is not."""
 
 
 def tensor_reader(dtype: str) -> Callable[[Any, Any], Array]:
@@ -59,10 +51,10 @@ def tensor_reader(dtype: str) -> Callable[[Any, Any], Array]:
 def storage_reader(dtype: str) -> Callable[[Any, Any], Array]:
     def read(reader: Any, version: Any) -> Array:
         size = reader.read_long()
-        values = np.fromfile(reader.f, dtype=dtype, count=size) if size >= 0 else np.empty(0, dtype)
-        if len(values) != size:
+        left = os.fstat(reader.f.fileno()).st_size - reader.f.tell()
+        if not 0 <= size * np.dtype(dtype).itemsize <= left:  # numpy would take the memory before it reads
             raise ValueError("the file ends in the middle of a tensor")
-        return values
+        return np.fromfile(reader.f, dtype=dtype, count=size)
 
     return read
 
@@ -80,8 +72,9 @@ def load(source: str) -> Any:
 class Walk:
     """Collects the parameters of a tree of modules under the names of their places."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: int = 1 << 40) -> None:
         self.tensors: dict[str, Array] = {}
+        self.allowed = allowed
         self.tables = 0
         self.place, self.layers = "before1", 0
 
@@ -147,6 +140,9 @@ class Walk:
     def add(self, name: str, **values: Array | None) -> None:
         for value, array in values.items():
             if array is not None:
+                self.allowed -= array.nbytes  # strides of 0 name one value a million times
+                if self.allowed < 0:
+                    raise ValueError("its tensors are many times larger than the file")
                 self.tensors[f"{name}.{value}"] = np.ascontiguousarray(array)
 
 
@@ -161,23 +157,10 @@ def children_of(module: Any) -> list[Any]:
     return [modules[index] for index in range(1, len(modules) + 1)]
 
 
-def main(source: str, output: str) -> None:
-    walk = Walk()
-    walk.visit(load(source))
+def read(source: Path, allowed: int) -> dict[str, Array]:
+    """The parameters of all layers by their place, of at most `allowed` bytes together."""
+    walk = Walk(allowed)
+    walk.visit(load(str(source)))
     if not walk.tensors:
         raise ValueError("it holds no layers")
-    try:
-        save_file(walk.tensors, output)
-    except Exception as error:
-        raise NotWritten(error) from error
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1], sys.argv[2])
-    except Exception as error:  # noqa: BLE001 (whatever a damaged file provokes becomes one line for the parent)
-        reason = (str(error).strip().splitlines() or [""])[0]
-        system = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
-        disk = isinstance(error, NotWritten) or getattr(error, "errno", None) in system
-        print(json.dumps({"error": f"{type(error).__name__}: {reason}"[:500], "disk": disk}), file=sys.stderr)
-        sys.exit(1)
+    return walk.tensors
