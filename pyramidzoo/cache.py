@@ -8,15 +8,44 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.files import user_path, write_text
 from pyramidzoo.manifest import WeightsEntry
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 _PATIENCE_SECONDS = 2, 1800  # before it is said that we wait; until what the others do is no longer waited for
+
+_stop: ContextVar[threading.Event | None] = ContextVar("_stop", default=None)
+
+
+class Interrupted(Exception):
+    """What this thread fetches is no longer wanted."""
+
+
+@contextlib.contextmanager
+def until(stop: threading.Event) -> Iterator[None]:
+    """From when it is set, what this thread fetches is no longer wanted."""
+    token = _stop.set(stop)
+    try:
+        yield
+    finally:
+        _stop.reset(token)
+
+
+def still_wanted() -> None:
+    """Raises Interrupted where whoever wants what this thread fetches has left."""
+    stop = _stop.get()
+    if stop and stop.is_set():
+        raise Interrupted
 
 
 def cache_dir() -> Path:
@@ -104,11 +133,27 @@ def alone(entry: WeightsEntry) -> Iterator[None]:
                 stack.enter_context(lock.acquire(timeout=said))
             except Timeout:
                 print(f"pyramidzoo: waiting for another process that fetches {entry.id}", file=sys.stderr)
-                stack.enter_context(lock.acquire(timeout=patience))
+                _acquire(lock, patience)
+                stack.callback(lock.release)
             _sweep(entry)
         except (OSError, NotImplementedError):  # a Timeout is an OSError too
             pass
         yield
+
+
+def _acquire(lock: FileLock, seconds: float) -> None:
+    """Wait for a lock, as long as what it guards is wanted. Raises Interrupted, and filelock's Timeout."""
+    from filelock import Timeout
+
+    end = time.monotonic() + seconds
+    while True:
+        still_wanted()
+        try:
+            lock.acquire(timeout=0.5)
+            return
+        except Timeout:
+            if time.monotonic() > end:
+                raise
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from pyramidzoo.archives import MAX_BYTES
+from pyramidzoo.cache import Interrupted, still_wanted, until
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.manifest import Hub, Origin
 
@@ -28,10 +30,6 @@ _BACK_OFF_SECONDS = 1.0  # doubled each time
 _SLOWEST = 1024  # bytes in a second over a whole window: less is a line that somebody holds, not a download
 _WINDOW_SECONDS = 60.0
 _OFFLINE = "offline, as HF_HUB_OFFLINE says"
-
-
-class Interrupted(Exception):
-    """The downloads of this thread are no longer wanted."""
 
 
 class Together:
@@ -69,7 +67,8 @@ def joining(together: Together) -> Iterator[None]:
     """What this thread downloads moves the shared bar, and stops with the others."""
     token = _together.set(together)
     try:
-        yield
+        with until(together.stop):
+            yield
     finally:
         _together.reset(token)
 
@@ -83,7 +82,7 @@ def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
 
     if constants.HF_HUB_OFFLINE and force:
         raise UnavailableError(f"Hub {hub.repo_id}: {_OFFLINE}")
-    together = _together.get()
+    http, together = _http_library(), _together.get()
     for attempt in range(_ATTEMPTS):
         try:
             with _watched():
@@ -97,10 +96,13 @@ def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
             return Path(path)
         except (UnavailableError, Interrupted):
             raise
-        except Exception as error:  # the client has many error classes of its own, and those of its HTTP library
-            if _status(error) < 500 or attempt == _ATTEMPTS - 1:
-                raise _explained(error, hub, revision) from error
-        time.sleep(_BACK_OFF_SECONDS * 2**attempt)  # the client itself tries again only where it asks about the file
+        except Exception as raised:  # the client has many error classes of its own, and those of its HTTP library
+            error = _cause(raised)
+            # the client itself tries again where it asks about the file, and after some of the ways to break off
+            broken_off = isinstance(error, (http.ReadError, http.RemoteProtocolError)) and attempt < _UNREACHED - 1
+            if not (broken_off or _status(error) >= 500) or attempt == _ATTEMPTS - 1:
+                raise _explained(error, hub, revision) from raised
+        _back_off(attempt)
     raise AssertionError
 
 
@@ -113,39 +115,46 @@ def from_url(origin: Origin, destination: Path) -> int:
 
     if constants.HF_HUB_OFFLINE:
         raise UnavailableError(f"{origin.url}: {_OFFLINE}")
-    http = _http_library()
-    together = _together.get()
+    http, together = _http_library(), _together.get()
     bar_class = together.bar() if together else tqdm
-    with (
-        destination.open("wb") as stream,
-        bar_class(total=origin.bytes, desc=origin.filename, unit="B", unit_scale=True, disable=None) as bar,
-    ):
-        for attempt in range(_ATTEMPTS):
-            try:
-                _stream(origin, stream, bar)
-                return stream.tell()
-            except (http.HTTPError, http.InvalidURL) as error:
-                # an answer has been asked for often enough; a server that nobody reaches is given less time
-                hopeless = _status(error) or isinstance(error, (http.InvalidURL, http.UnsupportedProtocol))
-                if hopeless or attempt == (_ATTEMPTS if stream.tell() else _UNREACHED) - 1:
-                    after = f" (after {stream.tell()} bytes)" if stream.tell() else ""
-                    raise UnavailableError(f"{origin.url}: {first_line(error)}{after}; try again later") from error
-            except OSError as error:
-                raise NotWritableError(
-                    f"cannot write to {destination.parent}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
-                ) from error
-            time.sleep(_BACK_OFF_SECONDS * 2**attempt)
+    validator: dict[str, str] = {}
+    try:
+        with (
+            destination.open("wb") as stream,
+            bar_class(total=origin.bytes, desc=origin.filename, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            for attempt in range(_ATTEMPTS):
+                try:
+                    _stream(origin, stream, bar, validator)
+                    return stream.tell()
+                except (http.HTTPError, http.InvalidURL) as error:
+                    # an answer has been asked for often enough; a server that nobody reaches is given less time
+                    hopeless = _status(error) or isinstance(error, (http.InvalidURL, http.UnsupportedProtocol))
+                    if hopeless or attempt == (_ATTEMPTS if stream.tell() else _UNREACHED) - 1:
+                        after = f" (after {stream.tell()} bytes)" if stream.tell() else ""
+                        step = _next_step(error)
+                        raise UnavailableError(f"{origin.url}: {first_line(error)}{after}; {step}") from error
+                _back_off(attempt)
+    except OSError as error:
+        raise NotWritableError(
+            f"cannot write to {destination.parent}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
+        ) from error
     raise AssertionError
 
 
-def _stream(origin: Origin, stream: BinaryIO, bar: tqdm[Any]) -> None:
-    """Append what is missing of the file, from where the stream stands. Raises the errors of the HTTP library."""
+def _stream(origin: Origin, stream: BinaryIO, bar: tqdm[Any], validator: dict[str, str]) -> None:
+    """Append what is missing of the file, from where the stream stands. Raises the errors of the HTTP library.
+
+    `validator` is what the last answer said to tell its file from a later one, for the next attempt.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import http_stream_backoff
 
     limit = MAX_BYTES if origin.bytes is None else origin.bytes
+    if not (validator or origin.hash):
+        _rewind(stream, bar)  # nobody could tell that the second half is another file's
     start = stream.tell()
-    wanted = {"Range": f"bytes={start}-"} if start else {}
+    wanted = {"Range": f"bytes={start}-", **validator} if start else {}
     with (
         _watched(),
         http_stream_backoff(
@@ -157,14 +166,37 @@ def _stream(origin: Origin, stream: BinaryIO, bar: tqdm[Any]) -> None:
         ) as answer,
     ):
         answer.raise_for_status()
-        if start and answer.status_code != 206:  # all of it again
-            bar.update(-start)
-            stream.seek(0)
-            stream.truncate()
+        part = answer.headers.get("Content-Range", "") if answer.status_code == 206 else "bytes 0-"
+        if part.startswith("bytes 0-"):
+            _rewind(stream, bar)
+        elif not part.startswith(f"bytes {start}-"):
+            raise UnavailableError(f"{origin.url} sends {part or 'a part'}, not what is missing; try again later")
+        validator.clear()
+        etag = answer.headers.get("ETag", "")
+        if known := etag if etag.startswith('"') else answer.headers.get("Last-Modified"):  # W/"..." is of no use here
+            validator["If-Range"] = known
         for chunk in answer.iter_bytes():
             bar.update(stream.write(chunk))
             if stream.tell() > limit:
                 raise IntegrityError(f"{origin.url} sends more than the {limit} bytes it may have")
+        stream.flush()  # while somebody listens to what the disk says
+
+
+def _rewind(stream: BinaryIO, bar: tqdm[Any]) -> None:
+    """Start a file anew."""
+    bar.update(-stream.tell())
+    stream.seek(0)
+    stream.truncate()
+
+
+def _back_off(attempt: int) -> None:
+    """Wait before the next attempt. Raises Interrupted."""
+    seconds = _BACK_OFF_SECONDS * 2**attempt
+    together = _together.get()
+    if together is None:
+        time.sleep(seconds)
+    elif together.stop.wait(seconds):
+        raise Interrupted
 
 
 def first_line(error: BaseException) -> str:
@@ -175,6 +207,21 @@ def first_line(error: BaseException) -> str:
 def _status(error: BaseException) -> int:
     """The HTTP status that an error of the Hub's client is about, 0 where it is about something else."""
     return getattr(getattr(error, "response", None), "status_code", None) or 0
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong; where a download is forced, the client says of it no more than that it is the cause."""
+    return error.__cause__ if isinstance(error, ValueError) and isinstance(error.__cause__, Exception) else error
+
+
+def _next_step(error: Exception) -> str:
+    """What to do where a server gave that answer, or none."""
+    return {
+        401: "is HF_TOKEN still valid? Renew it, or unset it",
+        403: "it is for others only",
+        404: "look whether it has moved",
+        410: "look whether it has moved",
+    }.get(_status(error), "try again later")
 
 
 def _explained(error: Exception, hub: Hub, revision: str) -> UnavailableError:
@@ -208,7 +255,7 @@ def _explained(error: Exception, hub: Hub, revision: str) -> UnavailableError:
             f"{where}: cannot write to the cache of the Hub's client, {constants.HF_HUB_CACHE}: "
             f"{error.strerror or error}; name another in HF_HOME"
         )
-    return UnavailableError(f"{where}: {type(error).__name__}: {first_line(error)}; try again later")
+    return UnavailableError(f"{where}: {type(error).__name__}: {first_line(error)}; {_next_step(error)}")
 
 
 def _http_library() -> ModuleType:
@@ -227,20 +274,67 @@ def _watched() -> Iterator[None]:
 
     The client is one for the whole process; its other users are left alone.
     """
-    from huggingface_hub.utils import get_session
-
-    hooks = get_session().event_hooks
-    if _watch not in hooks["response"]:
-        get_session().event_hooks = {**hooks, "response": [*hooks["response"], _watch]}
+    still_wanted()
     token = _watching.set(True)
     try:
-        yield
+        with _Session.current():
+            yield
     finally:
         _watching.reset(token)
 
 
+class _Session:
+    """The client's session while somebody here reads from it.
+
+    The client closes it, and with it the connections of all threads, whenever one of them cannot connect. Here that has
+    to wait for the last reader, so that a server that is away does not end the downloads from others.
+    """
+
+    _making = threading.Lock()
+
+    def __init__(self, session: Any) -> None:
+        self._session, self._close = session, session.close
+        self._readers, self._to_be_closed, self._lock, self._process = 0, False, threading.Lock(), os.getpid()
+        session.close = self.close
+        session.event_hooks = {**session.event_hooks, "response": [*session.event_hooks["response"], _watch]}
+
+    @classmethod
+    def current(cls) -> _Session:
+        from huggingface_hub.utils import get_session
+
+        with cls._making:  # without it, the client before 2.0 makes as many as there are threads
+            session = get_session()
+            known = getattr(session.close, "__self__", None)
+            return known if isinstance(known, cls) else cls(session)
+
+    def close(self) -> None:
+        if os.getpid() == self._process:  # a fork must not share its parent's connections
+            with self._lock:
+                self._to_be_closed = self._readers > 0
+            if self._to_be_closed:
+                from huggingface_hub.utils import _http
+
+                _http._GLOBAL_CLIENT = self._session  # it stays the one
+                return
+        self._close()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._readers += 1
+
+    def __exit__(self, *error: object) -> None:
+        from huggingface_hub import close_session
+
+        with self._lock:
+            self._readers -= 1
+            left = self._to_be_closed and not self._readers
+        if left:
+            close_session()
+
+
 def _watch(answer: Any) -> None:
     if _watching.get():
+        still_wanted()
         kind = type("_Watched", (_WatchedStream, _http_library().SyncByteStream), {})
         answer.stream = kind(answer.stream)
 
@@ -252,11 +346,9 @@ class _WatchedStream:
         self._stream = stream
 
     def __iter__(self) -> Iterator[bytes]:
-        together = _together.get()
         start, received = time.monotonic(), 0
         for chunk in self._stream:
-            if together and together.stop.is_set():
-                raise Interrupted
+            still_wanted()
             received += len(chunk)
             seconds = time.monotonic() - start
             if seconds > _WINDOW_SECONDS:
