@@ -217,7 +217,7 @@ def _cause(error: Exception) -> Exception:
 def _next_step(error: Exception) -> str:
     """What to do where a server gave that answer, or none."""
     return {
-        401: "is HF_TOKEN still valid? Renew it, or unset it",
+        401: "it is for others only",
         403: "it is for others only",
         404: "look whether it has moved",
         410: "look whether it has moved",
@@ -250,6 +250,8 @@ def _explained(error: Exception, hub: Hub, revision: str) -> UnavailableError:
         return UnavailableError(f"{where}: it has no revision {revision} (any more); look at {page}")
     if isinstance(error, EntryNotFoundError):
         return UnavailableError(f"{where}: there is no {hub.filename} at {revision}; look at {page}")
+    if _status(error) == 401:
+        return UnavailableError(f"{where}: {first_line(error)}; is HF_TOKEN still valid? Renew it, or unset it")
     if isinstance(error, OSError) and error.errno is not None and not _status(error):
         return NotWritableError(
             f"{where}: cannot write to the cache of the Hub's client, {constants.HF_HUB_CACHE}: "

@@ -71,8 +71,10 @@ def _gotten(entry: WeightsEntry, *, force: bool) -> Located:
         try:
             if located := attempt(entry, force):
                 return located
-        except NotWritableError:
-            raise  # no other place would help
+        except NotWritableError as error:
+            if attempt is not _from_hub or entry.origin is None:
+                raise  # no other place would help
+            failures.append(error)  # that was the cache of the Hub's client
         except (IntegrityError, UnavailableError) as error:
             failures.append(error)
     worst = IntegrityError if any(isinstance(error, IntegrityError) for error in failures) else UnavailableError
@@ -88,7 +90,8 @@ def fetch_all(
     When the caller leaves, or is interrupted, the downloads under way stop.
     """
     wanted = list(entries)
-    together = remote.Together(len(wanted), sum(_bytes(entry) or 0 for entry in wanted if not _local(entry)[0]))
+    to_come = [entry for entry in wanted if not entry.bundled and (force or not _is_here(entry))]
+    together = remote.Together(len(wanted), sum(_bytes(entry) or 0 for entry in to_come))
 
     def one(entry: WeightsEntry) -> Located | PyramidzooError:
         with remote.joining(together):
@@ -96,6 +99,8 @@ def fetch_all(
                 return fetch(entry, force=force)
             except PyramidzooError as error:
                 return error
+            except OSError as error:
+                return UnavailableError.of(error)
 
     pool = ThreadPoolExecutor(max(1, min(jobs, len(wanted))), thread_name_prefix="fetch")
     try:
@@ -183,6 +188,11 @@ def _local(entry: WeightsEntry) -> tuple[Path | None, str | None]:
     if not isinstance(found, str) or expected is None:
         return None, None  # what another program left there vouches for nothing
     return Path(found), expected
+
+
+def _is_here(entry: WeightsEntry) -> bool:
+    path, _ = _local(entry)
+    return path is not None and path.is_file()
 
 
 def unknown_files(manifest: Manifest) -> list[State]:
@@ -298,6 +308,8 @@ def _use_hub_file(entry: WeightsEntry, hub: Hub, path: Path, place: str) -> Loca
     if hub.layout is not None:
         return _convert(entry, hub.layout, path, place, hub.url)
     sha256 = memoised_hash(path)
+    if entry.tensors_sha256 and (content := tensors_sha256(read_weights(path).tensors)) != entry.tensors_sha256:
+        raise IntegrityError(f"{hub.url}: its tensors have sha256 {content}, the manifest says {entry.tensors_sha256}")
     if hub.sha256 is None:
         hold_to_note(entry, hub.url, sha256)
     if hub.sha256 is None or hub.revision is None:

@@ -57,6 +57,7 @@ def run_fetch(args: argparse.Namespace) -> int:
             found[str(path)] = locate_file(path)
         except PyramidzooError as error:
             found[str(path)] = error
+            print(f"pyramidzoo: {error}", file=sys.stderr)
     for entry, result in fetch_all(entries, force=args.force, jobs=args.jobs):
         found[entry.id] = result
         if isinstance(result, PyramidzooError):
