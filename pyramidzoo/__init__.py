@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyramidzoo.factory import create_model as create_model
     from pyramidzoo.factory import get_weights as get_weights
     from pyramidzoo.factory import list_weights as list_weights
+    from pyramidzoo.inference import optimize as optimize
     from pyramidzoo.preprocessing import eval_transform as eval_transform
     from pyramidzoo.timm_adapter import register_with_timm as register_with_timm
 
@@ -27,6 +28,7 @@ _PUBLIC = {
     "get_weights": "pyramidzoo.factory",
     "list_models": "pyramidzoo.architectures",
     "list_weights": "pyramidzoo.factory",
+    "optimize": "pyramidzoo.inference",
     "register_with_timm": "pyramidzoo.timm_adapter",
 }
 __all__ = sorted([*_PUBLIC, "__version__"])

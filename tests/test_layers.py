@@ -18,7 +18,7 @@ FLOORS = {
             ["files", "formats", "architectures", "schema"],
             ["manifest", "archives"],
             ["containers", "models"],
-            ["convert", "loading", "preprocessing", "cache"],
+            ["convert", "inference", "loading", "preprocessing", "cache"],
             ["digests", "remote"],
             ["weights"],
             ["factory"],
