@@ -94,12 +94,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--data-dir", type=_path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--download", action="store_true", help="download the data set where it is absent")
-    p.add_argument("--split", default="test", help="test (default) or train")
+    p.add_argument("--split", help="test or train (default: the tested one, which is val for ImageNet)")
     p.add_argument("--output", type=_path, metavar="DIR", help="keep predictions and records, and resume from them")
     p.add_argument(
         "-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)"
     )
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    p.add_argument("-j", "--jobs", type=int, metavar="N", help="processes that decode images (default: one a core)")
+    p.add_argument("--resize", type=int, metavar="N", help="shorter side of large images, instead of the weights' own")
+    p.add_argument("--crop", type=int, metavar="N", help="side of the square cut from their centre, likewise")
+    p.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="how they are resized, likewise")
+    p.add_argument("--tensor-resize", action="store_true", help="resize them faster; recorded as not strict")
     p.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
     p.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
     p.add_argument("--amp-dtype", choices=("bf16", "fp16"), help="for --amp (default: bf16)")

@@ -90,7 +90,12 @@ def measured(entry: WeightsEntry, records: Sequence[Record] = (), *, tensors: st
     found = {(result.split, result.protocol): result for result in entry.results}
     for record in sorted(records, key=lambda record: record.date):
         same = record.weights == entry.id if known is None else record.tensors_sha256 == known
-        if same and record.strict and record.preprocessing_sha256 == entry.preprocessing.sha256():
+        if (
+            same
+            and record.strict
+            and record.not_the_split is None
+            and record.preprocessing_sha256 == entry.preprocessing.sha256()
+        ):
             found[record.split, record.protocol] = Result(**result_of(record))
     return tuple(found.values())
 

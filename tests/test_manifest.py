@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pyramidzoo import manifest
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.convert import LAYOUTS, get_layout
 from pyramidzoo.errors import IntegrityError, UsageError

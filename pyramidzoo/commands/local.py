@@ -101,10 +101,6 @@ def run_verify(args: argparse.Namespace) -> int:
     return worst_exit_code(codes)
 
 
-# data sets that weights are for, though none of the readers in evaluation/datasets is for them: classes, image
-_OTHERS = {"imagenet1k": (1000, (3, 224, 224))}
-
-
 def run_convert(args: argparse.Namespace) -> int:
     """Turn a foreign checkpoint into a safetensors file that `evaluate` and `create_model` can read."""
     from pyramidzoo.convert import convert_file
@@ -146,13 +142,10 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def _data_set(name: str) -> tuple[int, tuple[int, int, int]]:
     """Classes and image size. Raises UsageError."""
-    from pyramidzoo.evaluation.datasets import DATASETS
+    from pyramidzoo.evaluation.datasets import get_dataset
 
-    if name in DATASETS:
-        return DATASETS[name].classes, DATASETS[name].image_size
-    if name in _OTHERS:
-        return _OTHERS[name]
-    raise UsageError(f"no data set is called {name!r}; the data sets are {', '.join(sorted({*DATASETS, *_OTHERS}))}")
+    source = get_dataset(name)
+    return source.classes, source.image_size
 
 
 def _preprocessing(args: argparse.Namespace, image_size: tuple[int, int, int]) -> Preprocessing | None:

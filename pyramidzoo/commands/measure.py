@@ -14,7 +14,6 @@ from pyramidzoo.formats import render, show
 from pyramidzoo.manifest import WeightsEntry, load_manifest
 
 if TYPE_CHECKING:
-    from pyramidzoo.evaluation.datasets import ImageSet
     from pyramidzoo.evaluation.records import Record
 
 
@@ -32,22 +31,32 @@ def run_evaluate(args: argparse.Namespace) -> int:
         )
     if args.amp_dtype and not args.amp:
         raise UsageError("--amp-dtype says how to compute under --amp; give both")
+    if args.jobs is not None and args.jobs < 0:
+        raise UsageError(f"-j {args.jobs}: the number of processes cannot be negative; 0 decodes in this one")
 
-    from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
-    from pyramidzoo.evaluation.environment import keep_memory, pick_device
+    from pyramidzoo.evaluation.datasets import Reading, Split, default_data_dir, open_split
+    from pyramidzoo.evaluation.environment import keep_memory, own_cores, pick_device
     from pyramidzoo.evaluation.harness import Job, Settings, Subject, plan
     from pyramidzoo.evaluation.workers import Failure, evaluated, this_worker
+    from pyramidzoo.preprocessing import Override
 
     worker = this_worker()
     amp = (args.amp_dtype or "bf16") if args.amp else None
     keep_memory()
-    settings = Settings(pick_device(args.device, worker.local_rank), args.batch_size, amp, args.channels_last)
+    settings = Settings(
+        device=pick_device(args.device, worker.local_rank),
+        batch_size=args.batch_size,
+        amp=amp,
+        channels_last=args.channels_last,
+        reading=Reading(own_cores() if args.jobs is None else args.jobs, args.tensor_resize),
+        override=Override(args.resize, args.crop, args.interpolation),
+    )
     data_dir = args.data_dir or default_data_dir()
-    loaded: dict[str, ImageSet] = {}
+    loaded: dict[str, Split] = {}
 
-    def images_of(dataset: str) -> ImageSet:
+    def images_of(dataset: str) -> Split:
         if dataset not in loaded:
-            loaded[dataset] = load_dataset(dataset, args.split, data_dir, download=args.download)
+            loaded[dataset] = open_split(dataset, args.split, data_dir, download=args.download)
         return loaded[dataset]
 
     targets: list[WeightsEntry | Path] = [*entries, *files]
@@ -125,6 +134,7 @@ def _block(record: Record) -> str:
     low, high = record.interval
     lines = [
         f"{record.weights}: {record.dataset} {record.split}, {record.images:,} images, {record.device}",
+        *([] if record.protocol.startswith("full ") else [f"  protocol       {record.protocol}"]),
         f"  wrong          {record.wrong} (top-1 error {record.top1_error:.2f} %, 95 % within {low:.2f} to {high:.2f})",
         f"  top-5 correct  {record.top5_correct} (top-5 error {record.top5_error:.2f} %)",
         f"  recorded       {record.recorded}: {record.recorded_detail}",
@@ -134,7 +144,9 @@ def _block(record: Record) -> str:
             f"  claim          {claim.verdict}: {claim.by} published {claim.published} ({claim.statistic}), "
             f"ours is {claim.ours:.3f} by that statistic"
         )
-    if not record.strict:
+    if record.not_the_split:
+        lines.append(f"  claim          none: {record.not_the_split}")
+    elif not record.strict:
         lines.append(f"  claim          not judged: {record.arithmetic} is not strict fp32, which verdicts are about")
     elif not record.claims:
         lines.append("  claim          none: no published error is known for these weights on this split")

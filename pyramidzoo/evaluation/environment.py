@@ -40,6 +40,12 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def own_cores() -> int:
+    """Cores that this process may use: its share of the machine's under torchrun."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def keep_memory() -> bool:
     """Keep freed memory in this process instead of giving it back to the system; whether the C library could.
 

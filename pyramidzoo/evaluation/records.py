@@ -19,6 +19,9 @@ from pyramidzoo.schema import Invalid
 FORMAT = 1
 FILE_NAME = "record.json"
 
+# flags of what is faster and gives slightly other logits, and how they are called
+_LOOSE = {"channels_last": "channels last", "tensor_resize": "resized as tensors"}
+
 
 @dataclass(frozen=True)
 class ClaimCheck:
@@ -76,13 +79,18 @@ class Record:
 
     @property
     def strict(self) -> bool:
-        """Whether it was computed in the arithmetic that verdicts are about."""
-        return self.precision == "fp32" and not self.flags.get("channels_last")
+        """Whether it was computed in the arithmetic, and from the pixels, that verdicts are about."""
+        return is_strict(self.precision, self.flags)
 
     @property
     def arithmetic(self) -> str:
         """How it was computed, in a few words."""
-        return self.precision + (", channels last" if self.flags.get("channels_last") else "")
+        return ", ".join([self.precision, *(text for flag, text in _LOOSE.items() if self.flags.get(flag))])
+
+    @property
+    def not_the_split(self) -> str | None:
+        """Why these images are not the split as it was published, if they are not: then nothing can be compared."""
+        return self.flags.get("not_the_split")
 
     @property
     def wrong(self) -> int:
@@ -115,6 +123,11 @@ class Record:
             "top1_error_interval": [low, high],
         }
         return dataclasses.asdict(self) | derived
+
+
+def is_strict(precision: str, flags: Mapping[str, Any]) -> bool:
+    """Whether verdicts are about what was computed like this."""
+    return precision == "fp32" and not any(flags.get(flag) for flag in _LOOSE)
 
 
 def result_of(record: Record) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from pyramidzoo.architectures import architectures, get_architecture
 from pyramidzoo.errors import UsageError
+from pyramidzoo.evaluation.datasets import DATASETS
 from pyramidzoo.evaluation.harness import check_claims, recorded_result
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.records import ClaimCheck, Record
@@ -21,24 +22,15 @@ from pyramidzoo.evaluation.verdicts import paper_verdict
 from pyramidzoo.manifest import Manifest, WeightsEntry
 from pyramidzoo.models import build
 
-_CLASSES = {
-    "cifar10": 10,
-    "cifar100": 100,
-    "svhn": 10,
-    "mnist": 10,
-    "fashion_mnist": 10,
-    "digits": 10,
-    "imagenet1k": 1000,
-}
-_SPLIT = "test"  # where every published number here was measured; ImageNet's validation images serve as its test
-
-
 OTHERS = "Z"  # the table of what was measured without a published row
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One set of weights, measured: from a record, or (`recorded` "as recorded") from the manifest's own results."""
+    """One set of weights, measured: from a record, or (`recorded` "as recorded") from the manifest's own results.
+
+    `whole` is whether it was on the whole split, as published rows are.
+    """
 
     weights: str
     architecture: str
@@ -50,6 +42,7 @@ class Measurement:
     recorded: str
     strict: bool
     claims: tuple[ClaimCheck, ...]
+    whole: bool = True
 
 
 @cache
@@ -88,6 +81,7 @@ def from_records(records: Iterable[Record]) -> list[Measurement]:
             recorded=r.recorded if r.strict else f"{r.recorded} (not strict: {r.arithmetic})",
             strict=r.strict,
             claims=r.claims,
+            whole=r.not_the_split is None,
         )
         for r in records
     ]
@@ -97,7 +91,8 @@ def from_manifest(manifest: Manifest) -> list[Measurement]:
     """What the manifest's own strict results say."""
     found = []
     for entry in manifest.entries.values():
-        result = recorded_result(entry, _SPLIT)
+        split = _published_split(entry.dataset)
+        result = recorded_result(entry, split)
         if result is None:
             continue
         wrong, channels = result.images - result.top1_correct, entry.preprocessing.input_size[0]
@@ -108,12 +103,12 @@ def from_manifest(manifest: Manifest) -> list[Measurement]:
                 architecture=entry.architecture,
                 parameters=parameters(entry.architecture, entry.dataset, {**entry.arguments, "in_chans": channels}),
                 dataset=entry.dataset,
-                split=_SPLIT,
+                split=split,
                 images=result.images,
                 wrong=wrong,
                 recorded="as recorded",
                 strict=True,
-                claims=check_claims(entry, _SPLIT, statistics, result.images),
+                claims=check_claims(entry, split, statistics, result.images),
             )
         )
     return found
@@ -149,12 +144,20 @@ def table_rows(table: str, manifest: Manifest, known: Iterable[Measurement]) -> 
 def _has_row(measurement: Measurement, targets: list[Any]) -> bool:
     """Whether published rows are about this network on these images."""
     here = (measurement.architecture, measurement.dataset, measurement.split)
-    return any((target["architecture"], target["dataset"], _SPLIT) == here for target in targets)
+    return measurement.whole and any(
+        (target["architecture"], target["dataset"], _published_split(target["dataset"])) == here for target in targets
+    )
+
+
+def _published_split(dataset: str) -> str:
+    """Where every published number on a data set was measured: ImageNet's validation images serve as its test."""
+    return DATASETS[dataset].splits[0] if dataset in DATASETS else "test"
 
 
 def _rowless(known: Iterable[Measurement]) -> list[dict[str, Any]]:
     return [
-        {"row": None, "data set": f"{m.dataset} {m.split}"} | _measured_cells(m, [])
+        {"row": None, "data set": f"{m.dataset} {m.split}" + ("" if m.whole else f", {m.images:,} images")}
+        | _measured_cells(m, [])
         for m in known
         if not _has_row(m, published()["targets"])
     ]
@@ -162,10 +165,10 @@ def _rowless(known: Iterable[Measurement]) -> list[dict[str, Any]]:
 
 def parameters(architecture: str | None, dataset: str, arguments: Mapping[str, Any]) -> int | None:
     """The exact parameter count of a network with that data set's classes; None where the zoo has no such network."""
-    if architecture not in architectures() or dataset not in _CLASSES:
+    if architecture not in architectures() or dataset not in DATASETS:
         return None
     trunk, features = _trunk(architecture, tuple(arguments.items()))
-    return trunk + _CLASSES[dataset] * (features + 1)
+    return trunk + DATASETS[dataset].classes * (features + 1)
 
 
 @cache

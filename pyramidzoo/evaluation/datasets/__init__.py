@@ -1,4 +1,4 @@
-"""Data sets as their authors published them, checked by hash and held as one uint8 tensor."""
+"""Data sets as their authors published them: small ones checked by hash and held as a tensor, large ones decoded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.datasets._source import ImageSet, Source
+from pyramidzoo.evaluation.datasets._source import ImageSet, InMemory, Reading, Source, Split
 from pyramidzoo.evaluation.datasets.cifar import CIFAR10, CIFAR100
 from pyramidzoo.evaluation.datasets.digits import DIGITS
+from pyramidzoo.evaluation.datasets.imagenet import IMAGENET1K
 from pyramidzoo.evaluation.datasets.mnist import FASHION_MNIST, MNIST
 from pyramidzoo.evaluation.datasets.svhn import SVHN
 from pyramidzoo.files import user_path
 
-__all__ = ["DATASETS", "ImageSet", "Source", "default_data_dir", "get_dataset", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "ImageSet",
+    "Reading",
+    "Source",
+    "Split",
+    "default_data_dir",
+    "get_dataset",
+    "load_dataset",
+    "open_split",
+]
 
 DATASETS: Mapping[str, Source] = {
     "cifar10": CIFAR10,
@@ -22,6 +33,7 @@ DATASETS: Mapping[str, Source] = {
     "svhn": SVHN,
     "mnist": MNIST,
     "fashion_mnist": FASHION_MNIST,
+    "imagenet1k": IMAGENET1K,
     "digits": DIGITS,
 }
 
@@ -37,13 +49,29 @@ def load_dataset(name: str, split: str, data_dir: Path | None, *, download: bool
     """Read a split from the official files in `data_dir`, each of which must have its official hash.
 
     `download` fetches the official archive where the files are absent; "digits" is part of the package and needs
-    neither. Raises UsageError for an unknown name or split, UnavailableError where the data are not there,
-    IntegrityError where a file is altered.
+    neither. Raises UsageError for an unknown name or split and for a data set that is too large to hold,
+    UnavailableError where the data are not there, IntegrityError where a file is altered.
     """
     source = get_dataset(name)
+    if not isinstance(source, InMemory):
+        raise UsageError(f"{source.title} is too large to be held in memory; `open_split` reads it in batches")
+    _require_split(source, split)
+    return source.open(name, split, data_dir, download=download)
+
+
+def open_split(name: str, split: str | None, data_dir: Path | None, *, download: bool = False) -> Split:
+    """A split of any size, the tested one where `split` is None. Raises as `load_dataset` does."""
+    source = get_dataset(name)
+    wanted = split or source.splits[0]
+    if isinstance(source, InMemory):
+        return load_dataset(name, wanted, data_dir, download=download)
+    _require_split(source, wanted)
+    return source.open(name, wanted, data_dir, download=download)
+
+
+def _require_split(source: Source, split: str) -> None:
     if split not in source.splits:
         raise UsageError(f"{source.title} has no split {split!r}; it has {', '.join(source.splits)}")
-    return source.load(name, split, data_dir, download=download)
 
 
 def default_data_dir() -> Path | None:

@@ -1,4 +1,4 @@
-"""What every data set is to its users: one uint8 tensor of images, their labels, and a fingerprint."""
+"""What every data set is to its users: a split whose images come in batches, with labels and a fingerprint."""
 
 from __future__ import annotations
 
@@ -6,22 +6,72 @@ import contextlib
 import hashlib
 import http.client
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyramidzoo.errors import IntegrityError, UnavailableError
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
+from pyramidzoo.manifest import Preprocessing
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """One split: images uint8 (N, C, H, W), labels int64 (N), and a sha256 over both (the fingerprint)."""
+class Reading:
+    """How encoded images are read: by so many processes (0: by this one), and resized as tensors or as Pillow does."""
+
+    workers: int = 0
+    tensor_resize: bool = False
+
+
+class Split(ABC):
+    """What evaluation needs of the images and labels of one split.
+
+    A sample has a place, by which images and `labels` (int64, N) come, and an index, by which predictions are kept and
+    hashed: the same for the same images however they are stored. `shortfall` says why these are not the split as its
+    authors published it, if they are not; then no number on them is held against anybody's.
+    """
+
+    name: str
+    split: str
+    classes: int
+    labels: Tensor
+    fingerprint: str
+    shortfall: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def index(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The index of each sample from place `start` to before `stop`."""
+        return np.arange(start, stop)
+
+    @abstractmethod
+    def require(self, preprocessing: Preprocessing, whose: str) -> None:
+        """Raise UsageError where images cannot be prepared like this; `whose` it is, for the message."""
+
+    @abstractmethod
+    def batches(
+        self, spans: Iterable[tuple[int, int]], preprocessing: Preprocessing, device: torch.device, reading: Reading
+    ) -> Generator[Tensor, None, None]:
+        """uint8 images (n, C, H, W) on the device for each span of places, in order, sized but not yet normalised.
+
+        Close it when done: it may hold processes. Raises IntegrityError for a damaged image, UnavailableError.
+        """
+
+    def flags(self, reading: Reading) -> dict[str, Any]:
+        """What of the reading, and of what reads, predictions depend on."""
+        return {}
+
+
+@dataclass(frozen=True)
+class ImageSet(Split):
+    """A split in memory: images uint8 (N, C, H, W), labels int64 (N), and a sha256 over both (the fingerprint)."""
 
     name: str
     split: str
@@ -30,18 +80,40 @@ class ImageSet:
     labels: Tensor
     fingerprint: str
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    def require(self, preprocessing: Preprocessing, whose: str) -> None:
+        """Here is one full image and nothing else; weights that want another input cannot be judged by it."""
+        wanted, size = preprocessing, tuple(self.images.shape[1:])
+        if wanted.input_size != size or wanted.resize is not None or wanted.crop is not None:
+            raise UsageError(
+                f"{whose} wants images of {wanted.input_size}, resize {wanted.resize}, crop {wanted.crop}; "
+                f"{self.name} is evaluated on full images of {size} only"
+            )
+
+    def batches(
+        self, spans: Iterable[tuple[int, int]], preprocessing: Preprocessing, device: torch.device, reading: Reading
+    ) -> Generator[Tensor, None, None]:
+        pixels = self.images.to(device)
+        for start, stop in spans:
+            yield pixels[start:stop]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Where a data set comes from. `image_size` is (channels, height, width) in pixels."""
+    """Where a data set comes from. `image_size` is (channels, height, width) in pixels; the first split is the test."""
 
     title: str
     classes: int
     image_size: tuple[int, int, int]
     splits: tuple[str, ...]
+
+    @abstractmethod
+    def open(self, name: str, split: str, data_dir: Path | None, *, download: bool) -> Split:
+        """One split. Raises UnavailableError where the data are not there, IntegrityError where a file is altered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory(Source):
+    """A data set that is small enough to be held as a tensor."""
 
     @abstractmethod
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -50,7 +122,7 @@ class Source(ABC):
         Raises UnavailableError where the data are not there, IntegrityError where a file is altered.
         """
 
-    def load(self, name: str, split: str, data_dir: Path | None, *, download: bool) -> ImageSet:
+    def open(self, name: str, split: str, data_dir: Path | None, *, download: bool) -> ImageSet:
         """`read`, as tensors with their fingerprint."""
         pixels, labels = self.read(split, data_dir, download=download)
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes())
@@ -66,7 +138,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfficialFiles(Source):
+class OfficialFiles(InMemory):
     """A data set in files that its authors published, each with its official MD5.
 
     `files` are those of each split, by their path below the data folder; `torchvision` is the class there that can

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pyramidzoo.containers import read_tensors
 from pyramidzoo.errors import IntegrityError
-from pyramidzoo.evaluation.datasets._source import Source
+from pyramidzoo.evaluation.datasets._source import InMemory
 from pyramidzoo.files import file_hash, packaged
 
 FILE = "bundled/digits.safetensors"
@@ -19,7 +19,7 @@ TRAINING_IMAGES = 898
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits(Source):
+class Digits(InMemory):
     """Grey levels 0 to 16, stretched to 0 to 255.
 
     The first 898 images are for training, the other 899 for testing: the unshuffled halves of scikit-learn's own

@@ -1,0 +1,122 @@
+"""What reading large images costs: the loader of `evaluate` against a bare decode loop, and its faster resizing.
+
+    python benchmarks/imagenet.py [--rounds 7] [--images 800] [--workers 2]
+
+The images are generated, 500x375 pixels as most of ImageNet's, with noise that makes them about as large (100 kB). The
+bare loop reads, decodes, resizes and crops each with the same Pillow operations and keeps nothing. The loader gives
+uint8 batches of 64, from this process alone and from as many others as asked, which it starts and ends too. `tensor
+resize` is compared in pixels as well, and by the predictions of a network with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timing import compared, interleaved, write_results
+from torchvision import transforms
+
+from pyramidzoo import create_model
+from pyramidzoo.evaluation.datasets import Reading, Split, open_split
+from pyramidzoo.evaluation.environment import keep_memory
+from pyramidzoo.manifest import Preprocessing
+from pyramidzoo.preprocessing import Normalize
+
+BATCH = 64
+CPU = torch.device("cpu")
+
+
+def generate(folder: Path, images: int) -> None:
+    """A tree of that many JPEG files, half of them upright."""
+    dice = np.random.default_rng(0)
+    for number in range(images):
+        size = (500, 375) if number % 2 else (375, 500)
+        coarse = Image.fromarray(dice.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int64)
+        noisy = (smooth + dice.integers(-24, 25, smooth.shape)).clip(0, 255).astype(np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(noisy).save(stream, "JPEG", quality=90)
+        place = folder / "val" / "n01440764"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:08d}.JPEG").write_bytes(stream.getvalue())
+
+
+def batches(images: Split, preprocessing: Preprocessing, reading: Reading) -> list[torch.Tensor]:
+    spans = [(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
+    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading)) as found:
+        return list(found)
+
+
+def measured(folder: Path, interpolation: str, rounds: int, workers: int) -> list[dict[str, Any]]:
+    images = open_split("imagenet1k", None, folder)
+    constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    preprocessing = Preprocessing((3, 224, 224), *constants, resize=256, crop=224, interpolation=interpolation)
+    paths = sorted((folder / "val" / "n01440764").iterdir())
+    resize = transforms.Resize(256, transforms.InterpolationMode(interpolation))
+    crop = transforms.CenterCrop(224)
+
+    def bare() -> None:
+        for path in paths:
+            with path.open("rb") as stream:
+                np.asarray(crop(resize(Image.open(stream).convert("RGB"))))
+
+    variants = {
+        "bare loop": bare,
+        "loader, -j 0": lambda: batches(images, preprocessing, Reading()),
+        f"loader, -j {workers}": lambda: batches(images, preprocessing, Reading(workers)),
+        "loader, -j 0, tensor resize": lambda: batches(images, preprocessing, Reading(0, True)),
+        f"loader, -j {workers}, tensor resize": lambda: batches(images, preprocessing, Reading(workers, True)),
+    }
+    rows = compared(interleaved(variants, rounds=rounds), "bare loop")
+    pixels = [torch.cat(batches(images, preprocessing, Reading(0, tensor))) for tensor in (False, True)]
+    off = (pixels[0].int() - pixels[1].int()).abs()
+    torch.manual_seed(0)
+    model, normalize = create_model("resnet18").eval(), Normalize(preprocessing)
+    with torch.inference_mode():
+        found = [torch.cat([model(normalize(part)) for part in torch.split(of, BATCH)]) for of in pixels]
+    moved = int((found[0].argmax(1) != found[1].argmax(1)).sum())
+    difference = {
+        "largest difference": int(off.max()),
+        "mean difference": round(off.double().mean().item(), 5),
+        "moved predictions": moved,
+        "images": len(images),
+    }
+    print(f"{interpolation}, tensor resize: {difference}")
+    return [
+        {
+            "subject": interpolation,
+            **row,
+            "images_per_second": round(len(images) / row["median"], 1),
+            **(difference if "tensor" in row["variant"] else {}),
+        }
+        for row in rows
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=800)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    keep_memory()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder), args.images)
+        rows = [
+            row
+            for interpolation in ("bilinear", "bicubic")
+            for row in measured(Path(folder), interpolation, args.rounds, args.workers)
+        ]
+    write_results("imagenet", rows)
+
+
+if __name__ == "__main__":
+    main()

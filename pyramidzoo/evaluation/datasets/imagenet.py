@@ -1,0 +1,179 @@
+"""ImageNet's validation images, from a folder for each class or from the Parquet files of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyramidzoo.errors import IntegrityError, UnavailableError
+from pyramidzoo.evaluation.datasets import _parquet
+from pyramidzoo.evaluation.datasets._encoded import Encoded, EncodedSet
+from pyramidzoo.evaluation.datasets._source import Source
+
+IMAGES, CLASSES = 50_000, 1_000
+_PLACES = (".", "imagenet", "imagenet1k", "imagenet-1k", "imagenet_1k", "ImageNet", "ILSVRC2012")
+_TREES = ("val", "validation")
+_SHARDS = ("data/validation-*.parquet", "validation-*.parquet")
+_OFFICIAL = re.compile(r"ILSVRC2012_val_(\d{8})\D")
+_WNID = re.compile(r"n\d{8}(?!\d)")
+_HOW = (
+    "name the folder that holds val/CLASS/*.JPEG, or the Hub's data/validation-*.parquet (ILSVRC/imagenet-1k), with "
+    "--data-dir or PYRAMIDZOO_DATA"
+)
+
+
+@dataclass(frozen=True)
+class Files(Encoded):
+    """A file for each image."""
+
+    paths: Sequence[Path]
+
+    def read(self, start: int, stop: int) -> list[tuple[str, bytes]]:
+        return [(str(path), path.read_bytes()) for path in self.paths[start:stop]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(Source):
+    """The classes are those of the ILSVRC 2012, in the order of their WordNet ids."""
+
+    title: str = "ImageNet"
+    classes: int = CLASSES
+    image_size: tuple[int, int, int] = (3, 224, 224)
+    splits: tuple[str, ...] = ("val",)
+
+    def open(self, name: str, split: str, data_dir: Path | None, *, download: bool) -> EncodedSet:
+        """Nobody may download it without an account: `download` changes nothing."""
+        if data_dir is None:
+            raise UnavailableError(f"nothing says where {self.title} is; {_HOW}")
+        flat = None
+        for place in (data_dir / name for name in _PLACES):
+            for tree in [*(place / name for name in _TREES), place]:
+                if not tree.is_dir():
+                    continue
+                if _has_classes(tree, strict=tree == place):
+                    return _of_tree(name, split, tree)
+                if any(tree.glob("ILSVRC2012_val_*")) or any(tree.glob("ILSVRC2012_img_val.tar")):
+                    flat = flat or tree
+            for pattern in _SHARDS:
+                if shards := sorted(place.glob(pattern)):
+                    return _of_shards(name, split, shards)
+        if flat:
+            raise UnavailableError(
+                f"{flat} holds images without their classes; with ILSVRC2012_img_val.tar and "
+                "ILSVRC2012_devkit_t12.tar.gz in DIR, "
+                "`python -c \"from torchvision.datasets import ImageNet; ImageNet('DIR', 'val')\"` makes DIR/val with "
+                "a folder for each class"
+            )
+        raise UnavailableError(f"{self.title} is not in {data_dir}; {_HOW}")
+
+
+IMAGENET1K = ImageNet()
+
+
+def shortfall(names: Sequence[str], labels: NDArray[np.int64]) -> str | None:
+    """Why these are not the validation images as published, None where nothing tells them apart."""
+    if len(labels) != IMAGES:
+        return f"{len(labels):,} images are not the {IMAGES:,} of the split"
+    if (np.bincount(labels, minlength=CLASSES) != IMAGES // CLASSES).any():
+        return f"the {CLASSES:,} classes do not have {IMAGES // CLASSES} images each, as they have in the split"
+    found = [_OFFICIAL.search(name) for name in names]
+    if {int(match[1]) for match in found if match} != set(range(1, IMAGES + 1)):
+        return "the images do not have the names of the split, ILSVRC2012_val_00000001 and so on"
+    wnids, named = _wnids(), map(_WNID.search, names)
+    if any(match is None or match[0] != wnids[label] for match, label in zip(named, labels, strict=True)):
+        return "the WordNet ids in the names of folders or images are not those of the classes"
+    return None
+
+
+def _has_classes(folder: Path, *, strict: bool) -> bool:
+    """Whether there are folders, and where it may be any folder of data sets, only such as are named by WordNet ids."""
+    if strict:
+        return any(_WNID.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    return any(path.is_dir() for path in folder.iterdir())
+
+
+def _of_tree(name: str, split: str, tree: Path) -> EncodedSet:
+    """torchvision's own order of classes and files. Folders of WordNet ids may be missing, others not."""
+    from torchvision.datasets import ImageFolder
+
+    found = ImageFolder(tree, allow_empty=True)
+    numbers = _labels(tree, found.classes)
+    if not found.samples:
+        raise UnavailableError(f"the folders of {tree} hold no images; {_HOW}")
+    paths = [Path(path) for path, _ in found.samples]
+    labels = numbers[[number for _, number in found.samples]].astype(np.int64)
+    names = [path.relative_to(tree).as_posix() for path in paths]
+    sizes = [path.stat().st_size for path in paths]
+    return EncodedSet(
+        name=name,
+        split=split,
+        classes=CLASSES,
+        encoded=Files(paths),
+        labels=torch.from_numpy(labels),
+        fingerprint=_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
+        shortfall=shortfall(names, labels),
+    )
+
+
+def _labels(tree: Path, folders: list[str]) -> NDArray[np.int64]:
+    """The label of each folder, which are sorted by name. Raises UnavailableError where it cannot be known."""
+    if len(folders) != CLASSES:
+        official = {wnid: label for label, wnid in enumerate(_wnids())}
+        strange = [folder for folder in folders if folder not in official]
+        if strange:
+            raise UnavailableError(
+                f"{tree} has {len(folders):,} folders, one of them {strange[0]!r}; name them by ImageNet's WordNet ids "
+                f"(n01440764), or make one for each of the {CLASSES:,} classes, in the order of their names"
+            )
+        return np.array([official[folder] for folder in folders])
+    if all(map(str.isdecimal, folders)) and sorted(folders, key=int) != folders:
+        raise UnavailableError(
+            f"the folders of {tree} are numbers, which as names come in another order ({', '.join(folders[:3])}); name "
+            "them by ImageNet's WordNet ids (n01440764), or with leading zeros"
+        )
+    return np.arange(CLASSES)
+
+
+def _of_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
+    """In the order of the rows, which is read fast, and indexed as the tree would be: by class, then by name."""
+    encoded, names, labels = _parquet.opened(shards)
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= CLASSES:
+        raise IntegrityError(f"{shards[0].parent} has labels that are not 0 to {CLASSES - 1}; get the files again")
+    by_index = sorted(range(len(names)), key=lambda row: (labels[row], names[row]))
+    order = np.empty(len(names), np.int64)
+    order[by_index] = np.arange(len(names))
+    rows = [(names[row], 0, int(labels[row])) for row in by_index]
+    return EncodedSet(
+        name=name,
+        split=split,
+        classes=CLASSES,
+        encoded=encoded,
+        labels=torch.from_numpy(labels),
+        fingerprint=_fingerprint([*rows, *((shard.name, shard.stat().st_size, -1) for shard in shards)]),
+        order=order,
+        shortfall=shortfall(names, labels),
+    )
+
+
+def _fingerprint(images: Iterable[tuple[str, int, int]]) -> str:
+    """sha256 over index, name, size in bytes and label of each image; what is in the files is not read."""
+    digest = hashlib.sha256()
+    for index, (name, size, label) in enumerate(images):
+        digest.update(f"{index}\0{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _wnids() -> list[str]:
+    """The 1,000 WordNet ids in the order of the labels."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info: Any = ImageNetInfo("imagenet-1k")
+    return list(info.label_names())

@@ -1,0 +1,716 @@
+"""ImageNet from trees and Parquet files: the pixels of torchvision and timm, counts known in advance, no image lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+import torchvision
+from imagenet_tree import encoded, generated, odd_images, picture, write_shards, write_tree
+from PIL import Image, ImageFile
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from pyramidzoo import cli
+from pyramidzoo.containers import Description, write_tensors
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.evaluation import harness
+from pyramidzoo.evaluation.datasets import Reading, Split, imagenet, load_dataset, open_split
+from pyramidzoo.evaluation.datasets._decoding import Decoder
+from pyramidzoo.evaluation.datasets._encoded import EncodedSet, _Crops
+from pyramidzoo.evaluation.harness import Settings, Subject, conclude, evaluate, plan, protocol_of
+from pyramidzoo.evaluation.predictions import Part
+from pyramidzoo.evaluation.records import read_records
+from pyramidzoo.evaluation.tables import Measurement, from_records, table_rows
+from pyramidzoo.manifest import Preprocessing, Result, load_manifest
+from pyramidzoo.preprocessing import Normalize, Override, eval_transform
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL = Preprocessing((3, 32, 32), MEAN, STD, resize=36, crop=32, interpolation="bilinear")
+
+
+def prepared(resize: int, crop: int, interpolation: str) -> Preprocessing:
+    return Preprocessing((3, crop, crop), MEAN, STD, resize=resize, crop=crop, interpolation=interpolation)
+
+
+def pixels_of(images: Split, preprocessing: Preprocessing, reading: Reading | None = None, batch: int = 4) -> Any:
+    """All images as a network sees them, in the order of their indices."""
+    spans = [(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
+    normalize = Normalize(preprocessing)
+    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading or Reading())) as batches:
+        found = torch.cat([normalize(batch) for batch in batches])
+    return found[np.argsort(images.index(0, len(images)))]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("odd")
+    write_tree(folder / "val", [("n01440764", name, content) for name, content in odd_images().items()])
+    return folder
+
+
+PROTOCOLS = [(36, 32, "bilinear"), (36, 32, "bicubic"), (33, 32, "bicubic"), (32, 32, "bilinear"), (17, 11, "bicubic")]
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency", "ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=str)
+def test_every_image_is_torchvisions_and_timms(protocol: tuple[int, int, str], odd: Path) -> None:
+    resize, crop, interpolation = protocol
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(resize, transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(crop),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    timms = timm.data.create_transform(
+        input_size=crop, interpolation=interpolation, mean=MEAN, std=STD, crop_pct=crop / (resize + 0.1)
+    )
+    assert resize == next(step.size for step in timms.transforms if isinstance(step, transforms.Resize))
+    reference = ImageFolder(str(odd / "val"))  # its loader: Pillow, to RGB
+    found = pixels_of(open_split("imagenet1k", None, odd), prepared(*protocol))
+    assert len(found) == len(reference) == len(odd_images())
+    ours = eval_transform(prepared(*protocol))
+    for (path, _), (image, _), pixels in zip(reference.samples, reference, found, strict=True):
+        assert torch.equal(pixels, theirs(image)), path
+        assert torch.equal(pixels, timms(image)), path
+        assert torch.equal(pixels, ours(image)), path
+
+
+def test_the_orientation_of_exif_is_not_applied(odd: Path) -> None:
+    names = sorted(odd_images())
+    found = dict(zip(names, pixels_of(open_split("imagenet1k", None, odd), SMALL), strict=True))
+    with Image.open(odd / "val/n01440764/orientation6.JPEG") as turned:
+        assert turned.getexif()[0x0112] == 6
+    expected = found["plain.JPEG"]  # the same without EXIF
+    assert torch.equal(found["orientation3.JPEG"], expected)
+    assert torch.equal(found["orientation6.JPEG"], expected)
+
+
+def test_processes_and_batches_change_no_pixel(odd: Path) -> None:
+    images = open_split("imagenet1k", None, odd)
+    alone = pixels_of(images, SMALL)
+    state = torch.get_rng_state()
+    assert torch.equal(pixels_of(images, SMALL, Reading(workers=2), batch=3), alone)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert multiprocessing.active_children() == []
+
+
+def test_tensors_are_resized_to_within_two_grey_levels(tmp_path: Path) -> None:
+    contents = [encoded(Image.fromarray(picture(120, 90, seed))) for seed in range(4)]
+    write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k, content in enumerate(contents)])
+    images = open_split("imagenet1k", None, tmp_path)
+    for interpolation in ("bilinear", "bicubic"):
+        protocol, levels = prepared(64, 56, interpolation), []
+        for tensor_resize in (False, True):
+            with contextlib.closing(images.batches([(0, 4)], protocol, CPU, Reading(0, tensor_resize))) as batches:
+                levels.append(next(batches).int())
+        off = (levels[0] - levels[1]).abs()
+        assert 0 < off.max() <= 2
+
+
+DAMAGED = {
+    "truncated": lambda whole: whole[: len(whole) // 2],
+    "two bytes short": lambda whole: whole[:-2],
+    "empty": lambda whole: b"",
+    "no image": lambda whole: b"<html>not found</html>",
+    "no header": lambda whole: whole[:4] + bytes(200),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_and_never_left_out(
+    damage: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encoded(Image.fromarray(picture(80, 60, 1)))
+    contents = {"a.JPEG": whole, "b.JPEG": DAMAGED[damage](whole), "c.JPEG": whole}
+    write_tree(tmp_path / "val", [("n01440764", *item) for item in contents.items()])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries leave it
+    images = open_split("imagenet1k", None, tmp_path)
+    with pytest.raises(IntegrityError, match=r"^\S*n01440764/b.JPEG is damaged: .*; get it again$") as caught:
+        pixels_of(images, SMALL, Reading(workers))
+    assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
+    assert caught.value.exit_code == 4
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_an_image_that_has_gone(tmp_path: Path) -> None:
+    write_tree(tmp_path / "val", [("n01440764", "a.JPEG", encoded(Image.fromarray(picture(40, 40, 1))))])
+    images = open_split("imagenet1k", None, tmp_path)
+    (tmp_path / "val/n01440764/a.JPEG").unlink()
+    for workers in (0, 1):
+        with pytest.raises(UnavailableError, match=r"a\.JPEG: No such file"):
+            pixels_of(images, SMALL, Reading(workers))
+
+
+# --- where the images are ---
+
+
+@pytest.mark.parametrize("place", ["", "imagenet", "ILSVRC2012", "imagenet-1k"])
+@pytest.mark.parametrize("form", ["val", "validation", "data", "shards"])
+def test_images_are_found_under_the_names_people_use(place: str, form: str, tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    folder = tmp_path / place
+    if form in ("val", "validation"):
+        write_tree(folder / form, [("n01443537", "a.JPEG", content)])
+    else:
+        write_shards(folder / "data" if form == "data" else folder / "parquet", [("a", 1, content)], shards=1)
+        for shard in [] if form == "data" else (folder / "parquet").iterdir():
+            shard.rename(folder / shard.name)
+    images = open_split("imagenet1k", "val", tmp_path)
+    assert (images.name, images.split, images.classes, len(images)) == ("imagenet1k", "val", 1000, 1)
+    assert images.labels.tolist() == [1]
+
+
+def test_the_folder_of_the_classes_itself(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    write_tree(tmp_path, [("n01443537", "a.JPEG", content)])
+    assert open_split("imagenet1k", None, tmp_path).labels.tolist() == [1]
+
+
+def test_torchvisions_layout_has_torchvisions_labels(tmp_path: Path) -> None:
+    wnids = imagenet._wnids()
+    assert len(wnids) == 1000
+    assert wnids == sorted(wnids)
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    for wnid in wnids:
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+    write_tree(tmp_path / "val", [(wnids[k], f"{k}.JPEG", content) for k in (999, 3, 500, 3)])
+    torch.save(({wnid: (wnid,) for wnid in wnids}, []), tmp_path / "meta.bin")
+    reference = ImageFolder(tmp_path / "val", allow_empty=True)
+    with contextlib.suppress(FileNotFoundError):  # where empty classes are not to its taste
+        reference = torchvision.datasets.ImageNet(tmp_path, split="val")
+    assert (
+        open_split("imagenet1k", None, tmp_path).labels.tolist() == [y for _, y in reference.samples] == [3, 500, 999]
+    )
+    for wnid in wnids[:3]:  # without the empty ones, labels must not move up
+        (tmp_path / "val" / wnid).rmdir()
+    assert open_split("imagenet1k", None, tmp_path).labels.tolist() == [3, 500, 999]
+
+
+def test_where_the_images_are_not(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="nothing says where ImageNet is; name the folder"):
+        open_split("imagenet1k", None, None)
+    with pytest.raises(UnavailableError, match=r"ImageNet is not in .*; name the folder that holds val/CLASS"):
+        open_split("imagenet1k", None, tmp_path, download=True)
+    with pytest.raises(UsageError, match="ImageNet has no split 'test'; it has val"):
+        open_split("imagenet1k", "test", tmp_path)
+    with pytest.raises(UsageError, match="is too large to be held in memory"):
+        load_dataset("imagenet1k", "val", tmp_path)
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    write_tree(tmp_path, [("val", "ILSVRC2012_val_00000001.JPEG", content)])
+    with pytest.raises(UnavailableError, match=r"images without their classes.*torchvision.datasets import ImageNet"):
+        open_split("imagenet1k", None, tmp_path)
+    write_tree(tmp_path / "val", [("0", "a.JPEG", content), ("n01440764", "a.JPEG", content)])
+    with pytest.raises(UnavailableError, match="has 2 folders, one of them '0'; name them by"):
+        open_split("imagenet1k", None, tmp_path)
+    (tmp_path / "other/val/n01440764").mkdir(parents=True)
+    with pytest.raises(UnavailableError, match="hold no images"):
+        open_split("imagenet1k", None, tmp_path / "other")
+    write_tree(tmp_path / "numbers/val", [(str(k), "a.JPEG", content) for k in range(1000)])
+    with pytest.raises(UnavailableError, match=r"are numbers, which as names come in another order \(0, 1, 10\); name"):
+        open_split("imagenet1k", None, tmp_path / "numbers")
+
+
+def test_what_the_official_images_are() -> None:
+    wnids, labels = imagenet._wnids(), np.arange(50_000) % 1000
+    names = [f"{wnids[k % 1000]}/ILSVRC2012_val_{k + 1:08d}.JPEG" for k in range(50_000)]
+    assert imagenet.shortfall(names, labels) is None
+    assert imagenet.shortfall([f"{name[10:-5]}_{name[:9]}.JPEG" for name in names], labels) is None  # the Hub's
+    assert imagenet.shortfall(names[1:], labels[1:]) == "49,999 images are not the 50,000 of the split"
+    assert "do not have 50 images each" in str(imagenet.shortfall(names, labels // 2))
+    twice = [names[0].replace("00000001", "00000002"), *names[1:]]
+    assert "do not have the names of the split" in str(imagenet.shortfall(twice, labels))
+    for strange in ([name[10:] for name in names], labels), (names, np.roll(labels, 1)):
+        assert "are not those of the classes" in str(imagenet.shortfall(*strange))
+
+
+def test_the_fingerprint_covers_index_name_size_and_label(tmp_path: Path) -> None:
+    contents = [encoded(Image.fromarray(picture(40, 40, seed))) for seed in range(3)]
+    place = tmp_path / "val" / "n01440764"
+    write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k, content in enumerate(contents)])
+
+    def now() -> str:
+        return open_split("imagenet1k", None, tmp_path).fingerprint
+
+    seen = {now()}
+    (place / "0.JPEG").touch()
+    os.utime(place / "1.JPEG", (1, 1))
+    assert {now()} == seen
+    (place / "2.JPEG").rename(place / "9.JPEG")
+    seen.add(now())
+    with (place / "9.JPEG").open("ab") as stream:
+        stream.write(b"\0")
+    seen.add(now())
+    place.rename(tmp_path / "val" / "n01443537")
+    seen.add(now())
+    (tmp_path / "val/n01443537/9.JPEG").unlink()
+    seen.add(now())
+    assert len(seen) == 5
+    for label in (3, 4):
+        write_shards(tmp_path / str(label) / "data", [("a.JPEG", label, contents[0])], shards=1)
+    shards = [open_split("imagenet1k", None, tmp_path / str(label)) for label in (3, 4)]
+    sizes = {next(tmp_path.glob(f"{label}/data/*")).stat().st_size for label in (3, 4)}
+    assert (len(sizes), len({images.fingerprint for images in shards})) == (1, 2)
+
+
+# --- a thousand classes from end to end: what is right is known from torchvision alone ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """The tree's folder, that of the same as Parquet, the weights, and what torchvision's own pipeline predicts."""
+
+    tree: Path
+    shards: Path
+    weights: Path
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def top1(self) -> int:
+        return int((self.logits.argmax(1) == self.labels).sum())
+
+    @property
+    def top5(self) -> int:
+        return int((self.logits.topk(5).indices == self.labels[:, None]).sum())
+
+    @property
+    def prediction_sha256(self) -> str:
+        return hashlib.sha256(self.logits.argmax(1).numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def torchvision_network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.resnet18().eval()
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
+    """resnet18 with a head that knows a class by its first image, images of 32x32; none of the zoo's code predicts."""
+    folder = tmp_path_factory.mktemp("known")
+    samples = generated(1000, 2)
+    write_tree(folder / "imagenet" / "val", samples)
+    by_name = sorted((name, number // 2, content) for number, (_, name, content) in enumerate(samples))
+    write_shards(folder / "hub" / "data", by_name)
+    sized = [transforms.Resize(36), transforms.CenterCrop(32), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    reference = ImageFolder(str(folder / "imagenet" / "val"), transforms.Compose(sized))
+    model = torchvision_network()
+    head, model.fc = model.fc, torch.nn.Identity()
+    with torch.inference_mode():
+        batches = torch.stack([image for image, _ in reference]).split(250)
+        features = torch.cat([model(batch) for batch in batches])
+        labels = torch.tensor(reference.targets)
+        centred = features - features.mean(0)
+        first = torch.nn.functional.normalize(centred[::2])
+        head.weight.copy_(first * 20)
+        head.bias.copy_(-(first * 20) @ features.mean(0))
+        logits = head(features)
+    state = {**model.state_dict(), "fc.weight": head.weight.detach(), "fc.bias": head.bias.detach()}
+    weights = folder / "resnet18.safetensors"
+    described = Description("resnet18", {}, "imagenet1k", 1000, SMALL, None, None)
+    write_tensors(weights, state, described.to_metadata())
+    return Known(folder, folder / "hub", weights, logits, labels)
+
+
+def run(*arguments: object) -> tuple[int, dict[str, Any], str]:
+    """`pyramidzoo evaluate`: its exit code, its one record, and what it said beside."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["evaluate", *map(str, arguments), "--format", "json"])
+    records = json.loads(out.getvalue())["records"] if out.getvalue() else []
+    return code, records[0] if records else {}, err.getvalue()
+
+
+def test_the_counts_of_a_thousand_classes(known: Known, tmp_path: Path) -> None:
+    assert 1000 < known.top1 < known.top5 < 2000  # some right, some wrong, some nearly
+    found = {}
+    for name, place, extra in (
+        ("tree", known.tree, ("-j", 1, "--output", tmp_path)),
+        ("shards", known.shards, ("-j", 0, "-b", 250)),
+    ):
+        code, record, err = run(known.weights, "--data-dir", place, *extra)
+        assert code == 0, err
+        counts = record["images"], record["top1_correct"], record["top5_correct"], record["prediction_sha256"]
+        assert counts == (2000, known.top1, known.top5, known.prediction_sha256), name
+        found[name] = record
+    assert found["tree"]["dataset_fingerprint"] != found["shards"]["dataset_fingerprint"]
+    record = found["tree"]
+    assert (record["dataset"], record["split"]) == ("imagenet1k", "val")
+    assert record["protocol"] == "resize 36, center crop 32, one pass"
+    reason = "2,000 images are not the 50,000 of the split"
+    assert (record["recorded"], record["recorded_detail"], record["claims"]) == ("none", reason, [])
+    assert record["flags"]["not_the_split"] == reason
+    assert record["flags"]["decoder"].startswith(f"Pillow {Image.__version__}, libjpeg")
+    assert not record["flags"]["tensor_resize"]
+    assert known.labels.tolist() == open_split("imagenet1k", None, known.tree).labels.tolist()
+    (row,) = table_rows("Z", load_manifest(), from_records(read_records(tmp_path)))
+    assert row["data set"] == "imagenet1k val, 2,000 images"
+
+
+def posing(known: Known) -> tuple[Subject, EncodedSet]:
+    """The weights as an entry of the manifest, with a claim and a result that are true, and the images they are on."""
+    entry = load_manifest().find("resnet18.imagenet1k")
+    wrong = 2000 - known.top1
+    claim = dataclasses.replace(
+        entry.claims[0],
+        split="val",
+        protocol="resize 36, center crop 32, one pass",
+        top1_error=Decimal(f"{wrong / 20:.2f}"),
+    )
+    other = dataclasses.replace(claim, protocol="resize 40, center crop 40, one pass", top1_error=Decimal("0.50"))
+    result = Result(
+        split="val",
+        protocol=claim.protocol,
+        images=2000,
+        top1_correct=known.top1,
+        top5_correct=known.top5,
+        statistics={},
+        prediction_sha256=known.prediction_sha256,
+        precision="fp32",
+        device="",
+        versions={},
+        date="",
+    )
+    entry = dataclasses.replace(
+        entry, preprocessing=SMALL, claims=(claim, other), results=(result,), tensors_sha256=None
+    )
+    subject = dataclasses.replace(Subject.of_file(known.weights), name=entry.id, entry=entry)
+    images = open_split("imagenet1k", None, known.tree)
+    assert isinstance(images, EncodedSet)
+    return subject, images
+
+
+def test_verdicts_need_the_official_images(known: Known) -> None:
+    subject, images = posing(known)
+    part = Part("known", np.arange(2000), known.labels.numpy(), known.logits.numpy())
+    official = dataclasses.replace(images, shortfall=None)
+    record = conclude(plan(subject, official, Settings(CPU, 250)), [part])
+    assert record.recorded == "exact"
+    (claim,) = record.claims
+    assert (claim.verdict, claim.published) == ("matched", f"{(2000 - known.top1) / 20:.2f}")
+    assert "not_the_split" not in record.flags
+    record = conclude(plan(subject, images, Settings(CPU, 250)), [part])
+    assert (record.recorded, record.claims) == ("none", ())
+    assert record.recorded_detail == "2,000 images are not the 50,000 of the split"
+
+
+@pytest.mark.parametrize(("images", "table"), [(50_000, "W2"), (1_000, "Z")])
+def test_published_rows_are_about_all_images(images: int, table: str) -> None:
+    measured = Measurement(
+        weights="mine",
+        architecture="wide_resnet50_2",
+        parameters=1,
+        dataset="imagenet1k",
+        split="val",
+        images=images,
+        wrong=images // 5,
+        recorded="none",
+        strict=True,
+        claims=(),
+        whole=images == 50_000,
+    )
+    shown = [name for name in ("W2", "Z") for row in table_rows(name, load_manifest(), [measured]) if row["ours"]]
+    assert shown == [table]
+
+
+@pytest.fixture
+def few(known: Known) -> tuple[Subject, EncodedSet]:
+    """The first 60 images alone, posing as all of them: every image takes its time."""
+    subject, images = posing(known)
+    return subject, dataclasses.replace(images, labels=images.labels[:60], shortfall=None)
+
+
+def test_another_protocol_is_said_and_judged_by_its_own_claims(few: tuple[Subject, EncodedSet], tmp_path: Path) -> None:
+    subject, images = few
+
+    def judged(override: Override, **settings: Any) -> Any:
+        return evaluate(subject, images, Settings(CPU, 30, override=override, **settings))
+
+    plain = judged(Override())
+    assert judged(Override(36, 32, "bilinear")).flags == plain.flags  # their own
+    record = judged(Override(40, 40))
+    assert record.protocol == "resize 40, center crop 40, one pass"
+    assert [(claim.published, claim.verdict) for claim in record.claims] == [("0.50", "different")]
+    assert (record.recorded, record.reproduced) == ("none", False)
+    assert record.flags["preprocessing"]["input_size"] == (3, 40, 40)
+    assert record.preprocessing_sha256 != plain.preprocessing_sha256
+    assert record.prediction_sha256 != plain.prediction_sha256
+    assert record.preprocessing_sha256 == prepared(40, 40, "bilinear").sha256()
+    for override in (Override(), Override(40, 40)):  # one does not take the other's predictions
+        kept = evaluate(subject, images, Settings(CPU, 30, override=override), output=tmp_path)
+        assert kept.reused_files == 0
+    bicubic = judged(Override(interpolation="bicubic"))
+    assert bicubic.protocol == "resize 36, center crop 32, one pass, bicubic"
+    assert (bicubic.claims, bicubic.recorded) == ((), "none")
+    for bad in (Override(crop=40), Override(resize=31), Override(crop=0), Override(resize=-1, crop=-1)):
+        with pytest.raises(UsageError, match="give --resize and --crop that fit each other"):
+            judged(bad)
+
+
+def test_tensor_resizing_is_not_strict(few: tuple[Subject, EncodedSet]) -> None:
+    subject, images = few
+    record = evaluate(subject, images, Settings(CPU, 30, reading=Reading(0, True)))
+    assert record.flags["tensor_resize"]
+    assert not record.strict
+    assert (record.arithmetic, record.claims) == ("fp32, resized as tensors", ())
+
+
+def test_weights_that_want_other_images(few: tuple[Subject, EncodedSet]) -> None:
+    subject, images = few
+    for change in (
+        {"resize": None, "crop": None},
+        {"crop": 31},
+        {"resize": 31},
+        {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)},
+    ):
+        other = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, **change))  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="images of imagenet1k are resized and then cropped to a square"):
+            evaluate(other, images, Settings(CPU, 30))
+    odd = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, interpolation="magic"))
+    with pytest.raises(UsageError, match="resized by 'magic'; bilinear and bicubic are possible"):
+        evaluate(odd, images, Settings(CPU, 30))
+
+
+def test_protocols_are_the_words_of_the_claims() -> None:
+    claims = 0
+    for entry in load_manifest().entries.values():
+        for claim in entry.claims if entry.dataset == "imagenet1k" else ():
+            if claim.protocol != "not stated":
+                claims += claim.protocol == protocol_of(entry.preprocessing)
+    assert claims > 200
+    assert protocol_of(SMALL, SMALL) == "resize 36, center crop 32, one pass"
+
+
+@pytest.mark.parametrize("wanted", [64, 20, 7])
+def test_too_little_memory_halves_the_batch(
+    wanted: int, few: tuple[Subject, EncodedSet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What comes out, file for file, is what a run gives that was asked for the smaller batch."""
+    subject, images = few
+    forward, sizes = harness._forward, []
+
+    def cramped(model: Any, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
+        sizes.append(len(batch))
+        if len(batch) > 8:
+            raise torch.OutOfMemoryError("no memory")
+        return forward(model, batch, settings)
+
+    expected = {64: 8, 20: 5, 7: 7}[wanted]
+    asked = evaluate(subject, images, Settings(CPU, expected), output=tmp_path / "out")
+    monkeypatch.setattr(harness, "_forward", cramped)
+    monkeypatch.setattr(harness, "_may_run_out", lambda device: True)
+    record = evaluate(subject, images, Settings(CPU, wanted))
+    assert max(sizes[-60 // expected :]) == expected
+    assert record.prediction_sha256 == asked.prediction_sha256
+    assert record.flags["batch_size"] == expected
+    assert record.flags.get("batch_size_asked") == (wanted if wanted > 8 else None)
+    again = evaluate(subject, images, Settings(CPU, wanted), output=tmp_path / "out")
+    assert again.reused_files == -(-60 // (4 * expected))
+
+
+def test_no_memory_at_all(few: tuple[Subject, EncodedSet], monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, images = few
+
+    def none(model: Any, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(harness, "_forward", none)
+    with pytest.raises(UnavailableError, match="no memory for batches of 30; try a smaller -b") as caught:  # on the way
+        evaluate(subject, images, Settings(CPU, 30, reading=Reading(1)))
+    assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
+    assert caught.value.exit_code == 5
+    monkeypatch.setattr(harness, "_may_run_out", lambda device: True)
+    with pytest.raises(UnavailableError, match="no memory for batches of 1"):
+        evaluate(subject, images, Settings(CPU, 30))
+
+
+# --- processes ---
+
+
+def test_a_decoding_process_that_is_killed(few: tuple[Subject, EncodedSet]) -> None:
+    _, images = few
+    spans, before = [(start, start + 1) for start in range(60)], signal.getsignal(signal.SIGCHLD)
+    with contextlib.closing(images.batches(spans, SMALL, CPU, Reading(1))) as batches:
+        next(batches)
+        (child,) = multiprocessing.active_children()
+        os.kill(child.pid or 0, signal.SIGKILL)
+        with pytest.raises(UnavailableError, match=r"a process that decodes images has ended \(.*try fewer with -j"):
+            list(batches)
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def test_closing_early_ends_the_processes(few: tuple[Subject, EncodedSet]) -> None:
+    _, images = few
+    batches = images.batches([(start, start + 1) for start in range(60)], SMALL, CPU, Reading(2))
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_that_are_spawned_get_what_they_need(known: Known) -> None:
+    """Where a platform does not fork, all that they work with is pickled."""
+    for place in (known.tree, known.shards):
+        images = open_split("imagenet1k", None, place)
+        assert isinstance(images, EncodedSet)
+        crops = _Crops(images.encoded, Decoder(SMALL, tensor_resize=False))
+        assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crops[0, 2])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes of a session in the kernel's table")
+def test_an_interrupt_leaves_no_process(known: Known, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pyramidzoo", "evaluate", str(known.weights), "--data-dir", str(known.tree)]
+    process = subprocess.Popen(
+        [*command, "-j", "2", "-b", "1", "--output", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("predictions-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.strip().endswith("pyramidzoo: interrupted")
+    assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+def test_torchrun_with_processes_of_its_own(known: Known) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pyramidzoo"]
+    arguments = ["evaluate", known.weights, "--data-dir", known.shards, "-j", 1, "-b", 50, "--format", "json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)["records"]
+    assert (record["images"], record["prediction_sha256"]) == (2000, known.prediction_sha256)
+
+
+# --- Parquet ---
+
+
+def test_rows_are_indexed_as_the_tree_is(known: Known) -> None:
+    tree, rows = (open_split("imagenet1k", None, place) for place in (known.tree, known.shards))
+    index = rows.index(0, 2000)
+    assert sorted(index) == list(range(2000))
+    assert (index != np.arange(2000)).any()
+    assert torch.equal(rows.labels, tree.labels[index])
+    places = np.argsort(index)[:3]
+    with contextlib.closing(rows.batches([(p, p + 1) for p in places], SMALL, CPU, Reading())) as batches:
+        found = torch.cat(list(batches))
+    with contextlib.closing(tree.batches([(0, 3)], SMALL, CPU, Reading())) as batches:
+        assert torch.equal(found, next(batches))
+
+
+def test_row_groups_are_read_once_in_a_row(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow.parquet import ParquetFile
+
+    read: list[int] = []
+    real = ParquetFile.read_row_group
+
+    def counting(self: Any, number: int, *arguments: Any) -> Any:
+        read.append(number)
+        return real(self, number, *arguments)
+
+    monkeypatch.setattr(ParquetFile, "read_row_group", counting)
+    images = open_split("imagenet1k", None, known.shards)
+    assert read == []
+    assert isinstance(images, EncodedSet)
+    names = [name for start in range(0, 2000, 64) for name, _ in images.encoded.read(start, min(start + 64, 2000))]
+    assert len(names) == len(set(names)) == 2000
+    assert len(read) == 3 * 7  # of 100 rows each
+
+
+def test_parquet_files_that_are_none(known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    shard = tmp_path / "data" / "validation-00000-of-00001.parquet"
+    write_shards(shard.parent, [(f"{k}.JPEG", k, content) for k in range(5)], shards=1)
+    images, whole = open_split("imagenet1k", None, tmp_path), shard.read_bytes()
+    shard.write_bytes(whole[:4] + bytes(64) + whole[68:])  # the first page
+    with pytest.raises(IntegrityError, match=r"00000-of-00001\.parquet cannot be read: .*; get the file again"):
+        pixels_of(images, SMALL)
+    for damaged in (b"", b"PAR1" + bytes(50), whole[:-20]):
+        shard.write_bytes(damaged)
+        with pytest.raises(IntegrityError, match=r"00000-of-00001\.parquet cannot be read: .*; get the file again"):
+            open_split("imagenet1k", None, tmp_path)
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"picture": [b""], "label": [1]}), shard)
+    with pytest.raises(IntegrityError, match=r"not image \(bytes and path\) and label"):
+        open_split("imagenet1k", None, tmp_path)
+    shard.unlink()
+    shard.parent.rmdir()
+    write_shards(shard.parent, [("a", -1, content)], shards=1)
+    with pytest.raises(IntegrityError, match="has labels that are not 0 to 999"):
+        open_split("imagenet1k", None, tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"pip install 'pyramidzoo\[parquet\]'"):
+        open_split("imagenet1k", None, tmp_path)
+
+
+def test_a_damaged_image_among_the_rows(tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    contents = [content, content, content[:300]]
+    write_shards(tmp_path / "data", [(f"{k}.JPEG", 0, c) for k, c in enumerate(contents)], shards=1, rows=2)
+    with pytest.raises(IntegrityError, match=r"^image 0 of row group 1 in \S*00000-of-00001\.parquet is damaged"):
+        pixels_of(open_split("imagenet1k", None, tmp_path), SMALL)
+
+
+# --- the command ---
+
+
+def test_the_command_line(known: Known, tmp_path: Path) -> None:
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k in range(3)])
+    code, record, err = run(
+        *(known.weights, "--data-dir", tmp_path, "-j", 0, "--resize", 40, "--crop", 40, "--interpolation", "bicubic"),
+        "--tensor-resize",
+    )
+    assert code == 0, err
+    assert record["protocol"] == "resize 40, center crop 40, one pass, bicubic"
+    assert record["flags"]["tensor_resize"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main(["evaluate", str(known.weights), "--data-dir", str(tmp_path), "-j", "0"]) == 0
+    assert "  protocol       resize 36, center crop 32, one pass\n" in out.getvalue()
+    assert "  claim          none: 3 images are not the 50,000 of the split\n" in out.getvalue()
+    (tmp_path / "val/n01440764/1.JPEG").write_bytes(content[:200])
+    code, _, err = run(known.weights, "--data-dir", tmp_path, "-j", 1)
+    assert code == 4
+    assert "n01440764/1.JPEG is damaged" in err
+    for arguments, message in (
+        (("-j", -1), "cannot be negative"),
+        (("--split", "test"), "ImageNet has no split 'test'"),
+        (("--crop", 300), "that fit each other"),
+    ):
+        code, _, err = run(known.weights, "--data-dir", tmp_path, *arguments)
+        assert (code, message in err) == (2, True), err
