@@ -44,5 +44,8 @@ def _member_hash(path: Path, algorithm: str, state: tuple[int, ...]) -> str:
 @cache
 def _git_blob_sha1(path: Path, state: tuple[int, ...]) -> str:
     """The name that git gives a file with this content."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -60,6 +60,7 @@ _HEX_DIGITS: Mapping[str, int | range] = {
 }
 _PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "Unlicense"}
 _announced: set[Path] = set()
+_REPO_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 
 
@@ -116,6 +117,10 @@ class Hub:
     layout: str | None = None
 
     def __post_init__(self) -> None:
+        if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id or "--" in self.repo_id:
+            raise Invalid(f"repo_id: {schema.shown(self.repo_id)} cannot be a repository on the Hub")
+        if not self.filename or "\\" in self.filename or {"", ".", ".."} & set(self.filename.split("/")):
+            raise Invalid(f"filename: {schema.shown(self.filename)} is no path in a repository")
         if self.revision is not None:
             schema.require_hex(self.revision, 40)
         if self.sha256 is not None:
@@ -170,7 +175,8 @@ class Origin:
 
     @property
     def filename(self) -> str:
-        return self.url.partition("?")[0].rsplit("/", 1)[-1]
+        name = self.url.partition("?")[0].rsplit("/", 1)[-1]
+        return name if name not in ("", ".", "..") else "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -378,6 +384,11 @@ def load_manifest() -> Manifest:
     if os.environ.get(VARIABLE) and path not in _announced:
         announce_manifest()
     return _loaded(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def own_manifest() -> Manifest:
+    """The one that belongs to this package, whatever is in use."""
+    return _loaded(own_manifest_path())
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import Content, Description, tensors_sha256, write_tensors
 from pyramidzoo.convert.timm import TWINS
 from pyramidzoo.digests import digest
-from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
+from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.evaluation.records import Record, result_of
 from pyramidzoo.factory import assemble
 from pyramidzoo.files import file_hash, make_folder, packaged, replacing, write_text
@@ -71,7 +72,9 @@ class Published:
 
     @property
     def url(self) -> str:
-        return f"https://huggingface.co/{self.prepared.repo_id}/tree/{self.revision}"
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{self.prepared.repo_id}/tree/{self.revision}"
 
     @property
     def hub(self) -> Hub:
@@ -154,8 +157,10 @@ def prepare(entry: WeightsEntry, folder: Path, repo_id: str, *, records: Sequenc
     entry = dataclasses.replace(entry, results=results, origin=_source_of(entry, repo_id))
 
     make_folder(folder)
-    sha256, description = _write_weights(entry, located, content, folder / WEIGHTS)
     timm_name = _timm_name(entry)
+    config = json.dumps(_config(entry, model, timm_name), indent=2, ensure_ascii=False)
+    write_text(folder / CONFIG, config + "\n")  # first: it tells the next run whose folder this is
+    sha256, description = _write_weights(entry, located, content, folder / WEIGHTS)
     facts = Facts(
         repo_id=repo_id,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -165,8 +170,6 @@ def prepare(entry: WeightsEntry, folder: Path, repo_id: str, *, records: Sequenc
         tensors_sha256=tensors,
         conversion=_conversion(description, content),
     )
-    config = json.dumps(_config(entry, model, timm_name), indent=2, ensure_ascii=False)
-    write_text(folder / CONFIG, config + "\n")
     write_text(folder / CARD, card(entry, facts))
     return Prepared(entry, repo_id, folder, sha256, facts.bytes, tensors)
 
@@ -237,6 +240,8 @@ def writable_manifest() -> Path:
             f"--write would change {path}, which the next installation overwrites; name a manifest of your own in "
             f"{VARIABLE}, or work in a clone"
         )
+    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        raise NotWritableError(f"--write cannot change {path}; name a manifest of your own in {VARIABLE}")
     return path
 
 
@@ -266,6 +271,8 @@ def _require(entry: WeightsEntry, results: Sequence[Result]) -> None:
 
 def _own_folder(folder: Path, entry: WeightsEntry) -> None:
     """Only a new or empty folder is written to, or one that was made for the same weights. Raises UsageError."""
+    for part in [part for name in FILES for part in folder.glob(f".{name}.*.part")]:
+        part.unlink(missing_ok=True)  # of a run that was killed
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not names:
         return

@@ -305,7 +305,13 @@ class _Session:
         from huggingface_hub.utils import get_session
 
         with cls._making:  # without it, the client before 2.0 makes as many as there are threads
-            session = get_session()
+            try:
+                session = get_session()
+            except (ImportError, ValueError, OSError) as error:
+                raise UnavailableError(
+                    f"no connection can be set up: {first_line(error)}; look at the proxies (HTTPS_PROXY, "
+                    "ALL_PROXY) and certificates (SSL_CERT_FILE)"
+                ) from error
             known = getattr(session.close, "__self__", None)
             return known if isinstance(known, cls) else cls(session)
 

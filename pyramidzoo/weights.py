@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -30,7 +31,7 @@ from pyramidzoo.digests import digest, matches
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash, packaged, user_path, weights_file
 from pyramidzoo.loading import forget_verified, memoised_hash, read_weights, require_hash
-from pyramidzoo.manifest import Hub, Manifest, Origin, WeightsEntry, load_manifest
+from pyramidzoo.manifest import Hub, Manifest, Origin, WeightsEntry, load_manifest, own_manifest
 
 _converting = threading.BoundedSemaphore(2)  # each takes several times the memory of its file
 _UNRECOGNISABLE = "nobody has published a hash of this file, so PYRAMIDZOO_ORIGINS cannot recognise it"
@@ -138,8 +139,11 @@ def verify(entry: WeightsEntry) -> State:
         return State(entry.id, "altered", path, str(error))
     if found != expected:
         return State(entry.id, "altered", path, f"sha256 {found}, expected {expected}; {again}")
-    content = tensors_sha256(read_tensors(path))
-    if entry.tensors_sha256 not in (None, content):
+    try:
+        content = tensors_sha256(read_tensors(path)) if entry.tensors_sha256 else None
+    except PyramidzooError as error:
+        return State(entry.id, "altered", path, f"{error}; {again}")
+    if content != entry.tensors_sha256:
         return State(entry.id, "altered", path, f"tensors sha256 {content}, expected {entry.tensors_sha256}; {again}")
     return State(entry.id, "good", path, f"sha256 {found}")
 
@@ -176,9 +180,9 @@ def _local(entry: WeightsEntry) -> tuple[Path | None, str | None]:
     """Where an entry's file is on this machine, without any network, and the sha256 that it must have."""
     if entry.bundled is not None:
         return packaged(entry.bundled.path), entry.bundled.sha256
-    path = cache_paths(entry)[0]
-    if entry.hub is None or entry.hub.layout is not None or path.is_file():
-        return path, (_usable(entry) or {}).get("sha256")
+    path, converted = cache_paths(entry)[0], _usable(entry) or {}
+    if entry.hub is None or entry.hub.layout is not None or (converted and path.is_file()):
+        return path, converted.get("sha256")
     from huggingface_hub import try_to_load_from_cache
 
     noted = noted_from(entry, entry.hub.url)
@@ -197,14 +201,15 @@ def _is_here(entry: WeightsEntry) -> bool:
 
 def unknown_files(manifest: Manifest) -> list[State]:
     """Files in the cache that belong to no entry; what is being written right now is younger than a day."""
-    known = {path for entry in manifest.entries.values() for path in cache_paths(entry)}
+    entries = [*manifest.entries.values(), *own_manifest().entries.values()]  # the cache serves both
+    known = {path for entry in entries for path in cache_paths(entry)}
     yesterday = time.time() - 86_400
     found = [
         path
         for path in sorted((cache_dir() / "weights").glob("*"))
         if path not in known and not (path.name.startswith(".") and path.stat().st_mtime > yesterday)
     ]
-    return [State(path.name, "unknown", path, "no entry of the manifest names it; delete it") for path in found]
+    return [State(path.name, "unknown", path, "no entry of the manifest names it") for path in found]
 
 
 def _cached(entry: WeightsEntry) -> Located | None:
@@ -229,10 +234,17 @@ def _usable(entry: WeightsEntry) -> dict[str, Any] | None:
     Also None where it was made from another file, or has other tensors, than the manifest says now.
     """
     noted = sidecar(entry)
-    published = [entry.hub.sha256] if entry.hub and entry.hub.layout else []
+    places = [(entry.hub.url, entry.hub.sha256, entry.hub.layout)] if entry.hub and entry.hub.layout else []
     if entry.origin:
-        published.append(entry.origin.hash.value if entry.origin.hash else None)
-    same = noted.get("origin", "") in published
+        hashed = entry.origin.hash.value if entry.origin.hash else None
+        places.append((entry.origin.url, hashed, entry.origin.layout))
+    # what nobody has hashed is known by its address alone; a note of before layouts were noted has none
+    same = any(
+        noted.get("origin", "") == hashed
+        and (hashed is not None or noted.get("url") == url)
+        and noted.get("layout", layout) == layout
+        for url, hashed, layout in places
+    )
     known = entry.tensors_sha256 in (None, noted.get("tensors_sha256"))
     return noted if same and known and noted.get("sha256") else None
 
@@ -307,8 +319,8 @@ def _use_hub_file(entry: WeightsEntry, hub: Hub, path: Path, place: str) -> Loca
     """A verified file of the Hub as it is, or converted; what is not pinned is noted."""
     if hub.layout is not None:
         return _convert(entry, hub.layout, path, place, hub.url)
-    sha256 = memoised_hash(path)
-    if entry.tensors_sha256 and (content := tensors_sha256(read_weights(path).tensors)) != entry.tensors_sha256:
+    sha256, tensors = memoised_hash(path), read_weights(path).tensors
+    if entry.tensors_sha256 and (content := tensors_sha256(tensors)) != entry.tensors_sha256:
         raise IntegrityError(f"{hub.url}: its tensors have sha256 {content}, the manifest says {entry.tensors_sha256}")
     if hub.sha256 is None:
         hold_to_note(entry, hub.url, sha256)
@@ -319,6 +331,9 @@ def _use_hub_file(entry: WeightsEntry, hub: Hub, path: Path, place: str) -> Loca
             {"url": hub.url, "source_sha256": sha256, "commit": commit},
             published=hub.sha256 is not None,
         )
+    if place == "hub":  # what was converted before is not the file of this entry any more
+        with contextlib.suppress(OSError):
+            cache_paths(entry)[0].unlink(missing_ok=True)
     return Located(path, sha256, place)
 
 
@@ -330,8 +345,14 @@ def _commit(path: Path) -> str | None:
 
 def _remove_from_hub_cache(path: Path) -> None:
     # a revision is immutable, so a file that differs from its pin is damaged; the snapshot is a link to the blob
-    for part in {path.resolve(), path}:
-        part.unlink(missing_ok=True)
+    try:
+        for part in {path.resolve(), path}:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise NotWritableError(
+            f"{path} is not what was published, and cannot be removed: {error.strerror or error}; name another cache "
+            "in HF_HOME"
+        ) from error
 
 
 def _from_url(entry: WeightsEntry, force: bool) -> Located | None:
@@ -381,6 +402,7 @@ def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: st
         entry,
         {
             "url": url,
+            "layout": layout,
             "origin": published,
             "source_sha256": source_sha256,
             "commit": _commit(source),
@@ -439,7 +461,7 @@ def _names(entry: WeightsEntry) -> set[str]:
 
 def _wanted(entry: WeightsEntry) -> str:
     if entry.hub:
-        return f"{entry.hub.filename}, sha256 {entry.hub.sha256}"
+        return f"{entry.hub.filename}, sha256 {entry.hub.sha256 or 'unknown'}"
     if entry.origin:
         return f"{entry.origin.manual or entry.origin.filename}, {entry.origin.hash}"
     raise UsageError(f"{entry.id} is bundled")

@@ -1,8 +1,8 @@
 """What every model promises, for every constructor of the table.
 
 Numbers are compared on small images, where the deepest networks take milliseconds; shapes on the meta device, at real
-sizes. In every run the smallest network of each graph is tried, and all others where slow tests are asked for
-(`pytest -m slow`): they differ from it in size alone.
+sizes. In every run the smallest network of each graph is tried (captured by compile and export: of each family), and
+all others where slow tests are asked for (`pytest -m slow`): they differ from it in size alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,9 +48,16 @@ def _smallest() -> dict[tuple[object, ...], str]:
 
 
 REPRESENTATIVES = sorted(_smallest().values(), key=NAMES.index)
-every = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in REPRESENTATIVES else pytest.mark.slow) for name in NAMES]
-)
+SMALLEST = {get_architecture(name).family: name for name in reversed(_smallest().values())}  # the first one stays
+
+
+def _each(in_every_run: Collection[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=() if name in in_every_run else pytest.mark.slow) for name in NAMES]
+    )
+
+
+every = _each(REPRESENTATIVES)
 
 
 def make(name: str, **arguments: int | float) -> ImageClassifier:
@@ -270,14 +277,14 @@ def compiler() -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")  # of that very patch release
 @pytest.mark.usefixtures("compiler")
-@every
+@_each(SMALLEST.values())
 def test_compile_captures_one_graph(name: str) -> None:
     model, images = settled(name), images_for(name)
     with torch.no_grad():
         assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(images), model(images))
 
 
-@every
+@_each(SMALLEST.values())
 def test_export_with_dynamic_batch(name: str) -> None:
     model = settled(name)
     exported = torch.export.export(model, (images_for(name),), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -287,9 +294,6 @@ def test_export_with_dynamic_batch(name: str) -> None:
             expected = model(images)
             # the same operations in the same order
             assert torch.equal(exported.module()(images), expected)
-
-
-SMALLEST = {get_architecture(name).family: name for name in reversed(_smallest().values())}  # the first one stays
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")

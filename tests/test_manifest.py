@@ -179,12 +179,29 @@ def damaged(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> Path:
     return path
 
 
+HUB = {
+    "repo_id": "o/n",
+    "revision": None,
+    "filename": "model.safetensors",
+    "sha256": None,
+    "bytes": None,
+    "layout": None,
+}
 DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda w: w[ID].pop("license"), rf"{ID}: WeightsEntry lacks \['license'\]"),
     (lambda w: w[ID].update(licence="MIT"), r"unknown \['licence'\]"),
     (lambda w: w[ID].update(architecture="resnet21"), f"{ID}: the id must be resnet21.cifar10"),
     (lambda w: w[ID]["origin"]["hash"].update(value="abc"), "origin: hash: 'abc' is not 64 hex digits"),
     (lambda w: w[ID]["origin"]["hash"].update(algorithm="crc"), "algorithm 'crc' is none of"),
+    *[
+        (lambda w, p=place: w[ID].update(hub={**HUB, **p}), f"hub: {message}")
+        for place, message in [
+            ({"repo_id": "o/n/../x"}, "repo_id: 'o/n/../x' cannot be a repository"),
+            ({"repo_id": ""}, "repo_id: '' cannot be a repository"),
+            ({"filename": "../model.safetensors"}, "filename: '../model.safetensors' is no path in a repository"),
+            ({"filename": "/model.safetensors"}, "filename: '/model.safetensors' is no path in a repository"),
+        ]
+    ],
     (lambda w: w[ID]["preprocessing"].update(std=[0, 1, 1]), "must be finite, and std positive"),
     (lambda w: w[ID]["preprocessing"].update(mean=[0, float("nan"), 1]), "must be finite, and std positive"),
     (lambda w: w[ID]["preprocessing"].update(input_size=[3, 32, 0]), "three positive integers"),

@@ -221,6 +221,16 @@ def test_the_folder_describes_itself(wrn: WeightsEntry, tmp_path: Path) -> None:
     assert config["pyramidzoo"]["preprocessing"] == json.loads(json.dumps(dataclasses.asdict(wrn.preprocessing)))
 
 
+def test_a_folder_that_a_killed_run_left_is_finished(wrn: WeightsEntry, tmp_path: Path) -> None:
+    whole = publish.prepare(wrn, tmp_path / "whole", "lab/net").folder
+    left = tmp_path / "left"
+    left.mkdir()
+    (left / publish.CONFIG).write_bytes((whole / publish.CONFIG).read_bytes())  # it is the first to be there
+    (left / f".{publish.WEIGHTS}.0123456789abcdef.part").write_bytes(b"half")
+    publish.prepare(wrn, left, "lab/net")
+    assert {p.name: p.read_bytes() for p in left.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+
+
 def test_the_same_folder_twice_has_the_same_bytes(wrn: WeightsEntry, tmp_path: Path) -> None:
     folders = [publish.prepare(wrn, tmp_path / name, "lab/net").folder for name in ("a", "b")]
     for name in publish.FILES:

@@ -342,3 +342,42 @@ def test_the_hub_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UnavailableError, match=r"--layout timm .* --mean 0\.4914 .* --std 0\.2023 .* --output"):
         weights.fetch(on_hub(None, None, layout="timm"))
     assert hub.requests == []
+
+
+def test_a_conversion_of_before_does_not_stand_in_the_hubs_way(
+    content: bytes, commit: str, folder: Path, site: str
+) -> None:
+    origin = published(f"{site}/net.pth", HASHES["sha256"](folder / "net.pth"))
+    converted = weights.fetch(origin).path
+    entry = dataclasses.replace(on_hub(content, commit), origin=origin.origin)
+    assert weights.fetch(entry).path == converted  # it is as good
+    converted.write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match="fetch --force"):
+        weights.fetch(entry)
+    assert weights.fetch(entry, force=True).place == "hub"
+    assert weights.fetch(entry).place == "cache"
+    assert weights.verify(entry).state == "good"
+
+
+@pytest.mark.usefixtures("online")
+def test_what_nobody_has_hashed_is_another_file_at_another_address(folder: Path, site: str) -> None:
+    assert weights.fetch(published(f"{site}/net.pth", None)).place == "origin"
+    (folder / "other.pth").write_bytes((folder / "net.pth").read_bytes())
+    assert weights.fetch(published(f"{site}/other.pth", None)).place == "origin"
+    assert weights.fetch(published(f"{site}/other.pth", None)).place == "cache"
+
+
+def test_a_hub_file_of_another_kind_is_refused_whatever_its_hash(hub: HubServer) -> None:
+    entry = on_hub(b"no tensors", hub.add(REPOSITORY, {FILE: b"no tensors"}))
+    with pytest.raises(IntegrityError, match="is not a readable safetensors file"):
+        weights.fetch(entry)
+    assert weights.verify(entry).state == "missing"
+
+
+@pytest.mark.usefixtures("online")
+def test_certificates_that_are_not_there_are_named(site: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    huggingface_hub.close_session()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    with pytest.raises(UnavailableError, match=r"no connection can be set up: .*look at the proxies .*SSL_CERT_FILE"):
+        weights.fetch(published(f"{site}/net.pth", None))
+    huggingface_hub.close_session()

@@ -23,9 +23,9 @@ from pyramidzoo.manifest import load_manifest
 
 WEIGHTS = "wrn_16_1.digits_zoo"
 RECORDED = load_manifest().find(WEIGHTS).results[0].prediction_sha256
-# one image at a time: slow enough to be hit in the middle, and a prediction file every twenty images
+# one image at a time: slow enough to be hit in the middle, and a prediction file every four images
 SLOWLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "1", "--output"]
-QUICKLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "16", "--output"]
+QUICKLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "80", "--output"]
 
 
 def start(command: list[str], folder: Path, preexec_fn: Callable[[], object] = lambda: None) -> subprocess.Popen[str]:
@@ -78,11 +78,11 @@ def test_stopped_at_any_moment_and_run_again(number: signal.Signals, tmp_path: P
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), err
         assert out == ""
         assert "Traceback" not in err
-        assert (f"{before} of 45 prediction files are there already" in err) == (round_ > 0)
+        assert (f"{before} of 225 prediction files are there already" in err) == (round_ > 0)
         assert read_records(tmp_path) == []
     there = len(prediction_files(tmp_path))
-    assert 3 <= there < 45
-    assert f"{there} of 45 prediction files are there already" in finished(SLOWLY, tmp_path)
+    assert 3 <= there < 225
+    assert f"{there} of 225 prediction files are there already" in finished(SLOWLY, tmp_path)
     if number != signal.SIGKILL:  # which leaves no time to clean up
         assert not list(tmp_path.rglob("*.part"))
 

@@ -41,12 +41,14 @@ def run_publish(args: argparse.Namespace) -> int:
 
     rows: list[dict[str, Any]] = []
     codes: list[int] = []
+    reasons = {entry.id: refusal(entry, measured(entry, records)) for entry in _own_entries()}
+    for weights_id in (weights_id for weights_id, reason in reasons.items() if reason is None):
+        check_repo_id(f"{args.org}/{weights_id}")  # before the first one is published
     for entry in _own_entries():
-        reason = refusal(entry, measured(entry, records))
-        if reason:
+        if reason := reasons[entry.id]:
             rows.append(_row(entry, "refused", detail=reason))
             continue
-        repo_id = check_repo_id(f"{args.org}/{entry.id}")
+        repo_id = f"{args.org}/{entry.id}"
         try:
             rows.append(_publish(args, entry, repo_id, records))
         except (PyramidzooError, OSError) as failed:
