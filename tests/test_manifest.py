@@ -179,10 +179,10 @@ def damaged(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> Path:
     return path
 
 
-HUB = {
+PLACE = {
     "repo_id": "o/n",
     "revision": None,
-    "filename": "model.safetensors",
+    "filename": "net.safetensors",
     "sha256": None,
     "bytes": None,
     "layout": None,
@@ -194,7 +194,7 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda w: w[ID]["origin"]["hash"].update(value="abc"), "origin: hash: 'abc' is not 64 hex digits"),
     (lambda w: w[ID]["origin"]["hash"].update(algorithm="crc"), "algorithm 'crc' is none of"),
     *[
-        (lambda w, p=place: w[ID].update(hub={**HUB, **p}), f"hub: {message}")
+        (lambda w, p=place: w[ID].update(hub={**PLACE, **p}), f"hub: {message}")
         for place, message in [
             ({"repo_id": "o/n/../x"}, "repo_id: 'o/n/../x' cannot be a repository"),
             ({"repo_id": ""}, "repo_id: '' cannot be a repository"),

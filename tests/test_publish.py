@@ -503,7 +503,7 @@ def test_published_in_one_commit_and_read_back(
         "layout": None,
     }
     assert entry | {"hub": None} == of_the_package(DIGIT)[DIGIT]
-    assert f"published, read back and verified: https://huggingface.co/lab/some-name/tree/{revision}" in shown.err
+    assert f"published, read back and verified: {hub.url}/lab/some-name/tree/{revision}" in shown.err
     there = hub.files("lab/some-name", revision)
     assert {path: content for path, content in there.items() if path != ".gitattributes"} == {
         path.name: path.read_bytes() for path in folder.iterdir()
