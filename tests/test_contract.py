@@ -298,7 +298,9 @@ def test_export_with_dynamic_batch(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("name", SMALLEST.values())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "resnet20" else pytest.mark.slow) for n in SMALLEST.values()]
+)
 def test_inductor(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real code generation, for the smallest network of each family."""
     if not (shutil.which("g++") or shutil.which("clang++")):
