@@ -468,7 +468,7 @@ def test_the_bar_knows_what_is_to_come(
 
 
 def test_what_fails_does_not_stop_the_others(six: list[Published], here: Here) -> None:
-    for offer, kind in zip(six, ("status", "same_size_corruption", "reset"), strict=False):
+    for offer, kind in zip(six[:3], ("status", "same_size_corruption", "reset"), strict=True):
         offer.strike(kind)
     ran = here("fetch", "-j", 2, "*")
     assert ran.code == 4

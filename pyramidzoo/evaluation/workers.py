@@ -81,9 +81,12 @@ def evaluated(names: Sequence[str], plan: Callable[[int], Job], worker: Worker) 
             yield _concluded(job, [done])
         else:
             mine.append((job if worker.is_first else None, done))
-    everybody = _gathered([done for _, done in mine], worker) if worker.count > 1 else []
-    for (job, _), of_all in zip(mine, zip(*everybody, strict=True), strict=False):
-        yield _concluded(job, of_all)
+    if worker.count == 1:
+        return
+    everybody = _gathered([done for _, done in mine], worker)
+    if worker.is_first:
+        for (job, _), of_all in zip(mine, zip(*everybody, strict=True), strict=True):
+            yield _concluded(job, of_all)
 
 
 def _share(position: int, name: str, plan: Callable[[int], Job], worker: Worker) -> tuple[Job | None, Done]:

@@ -73,8 +73,8 @@ def opened(shards: Sequence[Path]) -> tuple[Rows, list[str], NDArray[np.int64]]:
     labels: list[int] = []
     for shard in shards:
         sizes, table = _read(shard, _index)
-        starts = accumulate(sizes, initial=len(names))
-        groups += [Group(shard, number, start) for number, (start, _) in enumerate(zip(starts, sizes, strict=False))]
+        starts = list(accumulate(sizes, initial=len(names)))
+        groups += [Group(shard, number, start) for number, start in enumerate(starts[:-1])]
         paths = [row["path"] if row else None for row in table["image"].to_pylist()]
         names += [path or f"{shard.name}:{row}" for row, path in enumerate(paths)]
         labels += [-1 if label is None else label for label in table["label"].to_pylist()]
