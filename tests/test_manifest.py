@@ -198,6 +198,8 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         for place, message in [
             ({"repo_id": "o/n/../x"}, "repo_id: 'o/n/../x' cannot be a repository"),
             ({"repo_id": ""}, "repo_id: '' cannot be a repository"),
+            ({"repo_id": "o/a..b"}, "repo_id: 'o/a..b' cannot be a repository"),
+            ({"repo_id": "o/a--b"}, "repo_id: 'o/a--b' cannot be a repository"),
             ({"filename": "../model.safetensors"}, "filename: '../model.safetensors' is no path in a repository"),
             ({"filename": "/model.safetensors"}, "filename: '/model.safetensors' is no path in a repository"),
         ]
