@@ -4,8 +4,9 @@
 
 The bare loop normalises 10,000 uint8 images batch by batch, forwards them and counts; it has its network already.
 `evaluate` loads and hashes the weights too, keeps all logits, reduces and judges them, and with `output` writes the
-prediction files and reads them back. Weights and images are random: neither changes the work. All of them keep freed
-memory (environment.keep_memory, as the command does); memory.py has what that is worth.
+prediction files and reads them back. Weights and images are random: neither changes the work. The data path, without a
+network, runs on one thread. All of them keep freed memory (environment.keep_memory, as the command does); memory.py has
+what that is worth.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from timing import compared, interleaved, write_results
 
 from pyramidzoo import create_model
 from pyramidzoo.containers import Description, write_tensors
-from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.datasets import ImageSet, Reading
+from pyramidzoo.evaluation.engine import Settings
 from pyramidzoo.evaluation.environment import keep_memory
-from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
+from pyramidzoo.evaluation.harness import evaluate
+from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.manifest import Preprocessing
+from pyramidzoo.preprocessing import Normalize
 
 IMAGES, BATCH = 10_000, 128
+PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
-def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+def random_images() -> ImageSet:
     torch.manual_seed(0)
-    images = ImageSet(
+    return ImageSet(
         name="cifar10",
         split="test",
         classes=10,
@@ -38,20 +43,23 @@ def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any
         labels=torch.randint(0, 10, (IMAGES,)),
         fingerprint="0" * 64,
     )
-    preprocessing = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    images = random_images()
     description = Description(
         architecture=architecture,
         arguments={},
         dataset="cifar10",
         num_classes=10,
-        preprocessing=preprocessing,
+        preprocessing=PREPROCESSING,
         layout=None,
         origin_sha256=None,
     )
     path = folder / f"{architecture}.safetensors"
     write_tensors(path, create_model(architecture).state_dict(), description.to_metadata())
     model = create_model(architecture, weights=path).eval()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PREPROCESSING.mean, PREPROCESSING.std))
     settings = Settings(torch.device("cpu"), BATCH)
 
     @torch.inference_mode()
@@ -74,6 +82,39 @@ def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any
     return [{"subject": architecture, **row} for row in compared(runs, "bare loop")]
 
 
+def data_path(rounds: int) -> list[dict[str, Any]]:
+    """Everything but the network, on one thread: batches on the device, normalised; torchvision's way beside it."""
+    from torchvision import transforms
+
+    images = random_images()
+    normalize = Normalize(PREPROCESSING)
+    theirs = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(PREPROCESSING.mean, PREPROCESSING.std)],
+    )
+    pillow = [transforms.functional.to_pil_image(image) for image in images.images]
+    spans = [(start, min(start + BATCH, IMAGES)) for start in range(0, IMAGES, BATCH)]
+
+    def ours() -> torch.Tensor:
+        for batch in images.batches(spans, PREPROCESSING, torch.device("cpu"), Reading()):
+            last = normalize(batch)
+        return last
+
+    def one_by_one() -> torch.Tensor:
+        for start, stop in spans:
+            last = torch.stack([theirs(image) for image in pillow[start:stop]])
+        return last
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert torch.equal(ours(), one_by_one())
+        runs = interleaved({"torchvision, image by image": one_by_one, "whole batches": ours}, rounds=rounds)
+    finally:
+        torch.set_num_threads(threads)
+    rows = compared(runs, "torchvision, image by image")
+    return [{"subject": "data path", "images_per_second": round(IMAGES / row["median"]), **row} for row in rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -81,7 +122,7 @@ def main() -> None:
     keep_memory()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for name in ("resnet20", "wrn_16_2") for row in measured(name, Path(folder), rounds)]
-    write_results("evaluation", rows)
+    write_results("evaluation", rows + data_path(rounds))
 
 
 if __name__ == "__main__":

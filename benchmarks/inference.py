@@ -1,32 +1,35 @@
-"""What the rewrites of `pyramidzoo.inference.optimize` are worth, against the plain network and pytorchcv's.
+"""What the rewrites of `pyramidzoo.inference.optimize` are worth, against the plain network and a peer's.
 
-    python benchmarks/inference.py [--networks wrn_28_10 ...] [--batches 64 1] [--rounds 7] [--passes-too]
+    python benchmarks/inference.py [--networks wrn_28_10 ...] [--batches 64 1] [--rounds 7] [--passes-too] [--give-back]
 
-Same weights everywhere, equal logits checked first (in bfloat16: within a tenth of their spread). `peak` is the
-fraction of this machine's best convolution (3x3, 256 channels, channels_last, same precision), counting the plain
-network's multiply-adds. `--passes-too` adds the picked form without each of its passes: what `auto_form` is based on.
-Freed memory is kept (environment.keep_memory).
+Same weights everywhere, equal logits checked first (in bfloat16: at most twice as far off as the plain network in
+bfloat16). `peak` is the fraction of this machine's best convolution (3x3, 256 channels, channels_last, same
+precision), counting the plain network's multiply-adds. A run is as many forward passes as take the plain network a
+third of a second. `--passes-too` adds the picked form without each of its passes: what `auto_form` is based on. Freed
+memory is kept (environment.keep_memory), for the peer as well, which does not do that by itself: `--give-back` has it
+as it is without.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from timing import compared, interleaved, write_results
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from pyramidzoo import create_model
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.evaluation.environment import keep_memory
 from pyramidzoo.inference import optimize
+from pyramidzoo.speed.counting import multiply_adds
+from pyramidzoo.speed.measuring import settled, unequal
+from pyramidzoo.speed.peers import peer
+from pyramidzoo.speed.timing import convolution_peak, forward_passes, passes_for
 
-# pytorchcv's name for the same graph
+# pytorchcv's name for the same graph, or timm's
 NETWORKS = {
     "pyramidnet110_a84": "pyramidnet110_a84_cifar10",
     "pyramidnet110_a270": "pyramidnet110_a270_cifar10",
@@ -34,92 +37,42 @@ NETWORKS = {
     "wrn_28_10": "wrn28_10_cifar10",
     "densenet_bc_100_k12": "densenet100_k12_bc_cifar10",
     "resnext29_8x64d": "",  # pytorchcv has its parts, but no name for it
-    "wide_resnet50_2": "wrn50_2",
+    "wide_resnet50_2": "timm/wide_resnet50_2",
 }
 
 
-def settled(name: str, images: Tensor) -> nn.Module:
-    """Random weights, with BN scales, shifts and statistics under which activations stay in range."""
-    torch.manual_seed(0)
-    model = create_model(name)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, std=0.2)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(images[:16])
-    return model.eval()
-
-
-def peer(name: str, model: nn.Module) -> nn.Module:
-    """pytorchcv's network with the same tensors, which come in the same order."""
-    from pytorchcv.model_provider import get_model  # type: ignore[import-untyped]
-    from pytorchcv.models.resnext_cifar import CIFARResNeXt  # type: ignore[import-untyped]
-
-    if NETWORKS[name]:
-        network = get_model(NETWORKS[name])
-    else:
-        widths = [[width] * 3 for width in (256, 512, 1024)]
-        network = CIFARResNeXt(widths, 64, cardinality=8, bottleneck_width=64)
-    theirs, ours = network.state_dict(), model.state_dict()
-    assert [tensor.shape for tensor in theirs.values()] == [tensor.shape for tensor in ours.values()]
-    network.load_state_dict(dict(zip(theirs, ours.values(), strict=True)))
-    found: nn.Module = network.eval()
-    return found
-
-
-def runner(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
-    @torch.inference_mode()
-    def run() -> Tensor:
-        logits: Tensor = model(images)
-        return logits
-
-    return run
-
-
-def convolution_peak(dtype: torch.dtype) -> float:
-    """FLOP/s of the best of nine 3x3 convolutions, 256 to 256 channels on 64 maps of 16x16."""
-    x = torch.randn(64, 256, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        runs = interleaved({"peak": lambda: F.conv2d(x, weight, padding=1)}, rounds=9)["peak"]
-    return 2 * x.numel() * 256 * 9 / min(runs)
-
-
 def measured(name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float], passes_too: bool) -> list[Any]:
-    size = get_architecture(name).input_size
-    images = torch.randn(max(batch, 16), 3, size, size, generator=torch.Generator().manual_seed(1))
-    plain = settled(name, images)
-    images = images[:batch]
-    picked, low = optimize(plain), optimize(plain, dtype=torch.bfloat16)  # type: ignore[arg-type]
-    models = {"pytorchcv": peer(name, plain), "plain": plain, "optimized": picked, "optimized, bfloat16": low}
+    row = get_architecture(name)
+    image = (3, row.input_size, row.input_size)
+    images = torch.randn(batch, *image, generator=torch.Generator().manual_seed(1))
+    plain = settled(row)
+    picked, low = optimize(plain), optimize(plain, dtype=torch.bfloat16)
+    theirs = peer("timm" if NETWORKS[name].startswith("timm/") else "pytorchcv", row, plain, image)
+    assert theirs is not None, f"the peer has another network than {name}"
+    models: dict[str, nn.Module] = {"peer": theirs, "plain": plain, "optimized": picked, "optimized, bfloat16": low}
     if passes_too:
         for form in (picked, low):
             for left_out in form.passes:
                 rest = [other for other in form.passes if other != left_out]
                 dtype = form._like.dtype
                 variant = f"{str(dtype).removeprefix('torch.')} without {left_out}"
-                models[variant] = optimize(plain, form=rest, dtype=dtype)  # type: ignore[arg-type]
-    variants = {variant: runner(model, images) for variant, model in models.items()}
-    expected = variants["plain"]()
-    for variant, run in variants.items():
-        tolerance = 0.1 * expected.std() if "bfloat16" in variant else 1e-4 * expected.abs().max()
-        difference = (run().float() - expected).abs().max()
-        assert difference <= tolerance, f"{name}, {variant}: logits differ by {difference:.1e}"
-    with FlopCounterMode(display=False) as counter:
-        plain(images[:1])
-    work = batch * counter.get_total_flops()
-    rows = []
-    for row in compared(interleaved(variants, rounds=rounds), "pytorchcv"):
-        dtype = torch.bfloat16 if "bfloat16" in row["variant"] else torch.float32
-        seconds = statistics.median(row["runs"])
-        row["peak"] = round(work / seconds / peaks[dtype], 3)
-        row["best_convolution_gflops"] = round(peaks[dtype] / 1e9)
-        row["images_per_second"] = round(batch / seconds, 1)
-        row["passes"] = list(getattr(models[row["variant"]], "passes", ()))
-        rows.append({"subject": f"{name} b{batch}", **row})
-    return rows
+                models[variant] = optimize(plain, form=rest, dtype=dtype)
+    passes = passes_for(lambda: plain(images))
+    variants = {variant: forward_passes(model, images, passes) for variant, model in models.items()}
+    differing = unequal(plain, models, images)
+    assert not differing, f"{name}: {differing}"
+    work = 2 * passes * batch * multiply_adds(copy.deepcopy(plain).to("meta"), image)
+    results = []
+    for timed in compared(interleaved(variants, rounds=rounds), "peer"):
+        dtype = torch.bfloat16 if "bfloat16" in timed["variant"] else torch.float32
+        seconds = statistics.median(timed["runs"])
+        timed["peak"] = round(work / seconds / peaks[dtype], 3)
+        timed["best_convolution_gflops"] = round(peaks[dtype] / 1e9)
+        timed["images_per_second"] = round(passes * batch / seconds, 1)
+        timed["forward_passes"] = passes
+        timed["rewrites"] = list(getattr(models[timed["variant"]], "passes", ()))
+        results.append({"subject": f"{name} b{batch}", "peer": NETWORKS[name] or "pytorchcv CIFARResNeXt", **timed})
+    return results
 
 
 def main() -> None:
@@ -128,14 +81,18 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 1])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--passes-too", action="store_true")
+    parser.add_argument("--give-back", action="store_true", help="freed memory, as glibc does by default")
     options = parser.parse_args()
-    keep_memory()
+    if not options.give_back:
+        keep_memory()
     peaks = {dtype: convolution_peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    rows = []
+    results = "inference" + "_passes" * options.passes_too + "_give_back" * options.give_back
+    rows: list[Any] = []
     for name in options.networks:
         for batch in options.batches:
-            rows += measured(name, batch, options.rounds, peaks, options.passes_too)
-    write_results("inference", rows)
+            new = measured(name, batch, options.rounds, peaks, options.passes_too)
+            rows += new
+            write_results(results, rows, shown=len(rows) - len(new))  # each time: it is long
 
 
 if __name__ == "__main__":

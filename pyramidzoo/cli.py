@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from pyramidzoo import __version__
-from pyramidzoo.commands import about, catalogue, fit, local, measure, share
+from pyramidzoo.commands import about, catalogue, fit, local, measure, share, speed
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import user_path
 from pyramidzoo.formats import FORMATS
@@ -106,8 +106,43 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="how they are resized, likewise")
     p.add_argument("--tensor-resize", action="store_true", help="resize them faster; recorded as not strict")
     p.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
+    p.add_argument("--optimize", action="store_true", help="rewrite the network for inference; recorded as not strict")
+    p.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+        default="fp32",
+        help="of the whole network; all but %(default)s, the default, are recorded as not strict",
+    )
     p.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
     p.add_argument("--amp-dtype", choices=("bf16", "fp16"), help="for --amp (default: bf16)")
+    p.add_argument("--compile", action="store_true", help="torch.compile the network; recorded as not strict")
+    p.add_argument("--cuda-graph", action="store_true", help="record its kernels once; recorded as not strict")
+    p.add_argument("--compare", action="store_true", help="compute strictly too, and list predictions that moved")
+
+    p = command("bench", speed.run_bench, "time networks, rewritten forms of them and the same in other libraries")
+    p.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"architectures, ids of weights, patterns (default: {', '.join(speed.DEFAULT)})",
+    )
+    p.add_argument(
+        "-b", "--batch-size", type=int, nargs="+", default=[64], metavar="N", help="images at once (default: 64)"
+    )
+    p.add_argument(
+        "--variants",
+        nargs="+",
+        default=["plain", "optimized", "optimized_bf16"],
+        metavar="V",
+        help="plain and optimized, alone or with _tf32, _bf16, _fp16, _channelslast, _compiled, _graph (default: "
+        "plain optimized optimized_bf16)",
+    )
+    p.add_argument(
+        "--peers", nargs="+", default=["auto"], metavar="P", help="pytorchcv, timm, torchvision, none (default: auto)"
+    )
+    p.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each (default: %(default)s)")
+    p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    p.add_argument("--threads", type=int, metavar="N", help="of a CPU (default: PyTorch's own choice)")
 
     p = command("train", fit.run_train, "train a network by the recipe of a data set; resumes where it stopped")
     p.add_argument("arch", metavar="ARCH", help="the architecture, such as wrn_16_1")

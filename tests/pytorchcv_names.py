@@ -5,56 +5,15 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import pytorchcv
 
-DATASETS = {"cifar10": 10, "cifar100": 100, "svhn": 10}
+from pyramidzoo.speed.pytorchcv_names import Model, model, split
 
-# pytorchcv's name without the data set, and the zoo's; the first rule that fits counts
-_CIFAR = (
-    (r"resnet(20|56|110|1202)", r"resnet\1_b"),
-    (r"resnet(\d+)(?:bn)?", r"resnet\1"),
-    (r"preresnet(20|56|110|1202)", r"preresnet\1_rawid"),
-    (r"preresnet(\d+)(?:bn)?", r"preresnet\1_s3"),
-    (r"se(pre)?resnet(\d+)(?:bn)?", r"se\1resnet\2"),
-    (r"densenet(\d+)_k(\d+)", r"densenet_c_\1_k\2"),
-    (r"densenet(\d+)_k(\d+)_bc", r"densenet_bc_\1_k\2"),
-    (r"wrn(\d+)_(\d+)", r"wrn_\1_\2"),
-    (r"resnext(\d+_\d+x\d+d)", r"resnext\1"),
-    (r"pyramidnet(\d+_a\d+)(?:_bn)?", r"pyramidnet\1"),
-    (r"shakeshakeresnet(\d+_2x\d+d)", r"shakeshake\1_pytorchcv"),
-)
-_IMAGENET = (
-    (r"(se)?resnet(50|101|152)", r"\1resnet\2_s1"),
-    (r"(se)?resnet(\d+)b", r"\1resnet\2"),
-    (r"(se|sepre)?resnetbc(\d+)b", r"\1resnet\2_bottleneck"),
-    (r"resnet(18_wd4|18_wd2|18_w3d4)", r"resnet\1"),
-    (r"(se)?resnet(\d+)", r"\1resnet\2"),
-    (r"sepreresnet50b", r"sepreresnet50"),
-    (r"sepreresnet(\d+)", r"sepreresnet\1"),
-    (r"preresnetbc(\d+)b", r"preresnet\1_bottleneck_pytorchcv"),
-    (r"preresnet50", r"preresnet50_imagenet_s1_pytorchcv"),
-    (r"preresnet50b", r"preresnet50_imagenet_pytorchcv"),
-    (r"preresnet(101|152)", r"preresnet\1_s1_pytorchcv"),
-    (r"preresnet(\d+)b", r"preresnet\1_pytorchcv"),
-    (r"preresnet(\d+(?:_w\w+)?)", r"preresnet\1_pytorchcv"),
-    (r"((?:se)?resnext\d+_\d+x\d+d|senet\d+|densenet\d+|pyramidnet101_a360)", r"\1"),
-    (r"bn_vgg(\d+)b", r"vgg\1_bn"),
-    (r"bn_vgg(\d+)", r"vgg\1_bn_nobias"),
-    (r"wrn50_2", r"wide_resnet50_2"),
-)
+__all__ = ["Model", "model", "published"]
+
 # names that look like the zoo's families and are others: without BN, other stems, other data
 _OTHERS = re.compile(r"vgg\d+|resnet[ad]\w*|\w+_cub|wrn20_10_(1|32)bit")
-
-
-class Model(NamedTuple):
-    """One of pytorchcv's models: its name, the zoo's name for its network, and what it was trained on."""
-
-    name: str
-    architecture: str
-    dataset: str
-    classes: int
 
 
 def published() -> list[str]:
@@ -63,18 +22,4 @@ def published() -> list[str]:
     families = re.compile(r"(se|sepre|pre)?res(net|next)(bc)?\d|senet|densenet|pyramidnet|wrn|shakeshake|(bn_)?vgg")
     with table.open(encoding="utf-8") as stream:
         names = [row["model_name"] for row in csv.DictReader(stream) if row["checksum"] != "NA"]
-    return [name for name in names if families.match(name) and not _OTHERS.fullmatch(_split(name)[0])]
-
-
-def model(name: str) -> Model:
-    """What the zoo calls one of pytorchcv's models. Raises KeyError where it has no such network."""
-    plain, dataset = _split(name)
-    for pattern, replacement in _CIFAR if dataset in DATASETS else _IMAGENET:
-        if found := re.fullmatch(pattern, plain):
-            return Model(name, found.expand(replacement), dataset, DATASETS.get(dataset, 1000))
-    raise KeyError(name)
-
-
-def _split(name: str) -> tuple[str, str]:
-    plain, _, dataset = name.rpartition("_")
-    return (plain, dataset) if dataset in DATASETS else (name, "imagenet1k")
+    return [name for name in names if families.match(name) and not _OTHERS.fullmatch(split(name)[0])]

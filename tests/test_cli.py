@@ -82,7 +82,7 @@ CONVERT = ("convert", "--layout", "ferles", "--arch", "wrn_16_1", "--dataset", "
 def test_version_and_help(run: Any) -> None:
     assert run("--version").out == f"pyramidzoo {__version__}\n"
     shown = run("--help").out
-    for command in ("list", "info", "fetch", "convert", "verify", "evaluate", "tables"):
+    for command in ("list", "info", "fetch", "convert", "verify", "evaluate", "bench", "tables"):
         assert f"    {command} " in shown
         assert run(command, "--help").code == 0
 

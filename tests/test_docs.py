@@ -22,7 +22,7 @@ def test_results_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for command in ("list", "info", "fetch", "verify", "convert", "evaluate", "train", "tables", "publish"):
+    for command in ("list", "info", "fetch", "verify", "convert", "evaluate", "bench", "train", "tables", "publish"):
         assert f"`pyramidzoo {command}" in text
 
 

@@ -16,10 +16,11 @@ from conftest import random_state
 
 from pyramidzoo.containers import Description, write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.evaluation import harness
+from pyramidzoo.evaluation import subjects
 from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.engine import Engine, Settings
 from pyramidzoo.evaluation.environment import pick_device
-from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
+from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.evaluation.metrics import label_ranks
 from pyramidzoo.evaluation.predictions import (
     Part,
@@ -30,6 +31,7 @@ from pyramidzoo.evaluation.predictions import (
     write_predictions,
 )
 from pyramidzoo.evaluation.records import read_records
+from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.factory import create_model
 from pyramidzoo.manifest import Preprocessing, load_manifest
 from pyramidzoo.preprocessing import Normalize
@@ -147,15 +149,15 @@ def test_resuming_computes_only_what_is_missing(
 ) -> None:
     output = tmp_path / "out"
     batches: list[int] = []
-    forward = harness._forward
+    compute = Engine._logits
 
-    def counted(model: Any, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
+    def counted(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         if len(batches) == stop_after:
             raise KeyboardInterrupt
         batches.append(len(batch))
-        return forward(model, batch, settings)
+        return compute(self, key, network, batch)
 
-    monkeypatch.setattr(harness, "_forward", counted)
+    monkeypatch.setattr(Engine, "_logits", counted)
     stop_after = 30
     with pytest.raises(KeyboardInterrupt):
         evaluate(subject, small_set, CPU, output=output)
@@ -348,7 +350,7 @@ def test_damaged_records(change: dict[str, Any], subject: Subject, small_set: Im
 def test_claims_need_the_preprocessing_of_the_entry() -> None:
     entry = load_manifest().find("resnet20_fattorib.cifar10")
     assert entry.tensors_sha256 is not None
-    assert harness._known_as(entry.tensors_sha256, entry.preprocessing) is entry
+    assert subjects._known_as(entry.tensors_sha256, entry.preprocessing) is entry
     other = dataclasses.replace(entry.preprocessing, mean=(0.5, 0.5, 0.5))
-    assert harness._known_as(entry.tensors_sha256, other) is None
-    assert harness._known_as("0" * 64, entry.preprocessing) is None
+    assert subjects._known_as(entry.tensors_sha256, other) is None
+    assert subjects._known_as("0" * 64, entry.preprocessing) is None

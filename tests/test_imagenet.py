@@ -31,13 +31,15 @@ from torchvision.datasets import ImageFolder
 from pyramidzoo import cli
 from pyramidzoo.containers import Description, write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.evaluation import harness
+from pyramidzoo.evaluation import engine
 from pyramidzoo.evaluation.datasets import Reading, Split, imagenet, load_dataset, open_split
 from pyramidzoo.evaluation.datasets._decoding import Decoder
 from pyramidzoo.evaluation.datasets._encoded import EncodedSet, _Crops
-from pyramidzoo.evaluation.harness import Settings, Subject, conclude, evaluate, plan, protocol_of
+from pyramidzoo.evaluation.engine import Engine, Settings
+from pyramidzoo.evaluation.harness import conclude, evaluate, plan, protocol_of
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import read_records
+from pyramidzoo.evaluation.subjects import Subject, load
 from pyramidzoo.evaluation.tables import Measurement, from_records, table_rows
 from pyramidzoo.manifest import Preprocessing, Result, load_manifest
 from pyramidzoo.preprocessing import Normalize, Override, eval_transform
@@ -405,12 +407,12 @@ def test_verdicts_need_the_official_images(known: Known) -> None:
     subject, images = posing(known)
     part = Part("known", np.arange(2000), known.labels.numpy(), known.logits.numpy())
     official = dataclasses.replace(images, shortfall=None)
-    record = conclude(plan(subject, official, Settings(CPU, 250)), [part])
+    record = conclude(plan(load(subject, official), Engine(Settings(CPU, 250))), [part])
     assert record.recorded == "exact"
     (claim,) = record.claims
     assert (claim.verdict, claim.published) == ("matched", f"{(2000 - known.top1) / 20:.2f}")
     assert "not_the_split" not in record.flags
-    record = conclude(plan(subject, images, Settings(CPU, 250)), [part])
+    record = conclude(plan(load(subject, images), Engine(Settings(CPU, 250))), [part])
     assert (record.recorded, record.claims) == ("none", ())
     assert record.recorded_detail == "2,000 images are not the 50,000 of the split"
 
@@ -508,18 +510,18 @@ def test_too_little_memory_halves_the_batch(
 ) -> None:
     """What comes out, file for file, is what a run gives that was asked for the smaller batch."""
     subject, images = few
-    forward, sizes = harness._forward, []
+    compute, sizes = Engine._logits, []
 
-    def cramped(model: Any, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
+    def cramped(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 8:
             raise torch.OutOfMemoryError("no memory")
-        return forward(model, batch, settings)
+        return compute(self, key, network, batch)
 
     expected = {64: 8, 20: 5, 7: 7}[wanted]
     asked = evaluate(subject, images, Settings(CPU, expected), output=tmp_path / "out")
-    monkeypatch.setattr(harness, "_forward", cramped)
-    monkeypatch.setattr(harness, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(Engine, "_logits", cramped)
+    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
     record = evaluate(subject, images, Settings(CPU, wanted))
     assert max(sizes[-60 // expected :]) == expected
     assert record.prediction_sha256 == asked.prediction_sha256
@@ -532,15 +534,15 @@ def test_too_little_memory_halves_the_batch(
 def test_no_memory_at_all(few: tuple[Subject, EncodedSet], monkeypatch: pytest.MonkeyPatch) -> None:
     subject, images = few
 
-    def none(model: Any, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
+    def none(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(harness, "_forward", none)
+    monkeypatch.setattr(Engine, "_logits", none)
     with pytest.raises(UnavailableError, match="no memory for batches of 30; try a smaller -b") as caught:  # on the way
         evaluate(subject, images, Settings(CPU, 30, reading=Reading(1)))
     assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
     assert caught.value.exit_code == 5
-    monkeypatch.setattr(harness, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
     with pytest.raises(UnavailableError, match="no memory for batches of 1"):
         evaluate(subject, images, Settings(CPU, 30))
 

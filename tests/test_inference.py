@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,9 +39,7 @@ from pyramidzoo.preprocessing import Normalize
 
 # Rounding in doubles (1e-16 an operation) came to 1e-12 in the deepest networks; the rest is room for other orders.
 DOUBLE = 1e-10
-# A rewritten network rounds less often than the plain one (0.3 to 1.2 times its error was seen), but sums in the order
-# of channels_last: that alone triples the error of a plain VGG, whose kernels then add 4,608 products in a row.
-SINGLE = 2.0
+SINGLE = 2.0  # times the plain network's own error; it rounds less often, but sums in another order (0.3 to 1.3 seen)
 FAMILIES = ["resnet20", "preresnet164", "wrn_16_1", "pyramidnet110_a48", "pyramidnet164_a48", "densenet_bc_40_k12"]
 FAMILIES += ["resnext29_4x64d", "shakeshake20_2x16d_pytorchcv", "seresnet20", "vgg15_bn"]
 
@@ -158,17 +157,15 @@ def test_each_pass_alone_is_exact(name: str, form: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_single_precision_errs_no_more_than_the_plain_network(name: str) -> None:
-    for seed in range(3):
+    ratios = []
+    for seed in range(4):  # of one small network either error may be small by chance
         model = random_model(name, seed=seed)
         images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
             expected = model(images.double())
             plain = copy.deepcopy(model).float()
-            optimized = optimize(plain)
-            own = [error(plain(images), expected)]
-            plain = plain.to(memory_format=torch.channels_last)
-            own.append(error(plain(images.contiguous(memory_format=torch.channels_last)), expected))
-            assert 0 < error(optimized(images), expected) <= SINGLE * max(own)
+            ratios.append(error(optimize(plain)(images), expected) / error(plain(images), expected))
+    assert 0 < statistics.mean(ratios) <= SINGLE, ratios
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

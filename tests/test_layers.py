@@ -24,7 +24,7 @@ FLOORS = {
             ["factory"],
             ["timm_adapter"],
             ["evaluation"],
-            ["training", "model_card"],
+            ["training", "model_card", "speed"],
             ["publish"],
             ["commands"],
             ["cli"],

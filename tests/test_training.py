@@ -17,7 +17,9 @@ from pyramidzoo import cli
 from pyramidzoo.containers import read_metadata, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError
 from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
-from pyramidzoo.evaluation.harness import Settings, Subject, evaluate
+from pyramidzoo.evaluation.engine import Settings
+from pyramidzoo.evaluation.harness import evaluate
+from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.files import packaged
 from pyramidzoo.training import loop
 from pyramidzoo.training.loop import METADATA_KEY, Epoch, Trained, moved, train

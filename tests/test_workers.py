@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from pyramidzoo.containers import Description, write_tensors
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers
 from pyramidzoo.evaluation.datasets import ImageSet
-from pyramidzoo.evaluation.harness import Job, Settings, Subject, evaluate, plan
+from pyramidzoo.evaluation.engine import Engine, Settings
+from pyramidzoo.evaluation.harness import Job, evaluate, plan
 from pyramidzoo.evaluation.records import Record, read_records
+from pyramidzoo.evaluation.subjects import Subject, load
 from pyramidzoo.evaluation.workers import Done, Failure, Worker, evaluated, this_worker
 from pyramidzoo.manifest import Preprocessing
 
@@ -54,8 +57,9 @@ def together(
     names = [subject.name for subject in subjects]
     results: list[Record | Failure] = []
     for rank in reversed(range(count)):
-        made = lambda position: plan(subjects[position], images, CPU, output=output)  # noqa: E731
-        found = list(evaluated(names, made, Worker(rank, count)))
+        loaded = lambda position: load(subjects[position], images)  # noqa: E731
+        planned = partial(plan, engine=Engine(CPU), output=output)
+        found = list(evaluated(names, loaded, planned, Worker(rank, count)))
         assert not found or rank == 0
         results += found
     assert [len(parts) for parts in sent.values()] == [len(subjects)] * count
@@ -101,7 +105,7 @@ def test_a_failure_in_one_process_is_one_of_those_weights_alone(
 
 
 def test_processes_that_differ_give_no_number(subjects: list[Subject], small_set: ImageSet) -> None:
-    job = plan(subjects[0], small_set, CPU)
+    job = plan(load(subjects[0], small_set), Engine(CPU))
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
     other = unit | {"device": "cpu (another, 3 threads)"}
     result = workers._concluded(job, [Done("x", unit), Done("x", other)])
@@ -111,9 +115,10 @@ def test_processes_that_differ_give_no_number(subjects: list[Subject], small_set
 
 
 def test_a_lost_part_gives_no_number(subjects: list[Subject], small_set: ImageSet) -> None:
-    job = plan(subjects[0], small_set, CPU)
+    job = plan(load(subjects[0], small_set), Engine(CPU))
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
-    half = workers._share(0, "x", lambda _: job, Worker(0, 2))[1]
+    loaded = workers._settled(lambda _: load(subjects[0], small_set), 0)
+    half = workers._share(0, "x", loaded, lambda _: job, Worker(0, 2))[1]
     result = workers._concluded(job, [half, Done("x", unit)])
     assert isinstance(result, Failure)
     assert result.exit_code == 4

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyramidzoo.architectures import Architecture, architectures, get_architecture, near_matches
 from pyramidzoo.cache import cache_paths
@@ -18,9 +18,7 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.files import names_a_file, packaged, user_path, weights_file
 from pyramidzoo.formats import facts, line_width, render, wrapped
 from pyramidzoo.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
-
-if TYPE_CHECKING:
-    from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.speed.table import packaged_speed
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -78,6 +76,7 @@ def _architecture_facts(row: Architecture, entries: list[WeightsEntry]) -> dict[
     import torch
 
     from pyramidzoo.models import build
+    from pyramidzoo.speed.counting import multiply_adds
 
     with torch.device("meta"):
         model = build(row).eval()
@@ -91,23 +90,14 @@ def _architecture_facts(row: Architecture, entries: list[WeightsEntry]) -> dict[
         "input": f"(N, 3, {row.input_size}, {row.input_size})",
         "classes": row.num_classes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": _multiply_adds(model, row.input_size),
+        "multiply_adds": multiply_adds(model, (3, row.input_size, row.input_size)),
+        "speed": packaged_speed(row.name),
         "features": model.num_features,
         "stages": [
             {"module": f["module"], "channels": f["num_chs"], "reduction": f["reduction"]} for f in model.feature_info
         ],
         "weights": [_weights_facts(entry) for entry in entries],
     }
-
-
-def _multiply_adds(model: ImageClassifier, size: int) -> int:
-    """Of convolutions and linear layers, for one image; nothing is computed on the meta device."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, 3, size, size, device="meta"))
-    return counter.get_total_flops() // 2  # it counts a multiplication and an addition as two
 
 
 def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[WeightsEntry]) -> str:
@@ -121,6 +111,7 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
         ("images", f"3 x {size} x {size} and {row.num_classes:,} classes, as published for {row.dataset}"),
         ("parameters", found["parameters"]),
         ("multiply-adds", f"{found['multiply_adds']:,} for an image of {size} x {size}"),
+        ("images/s", _speed(found["speed"])),
         ("features", f"{found['features']:,} channels before the classifier"),
         ("stages", [f"{s['module']}: {s['channels']} channels at 1/{s['reduction']}" for s in found["stages"]]),
         ("load", load),
@@ -146,6 +137,17 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
     table = render(rows, "human", width=line_width())
     protocols = facts([(label, protocol) for protocol, label in short.items() if label != protocol], width=width)
     return "\n\n".join(part for part in (f"{page}{table}", protocols, hint) if part)
+
+
+def _speed(found: dict[str, Any] | None) -> list[str]:
+    """A line for each batch size, and what it was measured on; nothing where nobody measured."""
+    if found is None:
+        return []
+    lines = [
+        f"{', '.join(f'{speed:,} {variant}' for variant, speed in speeds.items())}, batch {batch}"
+        for batch, speeds in found["images_per_second"].items()
+    ]
+    return [*lines, f"on {found['device']}, torch {found['versions']['torch']}, {found['date']}"]
 
 
 def _protocols(entry: WeightsEntry) -> list[str]:

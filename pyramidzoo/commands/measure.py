@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise UsageError(f"-j {args.jobs}: the number of processes cannot be negative; 0 decodes in this one")
 
     from pyramidzoo.evaluation.datasets import Reading, Split, default_data_dir, open_split
+    from pyramidzoo.evaluation.engine import Engine, Settings
     from pyramidzoo.evaluation.environment import keep_memory, own_cores, pick_device
-    from pyramidzoo.evaluation.harness import Job, Settings, Subject, plan
+    from pyramidzoo.evaluation.harness import plan, strictly
+    from pyramidzoo.evaluation.subjects import Loaded, Subject, load
     from pyramidzoo.evaluation.workers import Failure, evaluated, this_worker
     from pyramidzoo.preprocessing import Override
 
@@ -48,9 +51,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         amp=amp,
         channels_last=args.channels_last,
+        precision=args.precision,
+        optimized=args.optimize,
+        compiled=args.compile,
+        cuda_graph=args.cuda_graph,
         reading=Reading(own_cores() if args.jobs is None else args.jobs, args.tensor_resize),
         override=Override(args.resize, args.crop, args.interpolation),
     )
+    engine, strict = Engine(settings), Engine(strictly(settings)) if args.compare else None
     data_dir = args.data_dir or default_data_dir()
     loaded: dict[str, Split] = {}
 
@@ -62,17 +70,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
     targets: list[WeightsEntry | Path] = [*entries, *files]
     names = [str(target) if isinstance(target, Path) else target.id for target in targets]
 
-    def job_of(position: int) -> Job:
+    def loaded_of(position: int) -> Loaded:
         target = targets[position]
         if isinstance(target, Path):
             subject = Subject.of_file(target)
-            return plan(subject, images_of(subject.dataset), settings, output=args.output)
+            return load(subject, images_of(subject.dataset), settings.override)
         images = images_of(target.dataset)  # first: without images there is no use in fetching weights
-        return plan(Subject.of_entry(target), images, settings, output=args.output)
+        return load(Subject.of_entry(target), images, settings.override)
 
     records: list[Record] = []
     failures: list[Failure] = []
-    for result in evaluated(names, job_of, worker):
+    for result in evaluated(names, loaded_of, partial(plan, engine=engine, output=args.output, strict=strict), worker):
         if isinstance(result, Failure):
             failures.append(result)
             named = "" if result.name in result.error else f"{result.name}: "
@@ -144,6 +152,14 @@ def _block(record: Record) -> str:
             f"  claim          {claim.verdict}: {claim.by} published {claim.published} ({claim.statistic}), "
             f"ours is {claim.ours:.3f} by that statistic"
         )
+    if (against := record.against_strict) is not None:
+        moved = [f"{index} ({before} to {after}, label {label})" for index, label, before, after in against.moved[:8]]
+        rest = "" if len(against.moved) <= len(moved) else ", ..."
+        lines.append(
+            f"  against strict {len(against.moved)} predictions moved, {against.lost} lost, {against.gained} gained; "
+            f"logits moved by at most {against.largest_difference:.1e}"
+        )
+        lines += [f"                 images {', '.join(moved)}{rest}"] if moved else []
     if record.not_the_split:
         lines.append(f"  claim          none: {record.not_the_split}")
     elif not record.strict:
@@ -167,6 +183,7 @@ _COLUMNS = (
     "claim",
     "published",
     "ours_by_statistic",
+    "moved",
     "error",
 )
 
@@ -187,6 +204,7 @@ def _row(record: Record) -> dict[str, Any]:
         [claim.verdict for claim in record.claims] or "none",
         [f"{claim.published} ({claim.by}, {claim.statistic})" for claim in record.claims],
         [f"{claim.ours:.3f}" for claim in record.claims],
+        len(record.against_strict.moved) if record.against_strict else None,
         None,
     )
     return dict(zip(_COLUMNS, values, strict=True))

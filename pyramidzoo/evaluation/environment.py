@@ -58,21 +58,27 @@ def keep_memory() -> bool:
 
 
 @contextlib.contextmanager
-def strict_arithmetic() -> Iterator[None]:
-    """fp32 as IEEE has it, and the same algorithm every time; the process's own settings come back afterwards."""
+def strict_arithmetic(*, tf32: bool = False, fixed: bool = True) -> Iterator[None]:
+    """fp32 as IEEE has it, and the same algorithm every time; the process's own settings come back afterwards.
+
+    Less strict: with `tf32` GPUs multiply 10-bit mantissas, and without `fixed` cuDNN takes the algorithm that it finds
+    fastest.
+    """
     cudnn = torch.backends.cudnn
     places = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.conv", "mkldnn.matmul")
-    precisions: list[Any] = [torch.backends, *(attrgetter(place)(torch.backends) for place in places)]
-    before = [part.fp32_precision for part in precisions]
+    parts: list[Any] = [torch.backends, *(attrgetter(place)(torch.backends) for place in places)]
+    before = [part.fp32_precision for part in parts]
     algorithms = cudnn.benchmark, cudnn.deterministic
     try:
-        for part in precisions:
+        for part in parts:
             part.fp32_precision = "ieee"
-        cudnn.benchmark, cudnn.deterministic = False, True
+        if tf32:
+            parts[1].fp32_precision = parts[2].fp32_precision = "tf32"  # of cuda.matmul and cudnn.conv
+        cudnn.benchmark, cudnn.deterministic = not fixed, fixed
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = algorithms
-        for part, precision in zip(precisions, before, strict=True):
+        for part, precision in zip(parts, before, strict=True):
             part.fp32_precision = precision
 
 

@@ -9,23 +9,23 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.containers import Description, tensors_sha256
-from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation import records
-from pyramidzoo.evaluation.datasets import Reading, Split
-from pyramidzoo.evaluation.environment import device_name, strict_arithmetic, versions
-from pyramidzoo.evaluation.metrics import STATISTICS, label_ranks, prediction_sha256
+from pyramidzoo.evaluation.datasets import Split
+from pyramidzoo.evaluation.engine import Engine, Form, Settings
+from pyramidzoo.evaluation.environment import device_name, versions
+from pyramidzoo.evaluation.metrics import STATISTICS, Flips, flips, label_ranks, prediction_sha256
 from pyramidzoo.evaluation.predictions import (
     Part,
     Predictions,
@@ -35,98 +35,13 @@ from pyramidzoo.evaluation.predictions import (
     write_predictions,
 )
 from pyramidzoo.evaluation.records import ClaimCheck, Record, is_strict, write_record
+from pyramidzoo.evaluation.subjects import Loaded, Subject, load
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
-from pyramidzoo.factory import assemble
-from pyramidzoo.files import make_folder, weights_file
-from pyramidzoo.loading import memoised_hash, read_weights
-from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, foreign_manifest, load_manifest
-from pyramidzoo.preprocessing import Normalize, Override
-from pyramidzoo.weights import fetch
+from pyramidzoo.files import make_folder
+from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, foreign_manifest
+from pyramidzoo.preprocessing import Normalize
 
 _BATCHES_PER_FILE = 4  # so that a small set is work for many processes, and little is lost with one
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: a verified safetensors file, and how its images must be prepared.
-
-    `entry` is the manifest's entry whose tensors these are, if any; then its record and its claims apply.
-    """
-
-    name: str
-    architecture: str
-    arguments: Mapping[str, Any]
-    dataset: str
-    preprocessing: Preprocessing
-    path: Path
-    file_sha256: str
-    entry: WeightsEntry | None = None
-
-    @classmethod
-    def of_entry(cls, entry: WeightsEntry) -> Subject:
-        """Fetch an entry's file. Raises IntegrityError, UnavailableError."""
-        located = fetch(entry)
-        return cls(
-            name=entry.id,
-            architecture=entry.architecture,
-            arguments=entry.arguments,
-            dataset=entry.dataset,
-            preprocessing=entry.preprocessing,
-            path=located.path,
-            file_sha256=located.sha256,
-            entry=entry,
-        )
-
-    @classmethod
-    def of_file(cls, path: Path) -> Subject:
-        """A file of the zoo, or a folder with one; it says itself what it holds. Raises UsageError, IntegrityError."""
-        path = weights_file(path)
-        if path.suffix != ".safetensors":
-            raise UsageError(
-                f"{path} is not a safetensors file; `pyramidzoo convert {path} --dataset ... --output ...` makes one "
-                "that can be evaluated"
-            )
-        description = Description.of(path)
-        if description is None:
-            raise UsageError(
-                f"{path} does not say what it holds (architecture, data set, preprocessing); "
-                "`pyramidzoo convert` makes files that do"
-            )
-        get_architecture(description.architecture)
-        sha256 = memoised_hash(path)
-        return cls(
-            name=f"{path.stem}@{sha256[:8]}",  # never an id, and never another file's name
-            architecture=description.architecture,
-            arguments=description.arguments,
-            dataset=description.dataset,
-            preprocessing=description.preprocessing,
-            path=path,
-            file_sha256=sha256,
-        )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to compute. Strict is fp32 without TF32, fixed algorithms; anything else is recorded as a flag.
-
-    `reading` is for images that have to be decoded, `override` for another protocol than that of the weights.
-    """
-
-    device: torch.device
-    batch_size: int = 128
-    amp: str | None = None
-    channels_last: bool = False
-    reading: Reading = field(default_factory=Reading)
-    override: Override = field(default_factory=Override)
-
-    @property
-    def precision(self) -> str:
-        return self.amp or "fp32"
-
-    @property
-    def flags(self) -> dict[str, Any]:
-        return {"batch_size": self.batch_size, "channels_last": self.channels_last, "amp": self.amp}
 
 
 @dataclass
@@ -134,74 +49,86 @@ class Job:
     """One evaluation, planned: its units of work are ranges of samples, each of which any process can do.
 
     With a `folder`, every unit's predictions become a file there; `reused` counts those that were there before.
-    `settings` have the batch size in use; `asked` is the one asked for, which the device may have no memory for.
+    `batch_size` is the one in use; the one asked for may be more than the device has memory for. `strict` is the same
+    evaluation in strict arithmetic, where this one is to be compared with it. The network is gone once it has done its
+    work; `seconds` is what that took.
     """
 
     subject: Subject
     entry: WeightsEntry | None
     images: Split
     preprocessing: Preprocessing
-    settings: Settings
-    asked: int
-    model: nn.Module
-    parameters: int
     tensors: str
-    units: list[Mapping[str, Any]]
-    folder: Path | None
-    began: float
+    parameters: int
+    engine: Engine
+    form: Form | None
+    batch_size: int
+    flags: Mapping[str, Any]
+    units: list[Mapping[str, Any]] = field(default_factory=list)
+    folder: Path | None = None
+    strict: Job | None = None
     reused: int = 0
+    seconds: float = 0.0
+
+    @property
+    def settings(self) -> Settings:
+        return self.engine.settings
 
     def file_of(self, unit: Mapping[str, Any]) -> Path:
         assert self.folder is not None
         return self.folder / f"predictions-{unit['start']:06d}-{unit['stop']:06d}.safetensors"
 
 
-def evaluate(subject: Subject, images: Split, settings: Settings, *, output: Path | None = None) -> Record:
+def evaluate(
+    subject: Subject, images: Split, settings: Settings, *, output: Path | None = None, compare: bool = False
+) -> Record:
     """Evaluate weights on a split and judge the result.
 
     With `output`, prediction files and the record stay in `output/NAME/DATASET-SPLIT-PRECISION-HASH` (the hash is of
-    all that predictions depend on), and valid prediction files found there are not computed again. Raises UsageError,
+    all that predictions depend on), and valid prediction files found there are not computed again. With `compare`, it
+    is done in strict arithmetic too, and the record lists the predictions that moved. Raises UsageError,
     IntegrityError, UnavailableError; no record is written then.
     """
-    job = plan(subject, images, settings, output=output)
-    return conclude(job, work(job, job.units))
+    loaded = load(subject, images, settings.override)
+    job = plan(loaded, Engine(settings), output=output, strict=Engine(strictly(settings)) if compare else None)
+    strict = work(job.strict, job.strict.units) if job.strict else []
+    return conclude(job, work(job, job.units), strict)
 
 
-def plan(subject: Subject, images: Split, settings: Settings, *, output: Path | None = None) -> Job:
-    """Load the network and divide the work. Raises as `evaluate` does."""
-    if subject.dataset != images.name:
-        raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
-    preprocessing = settings.override.applied(subject.preprocessing)
-    images.require(preprocessing, subject.name)
-    content = read_weights(subject.path, sha256=subject.file_sha256)
-    row = get_architecture(subject.architecture)
-    model = assemble(row, content, arguments=subject.arguments, preprocessing=preprocessing)
-    if model.num_classes != images.classes:
-        raise UsageError(f"{subject.name} tells {model.num_classes} classes apart, {images.name} has {images.classes}")
-    tensors = tensors_sha256(model.state_dict())
-    if subject.entry and subject.entry.tensors_sha256 not in (None, tensors):
-        raise IntegrityError(
-            f"{subject.path} does not hold the tensors of {subject.name}: their sha256 is {tensors}, expected "
-            f"{subject.entry.tensors_sha256}; `pyramidzoo fetch --force {subject.name}` makes it anew"
-        )
-    used = _fitting(model, settings, preprocessing)
+def strictly(settings: Settings) -> Settings:
+    """The settings for what others are compared with: the same device, batch size and protocol. Raises UsageError."""
+    strict = Settings(settings.device, settings.batch_size, override=settings.override)
+    strict = dataclasses.replace(strict, reading=dataclasses.replace(settings.reading, tensor_resize=False))
+    if strict == settings:
+        raise UsageError("this is the strict evaluation itself: there is nothing to compare it with")
+    return strict
+
+
+def plan(loaded: Loaded, engine: Engine, *, output: Path | None = None, strict: Engine | None = None) -> Job:
+    """Divide the work. `strict` computes what it is compared with. Raises UnavailableError."""
+    form = engine.form(loaded.model, loaded.network)
+    settings, batch_size = engine.settings, engine.batch_size(form, loaded.preprocessing.input_size)
     job = Job(
-        subject=subject,
-        entry=subject.entry or _known_as(tensors, subject.preprocessing),
-        images=images,
-        preprocessing=preprocessing,
-        settings=used,
-        asked=settings.batch_size,
-        model=model,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tensors=tensors,
-        units=[],
-        folder=None,
-        began=time.perf_counter(),
+        subject=loaded.subject,
+        entry=loaded.entry,
+        images=loaded.images,
+        preprocessing=loaded.preprocessing,
+        tensors=loaded.tensors,
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        engine=engine,
+        form=form,
+        batch_size=batch_size,
+        flags={
+            **settings.flags,
+            **({"optimized": list(form.passes)} if settings.optimized else {}),
+            **loaded.images.flags(settings.reading),
+            "batch_size": batch_size,
+        },
     )
     shared = _unit(job)
-    job.units = [{**shared, "start": start, "stop": stop} for start, stop in _ranges(len(images), used)]
+    job.units = [{**shared, "start": start, "stop": stop} for start, stop in _ranges(len(job.images), batch_size)]
     job.folder = None if output is None else _folder(output, job, shared)
+    job.strict = None if strict is None else plan(loaded, strict, output=output)
     return job
 
 
@@ -226,20 +153,35 @@ def work(job: Job, units: Sequence[Mapping[str, Any]]) -> list[Part]:
     return parts
 
 
-def conclude(job: Job, parts: Iterable[Part]) -> Record:
+def conclude(job: Job, parts: Iterable[Part], strict: Iterable[Part] = ()) -> Record:
     """Reduce the predictions of all units, those in the folder where there is one, and judge them.
 
-    Raises IntegrityError, and gives no number, unless every sample was predicted exactly once.
+    `strict` are those of the job that this one is compared with. Raises IntegrityError, and gives no number, unless
+    every sample was predicted exactly once.
     """
+    predictions = _whole(job, parts)
+    against = None
+    if job.strict is not None:
+        reference = _whole(job.strict, strict)
+        _kept(job.strict, _record(job.strict, reference))
+        against = flips(reference.logits, predictions.logits, predictions.labels)
+    return _kept(job, _record(job, predictions, against))
+
+
+def _whole(job: Job, parts: Iterable[Part]) -> Predictions:
     if job.folder is not None:
         parts = (read_predictions(job.file_of(unit), unit) for unit in job.units)
-    record = _record(job, reduce_predictions(parts, len(job.images)))
+    return reduce_predictions(parts, len(job.images))
+
+
+def _kept(job: Job, record: Record) -> Record:
+    """The record, written beside its predictions where those are files."""
     if job.folder is not None:
         write_record(job.folder / records.FILE_NAME, record)
     return record
 
 
-def _record(job: Job, predictions: Predictions) -> Record:
+def _record(job: Job, predictions: Predictions, against: Flips | None = None) -> Record:
     """Count, judge and describe."""
     subject, entry, images, settings = job.subject, job.entry, job.images, job.settings
     ranks = label_ranks(predictions.logits, predictions.labels)
@@ -257,7 +199,7 @@ def _record(job: Job, predictions: Predictions) -> Record:
     else:
         recorded, detail = recorded_verdict(measured, recorded_result(entry, images.split, protocol))
     # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
-    judged = is_strict(settings.precision, flags) and not images.shortfall
+    judged = is_strict(settings.arithmetic, flags) and not images.shortfall
     return Record(
         format=records.FORMAT,
         weights=subject.name,
@@ -276,17 +218,18 @@ def _record(job: Job, predictions: Predictions) -> Record:
         top5_correct=measured.top5_correct,
         statistics=statistics,
         prediction_sha256=measured.prediction_sha256,
-        precision=settings.precision,
+        precision=settings.arithmetic,
         device=device_name(settings.device),
         flags=flags,
         versions=versions(),
         command=_command(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        duration_seconds=None if job.reused else round(time.perf_counter() - job.began, 3),
+        duration_seconds=None if job.reused else round(job.seconds, 3),
         reused_files=job.reused,
         recorded=recorded,
         recorded_detail=detail,
         manifest=foreign_manifest(),
+        against_strict=against,
         claims=check_claims(entry, images.split, statistics, measured.images, protocol) if judged else (),
     )
 
@@ -299,9 +242,9 @@ def _command() -> str:
 
 def _flags(job: Job) -> dict[str, Any]:
     """How it was computed, and what of it was asked otherwise."""
-    flags = {**job.settings.flags, **job.images.flags(job.settings.reading)}
-    if job.asked != job.settings.batch_size:
-        flags["batch_size_asked"] = job.asked
+    flags = dict(job.flags)
+    if job.batch_size != job.settings.batch_size:
+        flags["batch_size_asked"] = job.settings.batch_size
     if job.preprocessing != job.subject.preprocessing:
         flags["preprocessing"] = dataclasses.asdict(job.preprocessing)
     if job.images.shortfall:
@@ -319,12 +262,6 @@ def protocol_of(preprocessing: Preprocessing, own: Preprocessing | None = None) 
     text = f"resize {preprocessing.resize}, center crop {preprocessing.crop}, one pass"
     other = own is not None and preprocessing.interpolation != own.interpolation
     return f"{text}, {preprocessing.interpolation}" if other else text
-
-
-def _known_as(content: str, preprocessing: Preprocessing) -> WeightsEntry | None:
-    """The entry that a file of any name is, if its tensors and its preprocessing are the entry's."""
-    entry = load_manifest().with_tensors(content)
-    return entry if entry and entry.preprocessing == preprocessing else None
 
 
 def recorded_result(entry: WeightsEntry | None, split: str, protocol: str | None = None) -> Result | None:
@@ -359,9 +296,9 @@ def check_claims(
     )
 
 
-def _ranges(images: int, settings: Settings) -> list[tuple[int, int]]:
+def _ranges(images: int, batch_size: int) -> list[tuple[int, int]]:
     """Index ranges of whole batches, one for each prediction file."""
-    step = settings.batch_size * _BATCHES_PER_FILE
+    step = batch_size * _BATCHES_PER_FILE
     return [(start, min(start + step, images)) for start in range(0, images, step)]
 
 
@@ -374,11 +311,10 @@ def _unit(job: Job) -> dict[str, Any]:
         "preprocessing": job.preprocessing.sha256(),
         "dataset": job.images.fingerprint,
         "images": len(job.images),
-        "precision": job.settings.precision,
+        "precision": job.settings.arithmetic,
         "device": device_name(job.settings.device),
         "versions": versions(),
-        **job.settings.flags,
-        **job.images.flags(job.settings.reading),
+        **job.flags,
     }
 
 
@@ -386,55 +322,9 @@ def _folder(output: Path, job: Job, shared: Mapping[str, Any]) -> Path:
     """A folder for each way to compute, so that no two runs can mix."""
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     images = job.images
-    folder = output / job.subject.name / f"{images.name}-{images.split}-{job.settings.precision}-{digest[:8]}"
+    folder = output / job.subject.name / f"{images.name}-{images.split}-{job.settings.arithmetic}-{digest[:8]}"
     make_folder(folder)
     return folder
-
-
-def _fitting(model: nn.Module, settings: Settings, preprocessing: Preprocessing) -> Settings:
-    """The settings with a batch size that the device has memory for, halved as often as it takes.
-
-    It is found before any work is planned, with images that are all zero: units, files and predictions are those of
-    a run that was asked for this batch size. Raises UnavailableError where there is no memory for one image.
-    """
-    if not _may_run_out(settings.device):
-        return settings
-    while True:
-        try:
-            with _computing(model, settings) as ready:
-                zeros = torch.zeros(settings.batch_size, *preprocessing.input_size, device=settings.device)
-                _forward(ready, zeros.contiguous(memory_format=_layout(settings)), settings)
-            return settings
-        except torch.OutOfMemoryError as error:
-            if settings.batch_size == 1:
-                raise _no_memory(settings) from error
-        torch.cuda.empty_cache()
-        settings = dataclasses.replace(settings, batch_size=settings.batch_size // 2)
-
-
-def _may_run_out(device: torch.device) -> bool:
-    """Whether too little memory is an error on this device that one can go on after; a CPU's system ends processes."""
-    return device.type != "cpu"
-
-
-def _no_memory(settings: Settings) -> UnavailableError:
-    return UnavailableError(f"{settings.device} has no memory for batches of {settings.batch_size}; try a smaller -b")
-
-
-def _layout(settings: Settings) -> torch.memory_format:
-    return torch.channels_last if settings.channels_last else torch.contiguous_format
-
-
-@contextlib.contextmanager
-def _computing(model: nn.Module, settings: Settings) -> Iterator[nn.Module]:
-    """The network on its device, in the arithmetic that the settings ask for."""
-    device, amp = settings.device, settings.amp
-    with (
-        strict_arithmetic(),
-        torch.inference_mode(),
-        torch.autocast(device.type, _AMP[amp] if amp else None, enabled=amp is not None),
-    ):
-        yield model.eval().to(device).to(memory_format=_layout(settings))
 
 
 def _spans(unit: Mapping[str, Any], batch_size: int) -> list[tuple[int, int]]:
@@ -445,42 +335,65 @@ def _spans(unit: Mapping[str, Any], batch_size: int) -> list[tuple[int, int]]:
 
 def _predict(job: Job, units: Sequence[Mapping[str, Any]], keep: Callable[[Mapping[str, Any], Part], None]) -> None:
     """Compute the predictions of every unit, and give each to `keep` as soon as it is whole."""
+    assert job.form is not None
+    form, job.form = job.form, None
     if not units:
         return
-    images, settings = job.images, job.settings
-    normalize = Normalize(job.preprocessing).to(settings.device)
-    spans = [_spans(unit, settings.batch_size) for unit in units]
+    images, device = job.images, job.settings.device
+    normalize = Normalize(job.preprocessing).to(device)
+    spans = [_spans(unit, job.batch_size) for unit in units]
     batches = images.batches(
-        [span for of_unit in spans for span in of_unit], job.preprocessing, settings.device, settings.reading
+        [span for of_unit in spans for span in of_unit], job.preprocessing, device, job.settings.reading
     )
+    began = time.perf_counter()
     with (
         contextlib.closing(batches),
-        _computing(job.model, settings) as model,
+        job.engine.running(form, job.batch_size) as run,
         tqdm(
-            total=sum(unit["stop"] - unit["start"] for unit in units),
-            desc=job.subject.name,
-            unit="img",
-            disable=None,
+            total=sum(unit["stop"] - unit["start"] for unit in units), desc=job.subject.name, unit="img", disable=None
         ) as bar,
     ):
+        leaving: deque[Callable[[], None]] = deque()
         for unit, of_unit in zip(units, spans, strict=True):
-            start, stop, logits = unit["start"], unit["stop"], []
-            for _ in of_unit:
-                batch = normalize(next(batches)).contiguous(memory_format=_layout(settings))
-                try:
-                    logits.append(_forward(model, batch, settings).float())
-                except torch.OutOfMemoryError as error:
-                    raise _no_memory(settings) from error
-                bar.update(len(batch))
-            part = Part(
-                name=f"samples {start} to {stop - 1}",
-                index=images.index(start, stop),
-                labels=images.labels[start:stop].numpy(),
-                logits=torch.cat(logits).cpu().numpy(),
-            )
-            keep(unit, part)
+            logits = []
+            for start, stop in of_unit:
+                logits.append(run(normalize(next(batches))))
+                bar.update(stop - start)
+            leaving.append(partial(_keep, job, unit, _leaving(torch.cat(logits)), keep))
+            while len(leaving) > (device.type != "cpu"):  # a GPU computes the next unit meanwhile
+                leaving.popleft()()
+        for rest in leaving:
+            rest()
+    job.seconds += time.perf_counter() - began
 
 
-def _forward(model: nn.Module, batch: torch.Tensor, settings: Settings) -> torch.Tensor:
-    logits: torch.Tensor = model(batch)
-    return logits
+def _leaving(logits: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """A tensor on its way from the device; when it is called for, it is waited for."""
+    if logits.device.type == "cpu":
+        return lambda: logits
+    here = torch.empty_like(logits, device="cpu", pin_memory=True)
+    here.copy_(logits, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+
+    def arrived() -> torch.Tensor:
+        done.synchronize()
+        return here
+
+    return arrived
+
+
+def _keep(
+    job: Job,
+    unit: Mapping[str, Any],
+    logits: Callable[[], torch.Tensor],
+    keep: Callable[[Mapping[str, Any], Part], None],
+) -> None:
+    start, stop = unit["start"], unit["stop"]
+    part = Part(
+        name=f"samples {start} to {stop - 1}",
+        index=job.images.index(start, stop),
+        labels=job.images.labels[start:stop].numpy(),
+        logits=logits().numpy(),
+    )
+    keep(unit, part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -27,6 +28,36 @@ def label_ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArr
 def prediction_sha256(logits: NDArray[np.float32]) -> str:
     """sha256 over the predicted classes, little-endian int64 in index order. Ties go to the lower index."""
     return hashlib.sha256(logits.argmax(axis=1).astype("<i8").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What became of strict predictions in another arithmetic, for the same weights and images.
+
+    `moved` has (index, label, strict class, class) of every image whose predicted class is another; `lost` of them were
+    right in strict arithmetic, `gained` are right now. `largest_difference` is that of any logit, `prediction_sha256`
+    that of the strict predictions.
+    """
+
+    prediction_sha256: str
+    lost: int
+    gained: int
+    moved: tuple[tuple[int, int, int, int], ...]
+    largest_difference: float
+
+
+def flips(strict: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Flips:
+    """Compare logits (N, classes) with those of strict arithmetic, in index order."""
+    before, after = strict.argmax(axis=1), logits.argmax(axis=1)
+    (index,) = np.nonzero(before != after)
+    moved = np.stack([index, labels[index], before[index], after[index]], axis=1)
+    return Flips(
+        prediction_sha256=prediction_sha256(strict),
+        lost=int((before[index] == labels[index]).sum()),
+        gained=int((after[index] == labels[index]).sum()),
+        moved=tuple(tuple(row) for row in moved.tolist()),
+        largest_difference=float(np.abs(strict - logits).max()),
+    )
 
 
 def error_percent(wrong: int, images: int) -> float:

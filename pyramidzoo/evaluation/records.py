@@ -12,7 +12,7 @@ from typing import Any
 
 from pyramidzoo import schema
 from pyramidzoo.errors import IntegrityError, UnavailableError
-from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
+from pyramidzoo.evaluation.metrics import ERROR, Flips, error_percent, wilson_interval
 from pyramidzoo.files import write_text
 from pyramidzoo.schema import Invalid
 
@@ -20,7 +20,13 @@ FORMAT = 1
 FILE_NAME = "record.json"
 
 # flags of what is faster and gives slightly other logits, and how they are called
-_LOOSE = {"channels_last": "channels last", "tensor_resize": "resized as tensors"}
+_LOOSE = {
+    "channels_last": "channels last",
+    "optimized": "optimized",
+    "compiled": "compiled",
+    "cuda_graph": "CUDA graph",
+    "tensor_resize": "resized as tensors",
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,9 @@ class Record:
     """Counts, hashes, circumstances and verdicts of one set of weights on one split.
 
     `statistics` are top-1 errors in percent; `flags` how it was computed; `duration_seconds` the time from the first
-    batch to the reduced counts, null where `reused_files` of an earlier run's predictions were taken over; `manifest`
-    the sha256 of the one that `PYRAMIDZOO_MANIFEST` named, whose verdicts these are, null where it was the zoo's own.
+    batch to the last, in the process that took longest, null where `reused_files` of an earlier run's predictions were
+    taken over; `manifest` the sha256 of the one that `PYRAMIDZOO_MANIFEST` named, whose verdicts these are, null where
+    it was the zoo's own; `against_strict` what moved where strict arithmetic was run beside it, null where it was not.
     """
 
     format: int
@@ -71,6 +78,7 @@ class Record:
     recorded: str
     recorded_detail: str
     manifest: str | None
+    against_strict: Flips | None
     claims: tuple[ClaimCheck, ...]
 
     def __post_init__(self) -> None:
@@ -168,7 +176,11 @@ def _read(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, not {FORMAT}")
-        kept = {"manifest": None} | {name: value for name, value in content.items() if name in names}
+        later = {"manifest": None, "against_strict": None}  # fields that older records lack
+        kept = later | {name: value for name, value in content.items() if name in names}
+        if kept["against_strict"] is not None:
+            moved = tuple(map(tuple, kept["against_strict"]["moved"]))
+            kept["against_strict"] = schema.record(Flips, kept["against_strict"] | {"moved": moved})
         kept["claims"] = tuple(schema.record(ClaimCheck, claim) for claim in kept["claims"])
         return schema.record(Record, kept)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

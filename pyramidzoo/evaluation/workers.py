@@ -6,18 +6,24 @@ folder it lies there already, so that a worker that is killed, and started again
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 
+from pyramidzoo.cache import until
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.evaluation.harness import Job, conclude, work
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import Record
+from pyramidzoo.evaluation.subjects import Loaded
 
 _WAITING = datetime.timedelta(days=7)  # for the slowest of the others; torchrun ends everything when one of them fails
 
@@ -51,12 +57,17 @@ class Failure:
 
 @dataclass
 class Done:
-    """What one process has of one set of weights: parts where there is no folder, or why it failed."""
+    """What one process has of one set of weights: parts where there is no folder, or why it failed.
+
+    `strict` are those of the strict evaluation that it is compared with.
+    """
 
     name: str
     unit: dict[str, Any] = field(default_factory=dict)  # that of all its units, but for their ranges
     parts: list[Part] = field(default_factory=list)
+    strict: list[Part] = field(default_factory=list)
     reused: int = 0
+    seconds: float = 0.0
     failure: Failure | None = None
 
 
@@ -67,20 +78,24 @@ def this_worker() -> Worker:
     return Worker(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 
-def evaluated(names: Sequence[str], plan: Callable[[int], Job], worker: Worker) -> Iterator[Record | Failure]:
-    """Evaluate many sets of weights, whose jobs `plan` makes by their position, with all processes of a command.
+def evaluated(
+    names: Sequence[str], load: Callable[[int], Loaded], plan: Callable[[Loaded], Job], worker: Worker
+) -> Iterator[Record | Failure]:
+    """Evaluate many sets of weights, which `load` makes by their position, with all processes of a command.
 
-    The units are dealt in turn, beginning with another process for each set. The first process yields a record or a
-    failure for each, in order: at once where it is the only one, else when all are done. The others yield nothing. A
-    failure, in whatever process, is one of these weights alone.
+    Each is loaded while the one before it runs, in a thread. The units are dealt in turn, beginning with another
+    process for each set. The first process yields a record or a failure for each, in order: at once where it is the
+    only one, else when all are done. The others yield nothing. A failure, in whatever process, is one of these weights
+    alone.
     """
     mine: list[tuple[Job | None, Done]] = []
-    for position, name in enumerate(names):
-        job, done = _share(position, name, plan, worker)
-        if worker.count == 1:
-            yield _concluded(job, [done])
-        else:
-            mine.append((job if worker.is_first else None, done))
+    with contextlib.closing(_ahead(load, len(names))) as coming:
+        for position, loaded in enumerate(coming):
+            job, done = _share(position, names[position], loaded, plan, worker)
+            if worker.count == 1:
+                yield _concluded(job, [done])
+            else:
+                mine.append((job if worker.is_first else None, done))
     if worker.count == 1:
         return
     everybody = _gathered([done for _, done in mine], worker)
@@ -89,19 +104,56 @@ def evaluated(names: Sequence[str], plan: Callable[[int], Job], worker: Worker) 
             yield _concluded(job, of_all)
 
 
-def _share(position: int, name: str, plan: Callable[[int], Job], worker: Worker) -> tuple[Job | None, Done]:
+def _ahead(load: Callable[[int], Loaded], count: int) -> Generator[Future[Loaded], None, None]:
+    """What `load` gave or raised for each position; the next one is under way, in a thread, meanwhile."""
+    stop = threading.Event()
+
+    def loading(position: int) -> Loaded:
+        with until(stop):
+            return load(position)
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="load")
+    try:
+        coming: list[Future[Loaded]] = []
+        for position in range(count):
+            loaded = coming.pop() if coming else _settled(load, position)  # the first one where an interrupt reaches it
+            wait([loaded])
+            if position + 1 < count:
+                coming.append(pool.submit(loading, position + 1))
+            yield loaded
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _settled(load: Callable[[int], Loaded], position: int) -> Future[Loaded]:
+    settled: Future[Loaded] = Future()
+    try:
+        settled.set_result(load(position))
+    except (PyramidzooError, OSError) as error:
+        settled.set_exception(error)
+    return settled
+
+
+def _share(
+    position: int, name: str, loaded: Future[Loaded], plan: Callable[[Loaded], Job], worker: Worker
+) -> tuple[Job | None, Done]:
     """Do this process's part of one set of weights."""
     done, job = Done(name), None
     try:
-        job = plan(position)
-        share = [unit for k, unit in enumerate(job.units, position) if k % worker.count == worker.rank]
+        job = plan(loaded.result())
         done.unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
-        done.parts = work(job, share)
-        done.reused = job.reused
-        job.model = torch.nn.Identity()  # it has done its work, and there may be many
+        if job.strict is not None:
+            done.strict = work(job.strict, _dealt(job.strict, position, worker))
+        done.parts = work(job, _dealt(job, position, worker))
+        done.reused, done.seconds = job.reused, job.seconds
     except (PyramidzooError, OSError) as error:
         done.failure = Failure.of(name, error)
     return job, done
+
+
+def _dealt(job: Job, position: int, worker: Worker) -> list[Mapping[str, Any]]:
+    return [unit for k, unit in enumerate(job.units, position) if k % worker.count == worker.rank]
 
 
 def _concluded(job: Job | None, done: Sequence[Done]) -> Record | Failure:
@@ -116,14 +168,12 @@ def _concluded(job: Job | None, done: Sequence[Done]) -> Record | Failure:
             done[0].name, f"the processes do not agree ({values}); give all of them the same machine and versions", 5
         )
     job.reused = sum(one.reused for one in done)
+    job.seconds = max(one.seconds for one in done)
     try:
-        return conclude(job, _parts(done))
+        parts = chain.from_iterable(one.parts for one in done)
+        return conclude(job, parts, chain.from_iterable(one.strict for one in done))
     except (PyramidzooError, OSError) as error:
         return Failure.of(done[0].name, error)
-
-
-def _parts(done: Iterable[Done]) -> Iterable[Part]:
-    return (part for one in done for part in one.parts)
 
 
 def _gathered(mine: list[Done], worker: Worker) -> list[list[Done]]:

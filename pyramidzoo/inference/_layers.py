@@ -99,7 +99,7 @@ class FusedConv2d(nn.Conv2d):
 def _onednn_can(x: Tensor, weight: Tensor, total: Tensor | None) -> bool:
     if x.device.type != "cpu" or weight.dtype not in _fused_dtypes() or not torch.backends.mkldnn.enabled:
         return False
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") or weight.is_inference():  # which does not tell when it is written to
         return False
     return all(
         tensor.dtype == weight.dtype and tensor.is_contiguous(memory_format=torch.channels_last) and tensor.numel() > 0

@@ -1,0 +1,666 @@
+"""`bench`: what is timed in which order, what is counted, who is a peer, and what is printed. No speed is asserted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorchcv_names
+import torch
+from pytorchcv.models.resnet_cifar import CIFARResNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyramidzoo import cli
+from pyramidzoo.architectures import architectures, get_architecture
+from pyramidzoo.errors import UnavailableError, UsageError
+from pyramidzoo.evaluation import engine
+from pyramidzoo.inference import optimize
+from pyramidzoo.manifest import load_manifest
+from pyramidzoo.models import build
+from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.speed import measuring, peers, table, timing
+from pyramidzoo.speed.counting import activation_bytes, multiply_adds, weights_bytes
+from pyramidzoo.speed.measuring import Peaks, Settings, Subject, measured, settled, timed, unequal
+from pyramidzoo.speed.pytorchcv_names import names_of
+from tools import make_speed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of one forward pass, and a peak that nobody has to measure."""
+    monkeypatch.setattr(measuring, "passes_for", lambda compute: 1)
+    monkeypatch.setattr(measuring, "convolution_peak", lambda dtype, device: 1e15)
+
+
+# Timing
+
+
+def test_variants_take_turns_in_both_directions() -> None:
+    order: list[str] = []
+    rounds: list[int] = []
+    runs = timing.interleaved(
+        {name: lambda name=name: order.append(name) for name in "ABC"},  # type: ignore[misc]
+        rounds=3,
+        after_round=lambda: rounds.append(len(order)),
+    )
+    assert "".join(order) == "CBAABCCBAABC"
+    assert rounds == [3, 6, 9, 12]
+    assert {name: len(seconds) for name, seconds in runs.items()} == {"A": 3, "B": 3, "C": 3}
+
+
+def test_medians_and_ratios() -> None:
+    runs = {"slow": [2.0, 4.0, 9.0], "fast": [1.0, 1.0, 3.0]}
+    slow, fast = timing.compared(runs, "slow")
+    assert (slow["median"], slow["min"], slow["max"], slow["ratio"], slow["by_round"]) == (4.0, 2.0, 9.0, 1.0, 1.0)
+    assert (fast["median"], fast["ratio"], fast["by_round"]) == (1.0, 0.25, 0.333)
+    assert fast["runs"] == [1.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "baseline", "ratio"),
+    [
+        (("x", "y", "plain", "optimized"), ("x", "y"), "y", 2.0),
+        (("x", "plain", "optimized"), ("x", "y"), "x", 3.0),
+        (("plain", "optimized"), (), "plain", 2.5),
+        (("optimized",), (), None, None),
+    ],
+)
+def test_ratios_are_to_the_fastest_peer_or_to_plain(
+    names: Sequence[str], known: Sequence[str], baseline: str | None, ratio: float | None
+) -> None:
+    runs = {"x": [3.0, 3.0, 6.0], "y": [2.0, 2.0, 2.0], "plain": [2.5, 2.5, 2.5], "optimized": [0.5, 1.0, 2.0]}
+    found = timed({name: runs[name] for name in names}, 100, known)
+    assert list(found) == list(names)
+    row = found["optimized"]
+    assert (row["ratio_to"], row["ratio"]) == (baseline, ratio)
+    assert (row["images_per_second"], row["images_per_second_min"], row["images_per_second_max"]) == (100, 50, 200)
+    if baseline:
+        assert found[baseline]["ratio"] == found[baseline]["ratio_by_round"] == 1.0
+    if baseline == "x":
+        assert row["ratio_by_round"] == 3.0
+
+
+def test_a_run_is_so_many_passes() -> None:
+    seen: list[Tensor] = []
+
+    def compute() -> Tensor:
+        assert torch.is_inference_mode_enabled()
+        seen.append(torch.full((), len(seen)))
+        return seen[-1]
+
+    assert timing.repeated(compute, 3)().item() == 2
+    assert len(seen) == 3
+    assert timing.passes_for(compute, 0.0) == 1
+    assert timing.passes_for(lambda: torch.empty(0), 0.1) > 1
+
+
+def test_the_peak_is_not_exceeded() -> None:
+    """By much: both are measured on a machine that others use."""
+    peak = timing.convolution_peak(torch.float32)
+    peaks = Peaks(CPU)
+    rows = measured(Subject(get_architecture("wrn_16_2")), Settings(CPU, (4,), ("plain",), rounds=1), peaks)
+    peaks.set_fractions(rows)
+    seconds = rows[0]["runs"][0] / rows[0]["forward_passes"]
+    assert 0 < 2 * rows[0]["multiply_adds"] * 4 / seconds / peak <= 1.5
+    assert 0 < rows[0]["fraction_of_peak"] <= 1.5
+
+
+def test_the_best_peak_of_all_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([2e9, 4e9, 3e9])
+    monkeypatch.setattr(measuring, "convolution_peak", lambda dtype, device: next(speeds))
+    peaks = Peaks(CPU)
+    for _ in range(3):
+        peaks.measure("bf16")
+    rows = [{"precision": "bf16", "gflops": 1.0}, {"precision": "fp16", "gflops": None}]
+    peaks.set_fractions(rows)
+    assert [row.get("fraction_of_peak") for row in rows] == [0.25, None]
+
+
+# Counting
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)  # two images, 8 channels, 4x4: 1024 bytes
+        z = self.norm(y).add_(y)  # 1024 more; in place
+        del y
+        z = z.flatten(2)
+        z = torch.cat([z, z, z], 2)  # 3072 beside 1024
+        return self.fc(z.mean(2))  # type: ignore[no-any-return]
+
+
+def test_bytes_alive_are_counted_exactly() -> None:
+    model, images = Tiny().eval(), torch.randn(2, 3, 4, 4)
+    assert activation_bytes(lambda: model(images), CPU) == 4096
+    assert activation_bytes(lambda: F.relu(F.relu(F.relu(images))), CPU) == 2 * images.nbytes
+    assert activation_bytes(lambda: images.view(-1).add_(1), CPU) == 0
+    assert activation_bytes(lambda: model.fc.weight[:2], CPU) == 0
+    assert weights_bytes(model) == 4 * (27 * 8 + 8 + 4 * 8 + 8 * 5 + 5) + 8
+
+
+def test_rewritten_networks_hold_less() -> None:
+    plain, images = settled(get_architecture("densenet_bc_40_k12")), torch.randn(2, 3, 32, 32)
+    fast = optimize(plain)
+    fast(images)  # filters are rearranged at the first pass
+    held = [activation_bytes(lambda form=form: form(images), CPU) for form in (plain, fast, fast)]  # type: ignore[misc]
+    assert held[1] == held[2] < held[0]
+
+
+def test_multiply_adds() -> None:
+    assert multiply_adds(Tiny().eval().to("meta"), (3, 4, 4)) == 27 * 8 * 16 + 8 * 5
+
+
+# Peers
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "side"),
+    [
+        ("pytorchcv", "resnet20_b", 32),
+        ("pytorchcv", "resnet32_b", 32),  # by its class, as the next two
+        ("pytorchcv", "wrn_16_1", 32),
+        pytest.param("pytorchcv", "resnext29_4x64d", 32, marks=pytest.mark.slow),
+        ("timm", "resnet18", 64),
+        ("timm", "resnet26_bottleneck", 64),
+        pytest.param("timm", "vgg11_bn", 224, marks=pytest.mark.slow),
+        ("torchvision", "resnet18", 64),
+    ],
+)
+def test_a_peer_has_our_tensors_and_our_logits(library: str, name: str, side: int) -> None:
+    row = get_architecture(name)
+    model = settled(row)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    found = peers.peer(library, row, model, (3, side, side))
+    assert found is not None
+    assert type(found).__module__.split(".")[0] == library
+    assert not found.training
+    assert {tensor.dtype for tensor in found.parameters()} == {torch.float32}
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        torch.testing.assert_close(found(images), model(images), rtol=1e-4, atol=1e-4)
+        next(found.parameters()).zero_()  # a copy
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "side"),
+    [
+        ("pytorchcv", "resnet20", 32),  # option A
+        ("timm", "resnet18_wd4", 64),
+        ("torchvision", "seresnet50", 64),
+        ("pytorchcv", "resnet20_b", 16),  # its pooling wants 8x8
+        ("pytorchcv", "wide_resnet50_2", 64),  # folded
+    ],
+)
+def test_who_has_no_such_network(library: str, name: str, side: int) -> None:
+    row = get_architecture(name)
+    assert peers.peer(library, row, build(row).eval(), (3, side, side)) is None
+
+
+def stages(units: int) -> list[list[int]]:
+    return [[width] * units for width in (16, 32, 64)]
+
+
+def other_epsilon(row: Any, classes: int) -> nn.Module:
+    network = CIFARResNet(stages(3), 16, bottleneck=False)
+    network.features.stage2.unit2.body.conv1.bn.eps = 1.1e-5
+    return network
+
+
+def other_activation(row: Any, classes: int) -> nn.Module:
+    network = CIFARResNet(stages(3), 16, bottleneck=False)
+    network.features.stage3.unit3.activ = nn.LeakyReLU(1e-3)
+    return network
+
+
+def other_depth(row: Any, classes: int) -> nn.Module:
+    return CIFARResNet(stages(2), 16, bottleneck=False)
+
+
+def other_classes(row: Any, classes: int) -> nn.Module:
+    return CIFARResNet(stages(3), 16, bottleneck=False, num_classes=11)
+
+
+@pytest.mark.parametrize("builder", [other_epsilon, other_activation, other_depth, other_classes, lambda r, c: None])
+def test_another_graph_is_no_peer(builder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = get_architecture("resnet20_b")
+    model = settled(row)
+    assert peers.peer("pytorchcv", row, model, (3, 32, 32)) is not None
+    monkeypatch.setitem(peers.LIBRARIES, "pytorchcv", builder)
+    assert peers.peer("pytorchcv", row, model, (3, 32, 32)) is None
+
+
+def test_names_of_pytorchcv_in_both_directions() -> None:
+    published = pytorchcv_names.published()
+    for name in published:
+        assert name in names_of(pytorchcv_names.model(name).architecture, published)
+    assert names_of("wrn_16_10", published) == ["wrn16_10_cifar10", "wrn16_10_cifar100", "wrn16_10_svhn"]
+    assert names_of("resnet20", published) == []
+
+
+def test_which_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(peers.chosen(["auto"])) == ["pytorchcv", "timm", "torchvision"]
+    assert peers.chosen(["none"]) == {}
+    assert peers.chosen(["timm", "timm"]).keys() == {"timm"}
+    assert peers.chosen(["timm"])["timm"].startswith("1.")
+    monkeypatch.setitem(sys.modules, "pytorchcv", None)
+    assert list(peers.chosen(["auto"])) == ["timm", "torchvision"]
+    with pytest.raises(UnavailableError, match="pip install pytorchcv"):
+        peers.chosen(["pytorchcv"])
+    for names in (["keras"], ["auto", "timm"], ["none", "timm"]):
+        with pytest.raises(UsageError, match="no peer is called"):
+            peers.chosen(names)
+
+
+# Equal logits first
+
+
+class Off(nn.Module):
+    passes = ()  # no rewrites
+
+    def __init__(self, network: nn.Module, by: float) -> None:
+        super().__init__()
+        self.network, self.by = network, by
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        logits[:, 0] += self.by
+        return logits
+
+
+def test_networks_that_are_off_are_found() -> None:
+    plain, images = settled(get_architecture("wrn_16_1")), torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        sample = measuring._images(16, (3, 32, 32))
+        exact = plain(sample)
+        scale = exact.abs().max().item()
+        rounded = (plain.bfloat16()(sample.bfloat16()).float() - exact).abs().max().item()
+    plain = settled(get_architecture("wrn_16_1"))
+    low = optimize(plain, dtype=torch.bfloat16)
+    networks = {
+        "plain": plain,
+        "optimized": Off(optimize(plain), 2e-4 * scale),
+        "optimized_bf16": low,
+        "plain_bf16": Off(low, 4 * rounded),
+        "timm": Off(plain, 0.5e-4 * scale),
+        "torchvision": Off(plain, torch.nan),
+    }
+    found = unequal(plain, networks, images)
+    assert sorted(found) == ["optimized", "plain_bf16", "torchvision"]
+    assert re.search(r"logits differ .* by \d\.\de-0\d, more than \d", found["optimized"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "optimize", lambda model, dtype: Off(optimize(model, dtype=dtype), 1.0))
+    rows = measured(Subject(get_architecture("wrn_16_1")), Settings(CPU, (2,), rounds=2), Peaks(CPU))
+    assert [(row["variant"], row["runs"] is None) for row in rows] == [
+        ("plain", False),
+        ("optimized", True),
+        ("optimized_bf16", True),
+    ]
+    assert "logits differ" in rows[1]["error"]
+    assert rows[1]["images_per_second"] is rows[1]["activations_mib"] is rows[1]["fraction_of_peak"] is None
+
+
+def test_settled_networks_are_the_same_every_time() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = settled(get_architecture("wrn_16_1"))
+    assert torch.equal(torch.rand(3), expected)
+    second = settled(get_architecture("wrn_16_1"))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    with torch.no_grad():
+        logits = first(torch.randn(64, 3, 32, 32))
+    assert 0.01 < logits.std() < 100
+
+
+# Out of memory
+
+
+class Greedy(nn.Module):
+    """Has memory for so many images, and from its n-th pass on for none."""
+
+    passes = ()  # no rewrites
+
+    def __init__(self, network: ImageClassifier, images: int, times: int = 10**9) -> None:
+        super().__init__()
+        self.network, self.images, self.times = network, images, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.times -= 1
+        if len(x) > self.images or self.times < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        logits: Tensor = self.network(x)
+        return logits
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_batch_that_does_not_fit_is_said_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 20))
+    settings = Settings(CPU, (24, 4), ("plain", "optimized"), rounds=1)
+    rows = measured(Subject(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    assert [(row["batch"], row["variant"], row["error"]) for row in rows] == [
+        (24, "plain", None),
+        (24, "optimized", "cpu has no memory for batches of 24; try a smaller -b"),
+        (4, "plain", None),
+        (4, "optimized", None),
+    ]
+    assert [row["images_per_second"] is None for row in rows] == [False, True, False, False]
+
+
+@pytest.mark.usefixtures("quick")
+def test_memory_that_runs_out_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 20, times=3))
+    settings = Settings(CPU, (4,), ("plain", "optimized"), rounds=5)
+    rows = measured(Subject(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    assert [row["error"] for row in rows] == ["cpu has no memory for batches of 4; try a smaller -b"] * 2
+    assert [row["runs"] for row in rows] == [None, None]
+
+
+# The command
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(["bench", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.usefixtures("quick")
+def test_json_has_everything(run: Run) -> None:
+    code, out, _ = run("wrn_16_1", "-b", "2", "1", "--rounds", "3", "--peers", "pytorchcv", "timm", "--format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["device"].startswith("cpu (")
+    assert found["date"] == date.today().isoformat() or found["date"] > "2026"
+    assert {"torch", "pyramidzoo", "python", "pytorchcv", "timm"} <= found["versions"].keys()
+    assert found["rounds"] == 3
+    assert found["best_convolution_gflops"] == {"fp32": 1e6, "bf16": 1e6}
+    rows = found["rows"]
+    assert [(row["batch"], row["variant"], row["precision"]) for row in rows] == [
+        (batch, variant, precision)
+        for batch in (2, 1)
+        for variant, precision in (
+            ("pytorchcv", "fp32"),
+            ("plain", "fp32"),
+            ("optimized", "fp32"),
+            ("optimized_bf16", "bf16"),
+        )
+    ]
+    assert [len(row) for row in rows] == [len(rows[0])] * 8
+    for row in rows:
+        assert row["network"] == "wrn_16_1"
+        assert row["weights"] is None
+        assert row["parameters"] == 175_066
+        assert len(row["runs"]) == 3
+        assert row["images_per_second_min"] <= row["images_per_second"] <= row["images_per_second_max"]
+        assert row["images_per_second"] == pytest.approx(1000 * row["batch"] / row["milliseconds"], rel=1e-3)
+        assert row["fraction_of_peak"] >= 0
+        assert row["ratio_to"] == "pytorchcv"
+        assert row["error"] is None
+        assert row["activations_mib"] > 0
+    assert [row["rewrites"] != [] for row in rows[:4]] == [False, False, True, True]
+    assert rows[0]["activations_mib"] > rows[4]["activations_mib"]
+    assert rows[3]["weights_mib"] < 0.6 * rows[1]["weights_mib"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_tables_for_people(run: Run) -> None:
+    code, out, err = run("wrn_16_1", "-b", "2", "--rounds", "1", "--peers", "pytorchcv", "--variants", "plain")
+    assert (code, err) == (0, "")
+    heading, columns, *lines = out.splitlines()
+    assert re.fullmatch(r"wrn_16_1, batch 2 \([\d,]+ multiply-adds an image, 175,066 parameters\)", heading)
+    assert columns.split() == ["variant", "images/s", "lowest", "highest", "ms", "ratio", "MiB", "of", "peak"]
+    assert lines[0].startswith("pytorchcv ")
+    assert lines[1].startswith("plain ")
+    text = " ".join(lines[2:])
+    for part in (
+        "Measured on cpu (",
+        "medians of 1 round in",
+        "pytorchcv 0.0.",
+        "over those of the fastest peer",
+        "1,000,000 in fp32",
+    ):
+        assert part in text
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("quick")
+def test_tables_for_programs_and_documents(run: Run) -> None:
+    arguments = (
+        "wrn_16_1",
+        "resnet20",
+        "-b",
+        "1",
+        "--rounds",
+        "1",
+        "--peers",
+        "none",
+        "--variants",
+        "plain",
+        "optimized",
+    )
+    rows = list(csv.DictReader(io.StringIO(run(*arguments, "--format", "csv")[1])))
+    assert [(row["network"], row["variant"], row["ratio_to"]) for row in rows] == [
+        (network, variant, "plain") for network in ("wrn_16_1", "resnet20") for variant in ("plain", "optimized")
+    ]
+    assert float(rows[0]["images_per_second"]) > 0
+    lines = run(*arguments, "--format", "markdown")[1].splitlines()
+    assert lines[0] == "| network | batch | variant | images/s | lowest | highest | ms | ratio | MiB | of peak |"
+    assert lines[2].startswith("| wrn_16_1 | 1 | plain |")
+    assert lines[6] == ""
+    assert "images/s over those of the plain network." in lines[7]
+    assert len(lines) == 8
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_are_measured_with_their_own_tensors_and_images(run: Run) -> None:
+    code, out, _ = run("wrn_16_1.digits_*", "-b", "3", "--rounds", "1", "--variants", "optimized", "--format", "json")
+    row = json.loads(out)["rows"][0]
+    assert code == 0
+    assert (row["network"], row["weights"], row["image"]) == ("wrn_16_1", "wrn_16_1.digits_zoo", [1, 8, 8])
+    assert (row["variant"], row["ratio"], row["ratio_to"]) == ("optimized", None, None)
+    tensors = Subject.of_entry(load_manifest().find("wrn_16_1.digits_zoo")).network().state_dict()
+    assert "digits" in load_manifest().find("wrn_16_1.digits_zoo").dataset
+    assert tensors["conv1.weight"].shape[1] == 1
+
+
+def test_names_mean_architectures_before_weights() -> None:
+    from pyramidzoo.commands.speed import DEFAULT, _subjects
+
+    def named(*names: str) -> list[str]:
+        return [subject.name for subject in _subjects(names)]
+
+    assert named("wrn_16_?", "wrn_16_1") == ["wrn_16_1", "wrn_16_2", "wrn_16_8"]
+    assert named("wrn_16_1.digits") == named("wrn_16_1.digits*") == ["wrn_16_1.digits_zoo"]
+    assert named(*DEFAULT) == list(DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("resnet21",), 2, "no architecture is called 'resnet21'; did you mean"),
+        (("resnet21*",), 2, "resnet21"),
+        (("resnet20.nothing",), 2, "no weights are called"),
+        (("./mine.safetensors",), 2, "is a file"),
+        (("-b", "0"), 2, "-b must be positive"),
+        (("--rounds", "0"), 2, "--rounds 0 measures nothing"),
+        (("--threads", "0"), 2, "--threads 0"),
+        (("--variants", "fast"), 2, "no variant is called 'fast'; plain and optimized are"),
+        (("--peers", "keras"), 2, "no peer is called 'keras'"),
+        (("--device", "tpu"), 2, "no device is called 'tpu'"),
+        (("--device", "cuda:99"), 5, "there is no device cuda:99"),
+    ],
+)
+def test_bench_refuses(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
+    found, out, err = run(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_failures_of_some_have_their_exit_codes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("wrn_16_1", "-b", "2", "--rounds", "1", "--peers", "none")
+    monkeypatch.setattr(engine, "optimize", lambda model, dtype: Off(optimize(model, dtype=dtype), 1.0))
+    code, out, err = run(*arguments, "--variants", "plain", "optimized")
+    assert code == 3
+    assert re.match(r"pyramidzoo: wrn_16_1, batch 2: optimized: not measured: logits differ", err)
+    assert re.search(r"^plain +\d", out, re.MULTILINE)
+    assert re.search(r"^optimized$", out, re.MULTILINE)
+    monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 0))
+    code, _, err = run(*arguments, "--variants", "plain", "optimized")
+    assert code == 5
+    assert "wrn_16_1, batch 2: optimized: cpu has no memory for batches of 2" in err
+    lost = dataclasses.replace(Subject(get_architecture("wrn_16_2")), entry=load_manifest().find("wrn_16_2.cifar10"))
+    monkeypatch.setattr(
+        "pyramidzoo.commands.speed._subjects", lambda names: [lost, Subject(get_architecture("wrn_16_1"))]
+    )
+    code, out, err = run(*arguments, "--variants", "plain")
+    assert code == 5
+    assert err.startswith(f"pyramidzoo: {lost.name}: ")
+    assert "wrn_16_1, batch 2" in out
+
+
+@pytest.mark.usefixtures("quick")
+def test_threads(run: Run) -> None:
+    before = torch.get_num_threads()
+    try:
+        _, out, _ = run(
+            "wrn_16_1", "-b", "1", "--rounds", "1", "--peers", "none", "--variants", "plain", "--threads", "1"
+        )
+        assert torch.get_num_threads() == 1
+        assert ", 1 thread)" in " ".join(out.split())
+    finally:
+        torch.set_num_threads(before)
+
+
+# `info`
+
+
+def test_the_table_that_comes_with_the_package() -> None:
+    document = json.loads(make_speed.TABLE.read_text(encoding="utf-8"))
+    assert document["networks"].keys() <= architectures().keys()
+    assert document["networks"]
+    assert document["device"].startswith(("cpu", "cuda"))
+    for name, row in document["networks"].items():
+        date.fromisoformat(row["date"])
+        batches = make_speed.BATCHES[get_architecture(name).input_size]
+        assert list(row["images_per_second"]) == [str(batch) for batch in batches]
+        for speeds in row["images_per_second"].values():
+            assert list(speeds) == ["plain", "optimized"]
+            assert min(speeds.values()) > 0
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "speed.json"
+    monkeypatch.setattr(table, "packaged", lambda name: path)
+    monkeypatch.setattr(make_speed, "TABLE", path)
+    return path
+
+
+def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speeds = {"64": {"plain": 1230, "optimized": 45600}, "1": {"plain": 99.5, "optimized": 101}}
+    row = {"date": "2031-02-03", "images_per_second": speeds}
+    document = {
+        "device": "cpu (Some, 2 threads)",
+        "versions": {"torch": "9.8.7"},
+        "rounds": 5,
+        "networks": {"resnet20": row},
+    }
+    packaged.write_text(json.dumps(document), encoding="utf-8")
+    cli.main(["info", "resnet20"])
+    shown = capsys.readouterr().out
+    for line in (
+        "images/s +1,230 plain, 45,600 optimized, batch 64",
+        " +99.5 plain, 101 optimized, batch 1",
+        r" +on cpu \(Some, 2 threads\), torch 9\.8\.7, 2031-02-03",
+    ):
+        assert re.search(f"^{line}$", shown, re.MULTILINE), shown
+    cli.main(["info", "resnet20", "--format", "json"])
+    found = json.loads(capsys.readouterr().out)["speed"]
+    assert found == {"device": document["device"], "versions": {"torch": "9.8.7"}, **row}
+    cli.main(["info", "resnet32"])
+    assert "images/s" not in capsys.readouterr().out
+    cli.main(["info", "resnet32", "--format", "json"])
+    assert json.loads(capsys.readouterr().out)["speed"] is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_table_is_made_network_by_network(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, tuple[int, ...]]] = []
+    real = measured
+
+    def counted(subject: Subject, settings: Settings, peaks: Peaks) -> list[dict[str, Any]]:
+        asked.append((subject.name, tuple(settings.batches)))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(subject, dataclasses.replace(settings, batches=(2, 1)), peaks)
+
+    monkeypatch.setattr(make_speed, "measured", counted)
+    with pytest.raises(KeyboardInterrupt):
+        make_speed.main(["wrn_16_2", "wrn_16_1", "--rounds", "1"])
+    document = json.loads(packaged.read_text(encoding="utf-8"))
+    assert list(document["networks"]) == ["wrn_16_2"]
+    assert list(document["networks"]["wrn_16_2"]["images_per_second"]) == ["2", "1"]
+    make_speed.main(["wrn_16_2", "wrn_16_1", "--rounds", "1"])
+    document = json.loads(packaged.read_text(encoding="utf-8"))
+    assert list(document["networks"]) == ["wrn_16_1", "wrn_16_2"]  # the table's order
+    assert asked == [("wrn_16_2", (64, 1)), ("wrn_16_1", (64, 1)), ("wrn_16_1", (64, 1))]
+    make_speed.main(["wrn_16_1", "--rounds", "1", "--again"])
+    assert asked[3:] == [("wrn_16_1", (64, 1))]
+    packaged.write_text(json.dumps({**document, "device": "another"}), encoding="utf-8")
+    make_speed.main(["wrn_16_1", "--rounds", "1"])
+    assert list(json.loads(packaged.read_text(encoding="utf-8"))["networks"]) == ["wrn_16_1"]
+
+
+# A GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_is_measured() -> None:
+    device = torch.device("cuda")
+    settings = Settings(
+        device,
+        (16,),
+        ("plain", "plain_tf32", "optimized_fp16", "optimized_fp16_graph", "optimized_bf16"),
+        ("pytorchcv",),
+        rounds=2,
+    )
+    peaks = Peaks(device)
+    rows = measured(Subject(get_architecture("wrn_16_2")), settings, peaks)
+    peaks.set_fractions(rows)
+    assert [row["error"] for row in rows] == [None] * 6
+    for row in rows:
+        assert 0 < row["fraction_of_peak"] <= 1.5
+        assert row["activations_mib"] > 0

@@ -1,0 +1,74 @@
+"""Measure images per second of every network for `pyramidzoo info`, into pyramidzoo/bundled/speed.json.
+
+    python tools/make_speed.py ['wrn_*' ...] [--rounds 5] [--again]
+
+By what `pyramidzoo bench` does, without peers. The file is written after each network, so that it can be stopped and
+started again: networks that are in it are left out (`--again` measures them anew). Another device or other versions
+than the file's start a new one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyramidzoo.architectures import architectures, list_models
+from pyramidzoo.evaluation.environment import device_name, keep_memory, versions
+from pyramidzoo.files import write_text
+from pyramidzoo.speed.measuring import Peaks, Settings, Subject, measured
+from pyramidzoo.speed.table import FILE
+
+TABLE = Path(__file__).resolve().parents[1] / "pyramidzoo" / FILE
+BATCHES = {32: (64, 1), 224: (16, 1)}  # by the side of the images
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patterns", nargs="*", default=["*"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args(argv)
+    keep_memory()
+    device = torch.device("cpu")
+    document: dict[str, Any] = {"device": device_name(device), "versions": versions(), "rounds": options.rounds}
+    networks = _known(document)
+    peaks = Peaks(device)
+    for name in dict.fromkeys(name for pattern in options.patterns for name in list_models(pattern)):
+        if name in networks and not options.again:
+            continue
+        row = architectures()[name]
+        settings = Settings(device, BATCHES[row.input_size], ("plain", "optimized"), rounds=options.rounds)
+        speeds: dict[str, dict[str, float]] = defaultdict(dict)
+        for found in measured(Subject(row), settings, peaks):
+            if found["error"]:
+                raise SystemExit(f"{name}, {found['variant']}: {found['error']}")
+            speeds[str(found["batch"])][found["variant"]] = _shortened(found["images_per_second"])
+        networks[name] = {"date": datetime.now(timezone.utc).date().isoformat(), "images_per_second": speeds}
+        document["networks"] = {other: networks[other] for other in architectures() if other in networks}
+        write_text(TABLE, json.dumps(document, indent=1) + "\n")
+        print(name, dict(speeds), flush=True)
+
+
+def _known(conditions: dict[str, Any]) -> dict[str, Any]:
+    """What is in the file, if it was measured under these conditions."""
+    if not TABLE.exists():
+        return {}
+    document = json.loads(TABLE.read_text(encoding="utf-8"))
+    networks: dict[str, Any] = document.pop("networks")
+    return networks if document == conditions else {}
+
+
+def _shortened(speed: float) -> float:
+    """Three digits, which is more than two runs agree in."""
+    short = float(f"{speed:.3g}")
+    return int(short) if short.is_integer() else short
+
+
+if __name__ == "__main__":
+    main()
