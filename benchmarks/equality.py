@@ -127,11 +127,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     options = parser.parse_args()
     keep_memory()
-    rows = []
-    for name in options.weights:
+    if options.processes or options.kills:
+        save_results("equal_processes", many_processes(options.weights, options.processes, options.kills))
+    rows: list[dict[str, Any]] = []
+    for name in options.weights if options.batches else ():
         rows += batch_sizes(name, options.batches)
-    rows += many_processes(options.weights, options.processes, options.kills)
-    save_results("equality", rows)
+        save_results("equal_batch_sizes", rows)
 
 
 if __name__ == "__main__":

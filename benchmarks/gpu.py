@@ -1,6 +1,6 @@
 """What a GPU makes of the zoo: speed, memory and moved predictions of each arithmetic, and a whole table in one go.
 
-    python benchmarks/gpu.py [--device cuda] [--networks NAME ...] [--batch 512] [--graphs NAME ...] [--images 10000]
+    python benchmarks/gpu.py [--device cuda] [--networks NAME ...] [--graphs NAME ...] [--weights ID ...] [--batch 512]
 
 `speed`: what `pyramidzoo bench` measures, in every precision, compiled and as a CUDA graph, beside pytorchcv and timm.
 `table`: the distinct CIFAR graphs of the published tables, each evaluated once with random weights by what `pyramidzoo
@@ -115,9 +115,10 @@ def speed(results: Results, networks: list[str], batch: int, rounds: int) -> Non
             results.leave_out(f"speed of {name}", "no time left")
             continue
         rows = measuring.measured(measuring.Subject(get_architecture(name)), settings, peaks)
+        peaks.set_fractions(rows)
         for row in rows:
-            speed, peak = row["images_per_second"], row["fraction_of_peak"]
-            print(f"{name:20} {row['variant']:24} {speed} images/s, {row['ratio']} x, {peak} of peak, {row['error']}")
+            found = "{images_per_second} images/s, {ratio} x {ratio_to}, {fraction_of_peak} of peak".format(**row)
+            print(f"{name:20} {row['variant']:24} {row['error'] or found}", flush=True)
         results.add([{"part": "speed", **row} for row in rows])
 
 
@@ -182,9 +183,8 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
             print(f"{way}: {total}", flush=True)
 
 
-def moved(results: Results, batch: int) -> None:
-    here = [entry for entry in load_manifest().entries.values() if entry.results]
-    for entry in here:
+def moved(results: Results, weights: list[str], batch: int) -> None:
+    for entry in map(load_manifest().find, weights):
         try:
             subject = Subject.of_entry(entry)
             images = open_split(entry.dataset, None, default_data_dir(), download=False)
@@ -203,7 +203,8 @@ def moved(results: Results, batch: int) -> None:
             assert against is not None
             print(f"{entry.id}, {way}: {len(against.moved)} of {record.images} predictions moved", flush=True)
             about = {"part": "moved", "weights": entry.id, "variant": way, "images": record.images}
-            verdict = {"strict_is_recorded": against.prediction_sha256 == entry.results[0].prediction_sha256}
+            recorded = {result.prediction_sha256 for result in entry.results}
+            verdict = {"strict_is_recorded": against.prediction_sha256 in recorded}
             counts = {"moved": against.moved, "lost": against.lost, "gained": against.gained}
             results.add([{**about, **verdict, **counts, "largest_difference": against.largest_difference}])
 
@@ -216,13 +217,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--graphs", nargs="*", default=graphs(), metavar="NAME")
     parser.add_argument("--images", type=int, default=10_000)
+    measured = [entry.id for entry in load_manifest().entries.values() if entry.results]
+    parser.add_argument("--weights", nargs="*", default=measured, metavar="ID")
     parser.add_argument("--seconds", type=float, default=500)
     options = parser.parse_args()
     keep_memory()
     results = Results(pick_device(options.device), options.seconds)
     speed(results, options.networks, options.batch, options.rounds)
     table(results, options.graphs, options.images, options.batch)
-    moved(results, options.batch)
+    moved(results, options.weights, options.batch)
 
 
 if __name__ == "__main__":

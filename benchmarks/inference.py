@@ -5,7 +5,7 @@
 Same weights everywhere, equal logits checked first (in bfloat16: at most twice as far off as the plain network in
 bfloat16). `peak` is the fraction of this machine's best convolution (3x3, 256 channels, channels_last, same
 precision), counting the plain network's multiply-adds. A run is as many forward passes as take the plain network a
-third of a second. `--passes-too` adds the picked form without each of its passes: what `auto_form` is based on. Freed
+third of a second. `--passes-too` adds the picked form without each of its passes, and with each other one. Freed
 memory is kept (environment.keep_memory), for the peer as well, which does not do that by itself: `--give-back` has it
 as it is without.
 """
@@ -22,8 +22,9 @@ from timing import compared, interleaved, write_results
 from torch import nn
 
 from pyramidzoo.architectures import get_architecture
+from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.environment import keep_memory
-from pyramidzoo.inference import optimize
+from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
 from pyramidzoo.speed.counting import multiply_adds
 from pyramidzoo.speed.measuring import settled, unequal
 from pyramidzoo.speed.peers import peer
@@ -41,6 +42,14 @@ NETWORKS = {
 }
 
 
+def with_or_without(form: OptimizedClassifier, changed: str) -> list[str]:
+    """The passes of a form without one of them, or with one more; channels are aligned once."""
+    if changed in form.passes:
+        return [name for name in form.passes if name != changed]
+    aligning = changed.startswith("align")
+    return [*(name for name in form.passes if not (aligning and name.startswith("align"))), changed]
+
+
 def measured(name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float], passes_too: bool) -> list[Any]:
     row = get_architecture(name)
     image = (3, row.input_size, row.input_size)
@@ -52,11 +61,14 @@ def measured(name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float]
     models: dict[str, nn.Module] = {"peer": theirs, "plain": plain, "optimized": picked, "optimized, bfloat16": low}
     if passes_too:
         for form in (picked, low):
-            for left_out in form.passes:
-                rest = [other for other in form.passes if other != left_out]
-                dtype = form._like.dtype
-                variant = f"{str(dtype).removeprefix('torch.')} without {left_out}"
-                models[variant] = optimize(plain, form=rest, dtype=dtype)
+            for name_of_pass in PASSES:
+                word = "without" if name_of_pass in form.passes else "with"
+                try:
+                    changed = optimize(plain, form=with_or_without(form, name_of_pass), dtype=form._like.dtype)
+                except UsageError:  # this network cannot be rewritten so
+                    continue
+                if set(changed.passes) != set(form.passes):  # else it found nothing to do
+                    models[f"{str(form._like.dtype).removeprefix('torch.')} {word} {name_of_pass}"] = changed
     passes = passes_for(lambda: plain(images))
     variants = {variant: forward_passes(model, images, passes) for variant, model in models.items()}
     differing = unequal(plain, models, images)

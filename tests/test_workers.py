@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import random_state
 
+from pyramidzoo import cli
 from pyramidzoo.containers import Description, write_tensors
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers
@@ -131,6 +132,9 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
     assert this_worker() == Worker()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert this_worker() == Worker(3, 8, 1)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert this_worker() == Worker(3, 8, 1, 2)
 
 
 def launch(processes: int, *arguments: object, restarts: int = 0) -> subprocess.Popen[str]:
@@ -197,3 +201,19 @@ def test_a_worker_killed_at_random_loses_nothing(seed: int, tmp_path: Path) -> N
     assert [r["recorded"] for r in records] == ["exact", "exact"]
     assert sum(r["reused_files"] for r in records) >= wanted - 1
     assert [dataclasses.asdict(r)["images"] for r in read_records(output)] == [899, 899]
+
+
+def test_a_verdict_is_no_reason_to_start_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Record, "reproduced", property(lambda self: False))
+    torchrun = {"RUN_ID": "x", "MAX_RESTARTS": "3", "RESTART_COUNT": "2"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 0
+    assert "torchrun gets 0 instead of 3" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
+    assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 3
+    assert "instead" not in capsys.readouterr().err

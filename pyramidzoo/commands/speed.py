@@ -159,8 +159,23 @@ def _sentences(
             "of peak: the plain network's multiply-adds a second, of those that the best convolution does on this "
             f"device in the same precision (GFLOP/s: {peaks})."
         )
+    parts.append(_about_spread(rows))
     text = " ".join(part for part in parts if part)
     return [wrapped(text, width=min(120, line_width())) if format == "human" else text]
+
+
+def _about_spread(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A warning where runs of one variant differ by half or more: quiet machines stay within a tenth or two."""
+    spreads = [
+        row["images_per_second_max"] / row["images_per_second_min"] for row in rows if row["images_per_second_min"]
+    ]
+    worst = max(spreads, default=1.0)
+    if worst < 1.5:
+        return ""
+    return (
+        f"Runs of one variant differ by up to {worst:.1f} times: something else was running, and ratios mean little. "
+        "Measure again when the machine is quiet, with more --rounds."
+    )
 
 
 def _about_ratios(rows: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> str:

@@ -125,7 +125,7 @@ class Engine:
                 with self.running(form, batch_size) as run:
                     run(torch.zeros(batch_size, *input_size, device=settings.device))
                 self._fitting[known] = batch_size
-            except UnavailableError:
+            except _OutOfMemory:
                 if batch_size == 1:
                     raise
                 batch_size //= 2
@@ -254,13 +254,17 @@ class _Captured:
         return self._output.clone()  # the next replay overwrites it
 
 
+class _OutOfMemory(UnavailableError):
+    """What may fit with fewer images at once."""
+
+
 @contextlib.contextmanager
 def _memory(device: torch.device, wanted: str = " for this network") -> Iterator[None]:
     """Raises UnavailableError where the device has too little memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UnavailableError(f"{device} has no memory{wanted}") from error
+        raise _OutOfMemory(f"{device} has no memory{wanted}") from error
 
 
 def _may_run_out(device: torch.device) -> bool:

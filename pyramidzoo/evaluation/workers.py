@@ -30,11 +30,15 @@ _WAITING = datetime.timedelta(days=7)  # for the slowest of the others; torchrun
 
 @dataclass(frozen=True)
 class Worker:
-    """This process among `count` of them: its `rank` among all, and among those of its machine."""
+    """This process among `count` of them: its `rank` among all, and among those of its machine.
+
+    `starts_left` is how often torchrun will start them again where one of them fails.
+    """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
+    starts_left: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -75,7 +79,9 @@ def this_worker() -> Worker:
     """What torchrun says of this process; outside of torchrun it is the only one."""
     if not torch.distributed.is_torchelastic_launched():
         return Worker()
-    return Worker(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    rank, count, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    started, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return Worker(rank, count, local_rank, max(0, most - started))
 
 
 def evaluated(

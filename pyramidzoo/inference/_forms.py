@@ -36,7 +36,6 @@ PASSES: dict[str, Callable[[GraphModule], bool]] = {
 }
 
 _FOLDED = ("fold_bn", "lead_bn", "constant_channel")
-_OVERWRITING = ("fuse", "in_place")
 
 
 def auto_form(family: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
@@ -45,12 +44,14 @@ def auto_form(family: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
     if device != "cpu":  # by arithmetic only: nothing was measured there
         aligned = ("align8",) if half and family == "pyramidnet" else ()
         return (*_FOLDED, *aligned, "in_place", *(("channels_last",) if half else ()))
+    # nothing follows a convolution of a DenseNet that could be fused with it
+    ending = ("in_place",) if family == "densenet" else ("fuse", "in_place")
     if half:
         # odd widths cost most here; a clamp and a buffer for the dense blocks do not pay
-        return (*_FOLDED, *(("align8",) if family == "pyramidnet" else ()), *_OVERWRITING, "channels_last")
+        return (*_FOLDED, *(("align8",) if family == "pyramidnet" else ()), *ending, "channels_last")
     if family == "vgg":  # in channels_last, which is faster, 4,608 products in a row triple the rounding error
         return (*_FOLDED, "in_place")
-    return (*_FOLDED, "clamp", "concat_buffer", *_OVERWRITING, "channels_last")
+    return (*_FOLDED, "clamp", "concat_buffer", *ending, "channels_last")
 
 
 def checked_form(form: str | Sequence[str]) -> tuple[str, ...]:
