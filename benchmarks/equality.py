@@ -111,7 +111,8 @@ def many_processes(names: list[str], counts: list[int], kills: int) -> list[dict
     rows = []
     for name in names:
         hashes = {run[name]["prediction_sha256"] for run in runs.values()}
-        print(f"{name}: {len(hashes)} prediction hash of {len(runs)} runs under torchrun", flush=True)
+        assert len(hashes) == 1, f"{name}: {len(hashes)} prediction hashes of {len(runs)} runs"
+        print(f"{name}: one prediction hash of {len(runs)} runs under torchrun", flush=True)
         for variant, run in runs.items():
             record = run[name]
             kept = {"hash": record["prediction_sha256"], "reused_files": record["reused_files"]}

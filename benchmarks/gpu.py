@@ -12,8 +12,10 @@ have them. Results are written after every step; what no time is left for (`--se
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ from timing import save_results
 
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import Description, write_tensors
-from pyramidzoo.errors import PyramidzooError, UsageError
 from pyramidzoo.evaluation.datasets import ImageSet, default_data_dir, open_split
 from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.engine import Settings as Computing
@@ -56,7 +57,6 @@ VARIANTS = (
     "optimized_fp16",
     "optimized_bf16",
     "optimized_fp16_graph",
-    "optimized_fp16_compiled",
 )
 ON_GPUS_ONLY = ("tf32", "graph")
 WAYS: dict[str, dict[str, Any]] = {
@@ -86,6 +86,16 @@ class Results:
         print(f"left out: {what}: {why}", flush=True)
         self._save()
 
+    @contextlib.contextmanager
+    def or_left_out(self, what: str) -> Iterator[None]:
+        """Whatever goes wrong with one thing is no reason to lose the others."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            self.leave_out(what, f"{type(error).__name__}: {error}")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def enough(self, share: float) -> bool:
         """Whether this share of the time is over."""
         return time.perf_counter() - self.began > share * self.seconds
@@ -105,21 +115,25 @@ def graphs() -> list[str]:
     return sorted(name for name in theirs | his if "_mul_" not in name)
 
 
-def speed(results: Results, networks: list[str], batch: int, rounds: int) -> None:
+def speed(
+    results: Results, networks: list[str], batch: int, rounds: int, variants: Sequence[str], until: float
+) -> None:
     on_gpu = results.device.type == "cuda"
-    variants = [name for name in VARIANTS if on_gpu or not any(word in name for word in ON_GPUS_ONLY)]
+    variants = [name for name in variants if on_gpu or not any(word in name for word in ON_GPUS_ONLY)]
     settings = measuring.Settings(results.device, (batch,), variants, list(chosen(["auto"])), rounds)
     peaks = measuring.Peaks(results.device)
     for name in networks:
-        if results.enough(0.55):
-            results.leave_out(f"speed of {name}", "no time left")
+        what = f"speed of {name}, {', '.join(variants)}"
+        if results.enough(until):
+            results.leave_out(what, "no time left")
             continue
-        rows = measuring.measured(measuring.Subject(get_architecture(name)), settings, peaks)
-        peaks.set_fractions(rows)
-        for row in rows:
-            found = "{images_per_second} images/s, {ratio} x {ratio_to}, {fraction_of_peak} of peak".format(**row)
-            print(f"{name:20} {row['variant']:24} {row['error'] or found}", flush=True)
-        results.add([{"part": "speed", **row} for row in rows])
+        with results.or_left_out(what):
+            rows = measuring.measured(measuring.Subject(get_architecture(name)), settings, peaks)
+            peaks.set_fractions(rows)
+            for row in rows:
+                found = "{images_per_second} images/s, {ratio} x {ratio_to}, {fraction_of_peak} of peak".format(**row)
+                print(f"{name:20} {row['variant']:24} {row['error'] or found}", flush=True)
+            results.add([{"part": "speed", **row} for row in rows])
 
 
 def table(results: Results, names: list[str], images: int, batch: int) -> None:
@@ -141,16 +155,13 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
         work = 2 * sum(macs.values()) * images / 1e12
         print(f"{len(names)} graphs, {work:.0f} TFLOP for {images} images", flush=True)
         for way in ("strict", "fp16, optimized"):
-            if results.enough(0.9):
-                results.leave_out(f"table, {way}", "no time left")
-                continue
             engine = Engine(Computing(results.device, batch, **WAYS[way]))
             loading: dict[str, float] = {}
 
             def loaded(position: int, loading: dict[str, float] = loading) -> Loaded:
                 began = time.perf_counter()
                 found = load(Subject.of_file(files[names[position]]), split)
-                loading[names[position]] = time.perf_counter() - began
+                loading[names[position]] = round(time.perf_counter() - began, 3)
                 return found
 
             began = last = time.perf_counter()
@@ -167,7 +178,7 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
                         "tflop": round(2 * macs[name] * images / 1e12, 2),
                         "seconds": round(now - last, 3),  # from the end of the one before
                         "computing_seconds": computing,
-                        "loading_seconds": round(loading[name], 3),  # in a thread, but for the first
+                        "loading_seconds": loading.get(name),  # in a thread, but for the first
                         "error": None if isinstance(record, Record) else record.error,
                     }
                 )
@@ -183,33 +194,36 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
             print(f"{way}: {total}", flush=True)
 
 
-def moved(results: Results, weights: list[str], batch: int) -> None:
+def moved(results: Results, weights: list[str], batch: int, output: Path) -> None:
     for entry in map(load_manifest().find, weights):
-        try:
+        with results.or_left_out(f"predictions of {entry.id}"):
             subject = Subject.of_entry(entry)
             images = open_split(entry.dataset, None, default_data_dir(), download=False)
-        except PyramidzooError as error:
-            results.leave_out(f"predictions of {entry.id}", error)
-            continue
-        for way, options in WAYS.items():
-            if way == "strict":
-                continue
-            if results.enough(1.0):
-                results.leave_out(f"{way}, {entry.id}", "no time left")
-                continue
-            try:
-                record = evaluate(subject, images, Computing(results.device, batch, **options), compare=True)
-            except UsageError as error:  # it is for GPUs
-                results.leave_out(f"{way}, {entry.id}", error)
-                continue
-            against = record.against_strict
-            assert against is not None
-            print(f"{entry.id}, {way}: {len(against.moved)} of {record.images} predictions moved", flush=True)
-            about = {"part": "moved", "weights": entry.id, "variant": way, "images": record.images}
-            recorded = {result.prediction_sha256 for result in entry.results}
-            verdict = {"strict_is_recorded": against.prediction_sha256 in recorded}
-            counts = {"moved": against.moved, "lost": against.lost, "gained": against.gained}
-            results.add([{**about, **verdict, **counts, "largest_difference": against.largest_difference}])
+            for way, options in WAYS.items():
+                if way == "strict":
+                    continue
+                if results.enough(0.95):
+                    results.leave_out(f"{way}, {entry.id}", "no time left")
+                    continue
+                with results.or_left_out(f"{way}, {entry.id}"):
+                    computing = Computing(results.device, batch, **options)
+                    record = evaluate(subject, images, computing, output=output, compare=True)  # strictly once
+                    against = record.against_strict
+                    assert against is not None
+                    print(f"{entry.id}, {way}: {len(against.moved)} of {record.images} predictions moved", flush=True)
+                    recorded = {result.prediction_sha256 for result in entry.results}
+                    row = {
+                        "part": "moved",
+                        "weights": entry.id,
+                        "variant": way,
+                        "images": record.images,
+                        "strict_is_recorded": against.prediction_sha256 in recorded,
+                        "moved": against.moved,
+                        "lost": against.lost,
+                        "gained": against.gained,
+                        "largest_difference": against.largest_difference,
+                    }
+                    results.add([row])
 
 
 def main() -> None:
@@ -226,9 +240,13 @@ def main() -> None:
     options = parser.parse_args()
     keep_memory()
     results = Results(pick_device(options.device), options.seconds)
-    speed(results, options.networks, options.batch, options.rounds)
-    table(results, options.graphs, options.images, options.batch)
-    moved(results, options.weights, options.batch)
+    with results.or_left_out("table"):
+        table(results, options.graphs, options.images, options.batch)
+    speed(results, options.networks, options.batch, options.rounds, VARIANTS, 0.6)
+    with tempfile.TemporaryDirectory() as folder:
+        moved(results, options.weights, options.batch, Path(folder))
+    # last, because nobody knows how long compilers take
+    speed(results, options.networks, options.batch, options.rounds, ("optimized_fp16", "optimized_fp16_compiled"), 0.8)
 
 
 if __name__ == "__main__":

@@ -21,15 +21,18 @@ class Normalize(nn.Module):
 
     mean: Tensor
     std: Tensor
+    levels: Tensor
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         # float32 constants and the order divide, subtract, divide are what makes it bitwise equal
         self.register_buffer("mean", _constants(preprocessing.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", _constants(preprocessing.std).view(-1, 1, 1), persistent=False)
+        # as a tensor: CUDA multiplies with the reciprocal of a number, which may be off by a bit
+        self.register_buffer("levels", torch.tensor([255.0]), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        return images.to(torch.float32).div_(self.levels).sub_(self.mean).div_(self.std)
 
 
 def _constants(values: tuple[float, ...]) -> Tensor:

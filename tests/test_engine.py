@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ from pyramidzoo.evaluation.metrics import flips, prediction_sha256
 from pyramidzoo.evaluation.records import Record, read_records
 from pyramidzoo.evaluation.subjects import Subject, load
 from pyramidzoo.evaluation.workers import Worker, evaluated
+from pyramidzoo.factory import create_model
 from pyramidzoo.manifest import Preprocessing
 
 CPU = torch.device("cpu")
@@ -69,6 +72,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         ({"optimized": True, "channels_last": True}, "has the memory layout that suits it; leave out --channels-last"),
         ({"precision": "tf32"}, "--precision tf32 is for CUDA devices, not for cpu"),
         ({"cuda_graph": True}, "--cuda-graph is for CUDA devices, not for cpu"),
+        ({"precision": "tf32", "compiled": True}, "refuses how TF32 is turned on here; leave out one of them"),
     ],
 )
 def test_settings_that_do_not_go_together(wrong: dict[str, Any], message: str) -> None:
@@ -180,6 +184,65 @@ def test_the_loaded_network_stays_what_it_was(
         job = plan(loaded, engine_)
         work(job, job.units)
     assert all(torch.equal(kept[name], tensor) for name, tensor in first.model.state_dict().items())
+
+
+def test_everything_happens_on_the_device_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams, events and graphs of PyTorch are those of the current device, which is the first one otherwise."""
+    current: list[object] = []
+
+    @contextlib.contextmanager
+    def device(wanted: object) -> Iterator[None]:
+        current.append(wanted)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())
+    second = torch.device("cuda", 1)
+    with Engine(Settings(second)).arithmetic():
+        assert current == [second]
+    assert current == []
+    with Engine(STRICT).arithmetic():
+        assert current == []
+
+
+def test_compiling_does_not_end_after_some_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch compiles one function for eight networks, and computes the ninth as it is, without a word."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    engine_ = Engine(Settings(CPU, 2, compiled=True))
+    model = create_model("wrn_16_1").eval()
+    for width in range(10):
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        with engine_.running(engine_.form(model, width), 2 + width) as run:
+            assert len(run(torch.zeros(2, 3, 32, 32))) == 2
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
+
+
+def test_both_are_computed_in_batches_of_one_size(
+    subjects: list[Subject], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compute = Engine._logits
+
+    def cramped(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
+        if self.settings.precision == "fp32" and len(batch) > 20:
+            raise torch.OutOfMemoryError
+        return compute(self, key, network, batch)
+
+    monkeypatch.setattr(Engine, "_logits", cramped)
+    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
+    evaluate(subjects[0], small_set, Settings(CPU, 64, precision="bf16"), output=tmp_path, compare=True)
+    assert [record.flags["batch_size"] for record in read_records(tmp_path)] == [16, 16]
+
+
+def test_channels_last_leaves_strict_arithmetic_alone(subjects: list[Subject], small_set: ImageSet) -> None:
+    loaded = load(subjects[0], small_set)
+    loose, strict = Engine(Settings(CPU, 64, channels_last=True)), Engine(STRICT)
+    images = torch.randn(8, 3, 32, 32)
+    found = []
+    for engine_ in (strict, loose, strict):
+        with engine_.running(engine_.form(loaded.model, ""), 64) as run:
+            found.append(run(images))
+    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from pyramidzoo.evaluation.engine import Engine, Settings
 from pyramidzoo.evaluation.harness import Job, evaluate, plan
 from pyramidzoo.evaluation.records import Record, read_records
 from pyramidzoo.evaluation.subjects import Subject, load
-from pyramidzoo.evaluation.workers import Done, Failure, Worker, evaluated, this_worker
+from pyramidzoo.evaluation.workers import Done, Failure, Share, Worker, evaluated, this_worker
 from pyramidzoo.manifest import Preprocessing
 
 CPU = Settings(torch.device("cpu"), batch_size=8)
@@ -45,7 +45,13 @@ def subjects(tmp_path: Path) -> list[Subject]:
 
 
 def together(
-    subjects: list[Subject], images: ImageSet, count: int, monkeypatch: pytest.MonkeyPatch, output: Path | None = None
+    subjects: list[Subject],
+    images: ImageSet,
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+    output: Path | None = None,
+    settings: Settings = CPU,
+    strict: Engine | None = None,
 ) -> list[Record | Failure]:
     """What `count` processes would do, one after the other in this one; the first is last, as it waits for them."""
     sent: dict[int, list[Done]] = {}
@@ -59,13 +65,13 @@ def together(
     results: list[Record | Failure] = []
     for rank in reversed(range(count)):
         loaded = lambda position: load(subjects[position], images)  # noqa: E731
-        planned = partial(plan, engine=Engine(CPU), output=output)
+        planned = partial(plan, engine=Engine(settings), output=output, strict=strict)
         found = list(evaluated(names, loaded, planned, Worker(rank, count)))
         assert not found or rank == 0
         results += found
     assert [len(parts) for parts in sent.values()] == [len(subjects)] * count
     if output is None:  # everybody had something to do
-        assert all(any(done.parts for done in parts) for parts in sent.values())
+        assert all(any(done.shares and done.shares[0].parts for done in parts) for parts in sent.values())
     return results
 
 
@@ -89,6 +95,25 @@ def test_any_number_of_processes_gives_the_same(
         assert [r.reused_files for r in again if isinstance(r, Record)] == [10, 10]
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_comparing_with_strict_arithmetic_is_shared_too(
+    kept: bool, subjects: list[Subject], small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose = Settings(torch.device("cpu"), batch_size=8, precision="bf16")
+    alone = [evaluate(subject, small_set, loose, compare=True) for subject in subjects]
+    output = tmp_path / "out" if kept else None
+    if kept:
+        evaluate(subjects[0], small_set, CPU, output=output)  # its files are there already
+    found = together(subjects, small_set, 3, monkeypatch, output, loose, Engine(CPU))
+    assert [r.against_strict for r in found if isinstance(r, Record)] == [r.against_strict for r in alone]
+    if output:
+        strict = {record.weights: record for record in read_records(output) if record.strict}
+        assert [strict[subject.name].reused_files for subject in subjects] == [10, 0]
+        seconds = [strict[subject.name].duration_seconds for subject in subjects]
+        assert seconds[0] is None
+        assert seconds[1]
+
+
 def test_a_failure_in_one_process_is_one_of_those_weights_alone(
     subjects: list[Subject], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +134,7 @@ def test_processes_that_differ_give_no_number(subjects: list[Subject], small_set
     job = plan(load(subjects[0], small_set), Engine(CPU))
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
     other = unit | {"device": "cpu (another, 3 threads)"}
-    result = workers._concluded(job, [Done("x", unit), Done("x", other)])
+    result = workers._concluded(job, [Done("x", [Share(each, [], 0, 0.0)]) for each in (unit, other)])
     assert isinstance(result, Failure)
     assert "the processes do not agree (device cpu (" in result.error
     assert "device cpu (another, 3 threads))" in result.error
@@ -120,7 +145,7 @@ def test_a_lost_part_gives_no_number(subjects: list[Subject], small_set: ImageSe
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
     loaded = workers._settled(lambda _: load(subjects[0], small_set), 0)
     half = workers._share(0, "x", loaded, lambda _: job, Worker(0, 2))[1]
-    result = workers._concluded(job, [half, Done("x", unit)])
+    result = workers._concluded(job, [half, Done("x", [Share(unit, [], 0, 0.0)])])
     assert isinstance(result, Failure)
     assert result.exit_code == 4
     assert "samples were not predicted" in result.error
@@ -213,7 +238,7 @@ def test_a_verdict_is_no_reason_to_start_again(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 0
-    assert "torchrun gets 0 instead of 3" in capsys.readouterr().err
+    assert "torchrun gets 0 instead of 3, or it would start" in capsys.readouterr().err
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
     assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 3
     assert "instead" not in capsys.readouterr().err

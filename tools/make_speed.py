@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     keep_memory()
     device = torch.device("cpu")
-    document: dict[str, Any] = {"device": device_name(device), "versions": versions(), "rounds": options.rounds}
+    document: dict[str, Any] = {"device": device_name(device), "versions": versions()}
     networks = _known(document)
     peaks = Peaks(device)
     for name in dict.fromkeys(name for pattern in options.patterns for name in list_models(pattern)):
@@ -47,9 +47,14 @@ def main(argv: list[str] | None = None) -> None:
         speeds: dict[str, dict[str, float]] = defaultdict(dict)
         for found in measured(Subject(row), settings, peaks):
             if found["error"]:
-                raise SystemExit(f"{name}, {found['variant']}: {found['error']}")
+                print(f"{name}, {found['variant']}: {found['error']}", flush=True)
+                continue
             speeds[str(found["batch"])][found["variant"]] = _shortened(found["images_per_second"])
-        networks[name] = {"date": datetime.now(timezone.utc).date().isoformat(), "images_per_second": speeds}
+        networks[name] = {
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "rounds": options.rounds,
+            "images_per_second": speeds,
+        }
         document["networks"] = {other: networks[other] for other in architectures() if other in networks}
         write_text(TABLE, json.dumps(document, indent=1) + "\n")
         print(name, dict(speeds), flush=True)

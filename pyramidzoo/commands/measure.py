@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.commands.local import split
-from pyramidzoo.errors import UsageError, worst_exit_code
+from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.formats import render, show
 from pyramidzoo.manifest import WeightsEntry, load_manifest
 
@@ -70,6 +71,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
     targets: list[WeightsEntry | Path] = [*entries, *files]
     names = [str(target) if isinstance(target, Path) else target.id for target in targets]
 
+    if args.download:  # here, where an interrupt reaches it; why it fails is said with each set of weights
+        for dataset in {entry.dataset for entry in entries}:
+            with contextlib.suppress(PyramidzooError):
+                images_of(dataset)
+
     def loaded_of(position: int) -> Loaded:
         target = targets[position]
         if isinstance(target, Path):
@@ -100,8 +106,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         show(render(rows, args.format))
     codes = [3 for record in records if not record.reproduced] + [failure.exit_code for failure in failures]
     code = worst_exit_code(codes)
-    if code == 3 and worker.starts_left:
-        print("pyramidzoo: not reproduced; torchrun gets 0 instead of 3, or it would start all again", file=sys.stderr)
+    if code and worker.starts_left:
+        print(f"pyramidzoo: torchrun gets 0 instead of {code}, or it would start all of it again", file=sys.stderr)
         return 0
     return code
 

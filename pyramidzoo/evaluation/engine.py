@@ -50,6 +50,8 @@ class Settings:
             raise UsageError("autocast takes a plain fp32 network; leave out --amp, or --precision and --optimize")
         if self.optimized and self.channels_last:
             raise UsageError("an optimized network has the memory layout that suits it; leave out --channels-last")
+        if self.precision == "tf32" and self.compiled:
+            raise UsageError("PyTorch's compiler refuses how TF32 is turned on here; leave out one of them")
         for wanted, option in ((self.precision == "tf32", "--precision tf32"), (self.cuda_graph, "--cuda-graph")):
             if wanted and self.device.type != "cuda":
                 raise UsageError(f"{option} is for CUDA devices, not for {self.device}; leave it out there")
@@ -105,7 +107,7 @@ class Engine:
         settings = self.settings
         dtype = PRECISIONS[settings.precision]
         if settings.optimized:
-            with _memory(settings.device):
+            with memory_of(settings.device):
                 rewritten = optimize(model.to(settings.device), dtype=dtype)  # which form is best depends on the device
             return Form(rewritten, rewritten.passes, (key, rewritten.passes, str(rewritten.network)))
         if dtype == torch.float32:
@@ -124,13 +126,16 @@ class Engine:
             try:
                 with self.running(form, batch_size) as run:
                     run(torch.zeros(batch_size, *input_size, device=settings.device))
-                self._fitting[known] = batch_size
             except _OutOfMemory:
                 if batch_size == 1:
                     raise
-                batch_size //= 2
-                self._kept = None
-                torch.cuda.empty_cache()
+            else:
+                self._fitting[known] = batch_size
+                break
+            # behind the handler, whose traceback holds activations
+            batch_size //= 2
+            self._kept = None
+            torch.cuda.empty_cache()
         return batch_size
 
     @contextlib.contextmanager
@@ -151,7 +156,7 @@ class Engine:
 
         def run(batch: Tensor) -> Tensor:
             images = len(batch)
-            with _memory(settings.device, f" for batches of {batch_size}; try a smaller -b"):
+            with memory_of(settings.device, f" for batches of {batch_size}; try a smaller -b"):
                 if settings.fixed_shape and images < batch_size:
                     batch = torch.cat([batch, batch.new_zeros(batch_size - images, *batch.shape[1:])])
                 batch = batch.contiguous(memory_format=settings.layout)
@@ -161,7 +166,7 @@ class Engine:
 
     def _placed(self, form: Form) -> nn.Module:
         """The network, on its device and in its layout. Raises UnavailableError where it has too little memory."""
-        with _memory(self.settings.device):
+        with memory_of(self.settings.device):
             network = form.network.to(self.settings.device)
             return network if self.settings.optimized else network.to(memory_format=self.settings.layout)
 
@@ -175,7 +180,10 @@ class Engine:
             enabled=amp is not None,
             cache_enabled=not self.settings.cuda_graph,  # or a graph would replay the weights it was captured with
         )
-        with strict_arithmetic(tf32=self.settings.precision == "tf32", fixed=fixed), torch.inference_mode(), autocast:
+        # streams, events and graphs are those of the current device
+        current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        strict = strict_arithmetic(tf32=self.settings.precision == "tf32", fixed=fixed)
+        with current, strict, torch.inference_mode(), autocast:
             yield
 
     def _logits(self, key: Hashable, network: nn.Module, batch: Tensor) -> Tensor:
@@ -185,6 +193,8 @@ class Engine:
         known = key, tuple(batch.shape)
         if self._kept is None or self._kept.key != known:
             self._kept = None  # its memory first
+            if self.settings.compiled:
+                torch.compiler.reset()  # after some networks it would not compile any more, and say nothing
             with torch.inference_mode(False):
                 own = copy.deepcopy(network)  # others' tensors will be written over it
             program: Program = _compiled(own, batch) if self.settings.compiled else own
@@ -220,8 +230,8 @@ class _Cast(nn.Module):
 
 def _compiled(network: nn.Module, batch: Tensor) -> Program:
     """torch.compile, which compiles when it is first called. Raises UnavailableError where it cannot."""
-    program: Program = torch.compile(network, dynamic=False)
     try:
+        program: Program = torch.compile(network, dynamic=False, fullgraph=True)  # all of it or nothing
         program(batch)
     except torch.OutOfMemoryError:
         raise
@@ -245,7 +255,7 @@ class _Captured:
                 program(self._input)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # others may pin memory meanwhile
             self._output = program(self._input)
 
     def __call__(self, batch: Tensor) -> Tensor:
@@ -259,7 +269,7 @@ class _OutOfMemory(UnavailableError):
 
 
 @contextlib.contextmanager
-def _memory(device: torch.device, wanted: str = " for this network") -> Iterator[None]:
+def memory_of(device: torch.device, wanted: str = " for this network") -> Iterator[None]:
     """Raises UnavailableError where the device has too little memory."""
     try:
         yield

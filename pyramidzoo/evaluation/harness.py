@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation import records
 from pyramidzoo.evaluation.datasets import Split
-from pyramidzoo.evaluation.engine import Engine, Form, Settings
+from pyramidzoo.evaluation.engine import Engine, Form, Settings, memory_of
 from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.metrics import STATISTICS, Flips, flips, label_ranks, prediction_sha256
 from pyramidzoo.evaluation.predictions import (
@@ -50,8 +50,8 @@ class Job:
 
     With a `folder`, every unit's predictions become a file there; `reused` counts those that were there before.
     `batch_size` is the one in use; the one asked for may be more than the device has memory for. `strict` is the same
-    evaluation in strict arithmetic, where this one is to be compared with it. The network is gone once it has done its
-    work; `seconds` is what that took.
+    evaluation in strict arithmetic, where this one is to be compared with it. The job lets go of its network when that
+    begins its work; `seconds` is what that took.
     """
 
     subject: Subject
@@ -105,9 +105,18 @@ def strictly(settings: Settings) -> Settings:
 
 
 def plan(loaded: Loaded, engine: Engine, *, output: Path | None = None, strict: Engine | None = None) -> Job:
-    """Divide the work. `strict` computes what it is compared with. Raises UnavailableError."""
-    form = engine.form(loaded.model, loaded.network)
-    settings, batch_size = engine.settings, engine.batch_size(form, loaded.preprocessing.input_size)
+    """Divide the work. `strict` computes what it is compared with, in batches as large. Raises UnavailableError."""
+    engines = [engine, strict] if strict else [engine]
+    forms = [each.form(loaded.model, loaded.network) for each in engines]
+    size = loaded.preprocessing.input_size
+    batch_size = min(each.batch_size(form, size) for each, form in zip(engines, forms, strict=True))
+    jobs = [_planned(loaded, each, form, batch_size, output) for each, form in zip(engines, forms, strict=True)]
+    jobs[0].strict = jobs[1] if strict else None
+    return jobs[0]
+
+
+def _planned(loaded: Loaded, engine: Engine, form: Form, batch_size: int, output: Path | None) -> Job:
+    settings = engine.settings
     job = Job(
         subject=loaded.subject,
         entry=loaded.entry,
@@ -128,7 +137,6 @@ def plan(loaded: Loaded, engine: Engine, *, output: Path | None = None, strict: 
     shared = _unit(job)
     job.units = [{**shared, "start": start, "stop": stop} for start, stop in _ranges(len(job.images), batch_size)]
     job.folder = None if output is None else _folder(output, job, shared)
-    job.strict = None if strict is None else plan(loaded, strict, output=output)
     return job
 
 
@@ -340,19 +348,20 @@ def _predict(job: Job, units: Sequence[Mapping[str, Any]], keep: Callable[[Mappi
     if not units:
         return
     images, device = job.images, job.settings.device
-    normalize = Normalize(job.preprocessing).to(device)
     spans = [_spans(unit, job.batch_size) for unit in units]
     batches = images.batches(
         [span for of_unit in spans for span in of_unit], job.preprocessing, device, job.settings.reading
     )
     began = time.perf_counter()
     with (
+        memory_of(device),
         contextlib.closing(batches),
         job.engine.running(form, job.batch_size) as run,
         tqdm(
             total=sum(unit["stop"] - unit["start"] for unit in units), desc=job.subject.name, unit="img", disable=None
         ) as bar,
     ):
+        normalize = Normalize(job.preprocessing).to(device)
         leaving: deque[Callable[[], None]] = deque()
         for unit, of_unit in zip(units, spans, strict=True):
             logits = []
@@ -378,7 +387,7 @@ def _leaving(logits: torch.Tensor) -> Callable[[], torch.Tensor]:
 
     def arrived() -> torch.Tensor:
         done.synchronize()
-        return here
+        return here.clone()  # in ordinary memory
 
     return arrived
 

@@ -1,7 +1,8 @@
 """Several processes under torchrun do the work of one command: each its own units, and one of them reduces.
 
 Nothing is exchanged while networks run. What a process has done goes to the first one at the end, and with an output
-folder it lies there already, so that a worker that is killed, and started again by torchrun, loses one unit.
+folder it lies there already, so that a worker that is killed, and started again by torchrun, loses one unit, on a GPU
+two.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import datetime
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import chain
@@ -60,18 +61,21 @@ class Failure:
 
 
 @dataclass
-class Done:
-    """What one process has of one set of weights: parts where there is no folder, or why it failed.
+class Share:
+    """One process's part of a job: parts where there is no folder, and what all its units have in common."""
 
-    `strict` are those of the strict evaluation that it is compared with.
-    """
+    unit: dict[str, Any]
+    parts: list[Part]
+    reused: int
+    seconds: float
+
+
+@dataclass
+class Done:
+    """What one process has of one set of weights: its share of the job and of the strict one, or why it failed."""
 
     name: str
-    unit: dict[str, Any] = field(default_factory=dict)  # that of all its units, but for their ranges
-    parts: list[Part] = field(default_factory=list)
-    strict: list[Part] = field(default_factory=list)
-    reused: int = 0
-    seconds: float = 0.0
+    shares: list[Share] = field(default_factory=list)
     failure: Failure | None = None
 
 
@@ -148,18 +152,22 @@ def _share(
     done, job = Done(name), None
     try:
         job = plan(loaded.result())
-        done.unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
-        if job.strict is not None:
-            done.strict = work(job.strict, _dealt(job.strict, position, worker))
-        done.parts = work(job, _dealt(job, position, worker))
-        done.reused, done.seconds = job.reused, job.seconds
+        # the strict one first: its network is the plain one, which others may change
+        done.shares = [_done(each, position, worker) for each in reversed(_jobs(job))][::-1]
     except (PyramidzooError, OSError) as error:
         done.failure = Failure.of(name, error)
     return job, done
 
 
-def _dealt(job: Job, position: int, worker: Worker) -> list[Mapping[str, Any]]:
-    return [unit for k, unit in enumerate(job.units, position) if k % worker.count == worker.rank]
+def _jobs(job: Job) -> list[Job]:
+    return [job] if job.strict is None else [job, job.strict]
+
+
+def _done(job: Job, position: int, worker: Worker) -> Share:
+    units = [unit for k, unit in enumerate(job.units, position) if k % worker.count == worker.rank]
+    parts = work(job, units)
+    unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
+    return Share(unit, parts, job.reused, job.seconds)
 
 
 def _concluded(job: Job | None, done: Sequence[Done]) -> Record | Failure:
@@ -167,17 +175,18 @@ def _concluded(job: Job | None, done: Sequence[Done]) -> Record | Failure:
         if one.failure:
             return one.failure
     assert job is not None  # the first process has failed otherwise
-    different = sorted({key for one in done for key in one.unit if one.unit[key] != done[0].unit[key]})
-    if different:
-        values = ", ".join(f"{key} {one.unit[key]}" for key in different for one in done)
-        return Failure(
-            done[0].name, f"the processes do not agree ({values}); give all of them the same machine and versions", 5
-        )
-    job.reused = sum(one.reused for one in done)
-    job.seconds = max(one.seconds for one in done)
+    of_jobs = list(zip(*(one.shares for one in done), strict=True))
+    for each, shares in zip(_jobs(job), of_jobs, strict=True):
+        units = [share.unit for share in shares]
+        different = sorted({key for unit in units for key in unit if unit[key] != units[0][key]})
+        if different:
+            values = ", ".join(f"{key} {unit[key]}" for key in different for unit in units)
+            advice = "a -b that all have memory for" if different == ["batch_size"] else "the same machine and versions"
+            return Failure(done[0].name, f"the processes do not agree ({values}); give all of them {advice}", 5)
+        each.reused = sum(share.reused for share in shares)
+        each.seconds = max(share.seconds for share in shares)
     try:
-        parts = chain.from_iterable(one.parts for one in done)
-        return conclude(job, parts, chain.from_iterable(one.strict for one in done))
+        return conclude(job, *(chain.from_iterable(share.parts for share in shares) for shares in of_jobs))
     except (PyramidzooError, OSError) as error:
         return Failure.of(done[0].name, error)
 

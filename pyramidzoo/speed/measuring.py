@@ -48,6 +48,8 @@ def engine_of(variant: str, device: torch.device) -> Engine:
     if form not in ("plain", "optimized") or not {*rest} <= {*WORDS} - {"plain", "optimized"}:
         words = ", ".join(word for word in WORDS if word not in ("plain", "optimized"))
         raise UsageError(f"no variant is called {variant!r}; plain and optimized are, with _ and any of {words}")
+    if sum("precision" in WORDS[word] for word in rest) > 1:
+        raise UsageError(f"{variant!r} names two precisions; give one")
     options: dict[str, Any] = {}
     for word in (form, *rest):
         options |= WORDS[word]
@@ -118,9 +120,9 @@ class Peaks:
 
     def measure(self, precision: str) -> None:
         """Once more: whatever else runs on the machine does not run all the time."""
-        self.known[precision] = max(
-            self.known.get(precision, 0.0), convolution_peak(PRECISIONS[precision], self.device)
-        )
+        with strict_arithmetic(tf32=precision == "tf32", fixed=False):
+            found = convolution_peak(PRECISIONS[precision], self.device)
+        self.known[precision] = max(self.known.get(precision, 0.0), found)
 
     def set_fractions(self, rows: Sequence[dict[str, Any]]) -> None:
         """Fill in `fraction_of_peak`, when all has been measured."""
@@ -155,7 +157,7 @@ def measured(
     fp32 is IEEE's, without TF32. `peaks` are measured on the way, and set the fractions afterwards. Raises what
     `Subject.network` raises, and UsageError.
     """
-    with _fast_strict_arithmetic():
+    with strict_arithmetic(fixed=False):
         plain = subject.network()
         macs = multiply_adds(copy.deepcopy(plain).to("meta"), subject.image)
         parameters = sum(parameter.numel() for parameter in plain.parameters())
@@ -196,7 +198,7 @@ def _at_one_size(
     errors = unequal(plain, networks, images[:_CHECKED_IMAGES])
     memory: dict[str, int] = {}
     for name, network in networks.items():
-        if name not in errors:
+        if name not in errors and not (isinstance(network, Variant) and network.is_replayed):
             with _running_out(errors, [name]):
                 memory[name] = activation_bytes(lambda network=network: network(images), images.device)  # type: ignore[misc]
     step()
@@ -299,6 +301,11 @@ class Variant(nn.Module):
         self.network, self.passes = self._form.network, self._form.passes
         self.precision = self._engine.settings.precision
 
+    @property
+    def is_replayed(self) -> bool:
+        """Whether a pass allocates nothing, because its memory was set apart when it was captured."""
+        return self._engine.settings.cuda_graph
+
     def prepare(self, batch_size: int) -> Variant:
         """For batches of so many images."""
         self._program = self._engine.program(self._form, batch_size)
@@ -334,11 +341,3 @@ def _running_out(errors: dict[str, str], names: Sequence[str]) -> Iterator[None]
         return
     if torch.cuda.is_available():  # outside the handler, whose traceback holds tensors
         torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _fast_strict_arithmetic() -> Iterator[None]:
-    """fp32 as IEEE has it, by whatever algorithm is fastest."""
-    with strict_arithmetic():
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
-        yield
