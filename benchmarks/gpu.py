@@ -92,7 +92,7 @@ class Results:
         try:
             yield
         except Exception as error:  # noqa: BLE001
-            self.leave_out(what, f"{type(error).__name__}: {error}")
+            self.leave_out(what, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -198,7 +198,7 @@ def _at_one_size(
     errors = unequal(plain, networks, images[:_CHECKED_IMAGES])
     memory: dict[str, int] = {}
     for name, network in networks.items():
-        if name not in errors and not (isinstance(network, Variant) and network.is_replayed):
+        if name not in errors and not (isinstance(network, Variant) and network.hides_memory):
             with _running_out(errors, [name]):
                 memory[name] = activation_bytes(lambda network=network: network(images), images.device)  # type: ignore[misc]
     step()
@@ -302,9 +302,10 @@ class Variant(nn.Module):
         self.precision = self._engine.settings.precision
 
     @property
-    def is_replayed(self) -> bool:
-        """Whether a pass allocates nothing, because its memory was set apart when it was captured."""
-        return self._engine.settings.cuda_graph
+    def hides_memory(self) -> bool:
+        """Whether nobody can see what a pass holds: set apart at the capture, or by the compiler's code on a CPU."""
+        settings = self._engine.settings
+        return settings.cuda_graph or (settings.compiled and settings.device.type == "cpu")
 
     def prepare(self, batch_size: int) -> Variant:
         """For batches of so many images."""
