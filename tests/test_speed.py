@@ -334,6 +334,37 @@ def test_settled_networks_are_the_same_every_time() -> None:
     assert 0.01 < logits.std() < 100
 
 
+def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def peak(dtype: torch.dtype, device: torch.device) -> float:
+        seen.append((dtype, torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision))
+        return 1.0
+
+    monkeypatch.setattr(measuring, "convolution_peak", peak)
+    for precision in ("fp32", "tf32", "bf16"):
+        Peaks(CPU).measure(precision)
+    assert seen == [
+        (torch.float32, "ieee", "ieee"),
+        (torch.float32, "tf32", "tf32"),
+        (torch.bfloat16, "ieee", "ieee"),
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_memory_that_nobody_can_see_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_compiled", lambda network, batch: network)
+    settings = Settings(CPU, (2,), ("plain", "plain_compiled"), rounds=1)
+    rows = measured(Subject(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    assert [row["activations_mib"] is None for row in rows] == [False, True]
+    assert [row["error"] for row in rows] == [None, None]
+
+
+def test_a_variant_has_one_precision() -> None:
+    with pytest.raises(UsageError, match="'plain_bf16_fp16' names two precisions"):
+        Settings(CPU, variants=("plain_bf16_fp16",))
+
+
 # Out of memory
 
 
@@ -559,6 +590,10 @@ def test_failures_of_some_have_their_exit_codes(run: Run, monkeypatch: pytest.Mo
     assert code == 5
     assert err.startswith(f"pyramidzoo: {lost.name}: ")
     assert "wrn_16_1, batch 2" in out
+    code, out, err = run(*arguments, "--variants", "plain", "--format", "json")
+    found = json.loads(out)
+    assert [(failure["name"], failure["exit_code"]) for failure in found["failures"]] == [(lost.name, 5)]
+    assert [row["network"] for row in found["rows"]] == ["wrn_16_1"]
 
 
 @pytest.mark.usefixtures("quick")

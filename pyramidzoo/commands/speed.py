@@ -70,7 +70,8 @@ def run_bench(args: argparse.Namespace) -> int:
         "best_convolution_gflops": {precision: round(peak / 1e9, 1) for precision, peak in peaks.known.items()},
     }
     if args.format == "json":
-        show(json.dumps({**conditions, "rows": rows}, indent=1))
+        failed = [{"name": name, "error": reason, "exit_code": code} for name, reason, code in failures]
+        show(json.dumps({**conditions, "rows": rows, "failures": failed}, indent=1))
     elif args.format == "csv":
         show(render(rows, "csv"))
     elif rows:
