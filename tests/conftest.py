@@ -6,6 +6,7 @@ Tests that need them skip without; with PYRAMIDZOO_TESTS_COMPLETE=1 a skip fails
 from __future__ import annotations
 
 import os
+import signal
 import time
 import types
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,10 @@ from pyramidzoo.convert import get_layout
 from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # as in a background job of a shell; the processes that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the Hub's client reads it when it is imported
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; their children too
