@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -195,10 +196,24 @@ def _gathered(mine: list[Done], worker: Worker) -> list[list[Done]]:
     """What each process has done, for the first one; the others get nothing."""
     from torch import distributed
 
-    distributed.init_process_group("gloo", timeout=_WAITING)
+    with _data_only():
+        distributed.init_process_group("gloo", timeout=_WAITING)
     try:
         found: list[Any] | None = [None] * worker.count if worker.is_first else None
         distributed.gather_object(mine, found)
         return found or []
     finally:
         distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _data_only() -> Iterator[None]:
+    """What libraries print of themselves goes to stderr: the Gloo of PyTorch 2.10 greets its peers on stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
