@@ -242,3 +242,11 @@ def test_a_verdict_is_no_reason_to_start_again(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
     assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 3
     assert "instead" not in capsys.readouterr().err
+
+
+def test_what_libraries_print_of_themselves_is_no_data(capfd: pytest.CaptureFixture[str]) -> None:
+    with workers._data_only():
+        os.write(1, b"[Gloo] Rank 0 is connected\n")
+    print("data")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("data\n", "[Gloo] Rank 0 is connected\n")

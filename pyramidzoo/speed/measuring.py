@@ -31,8 +31,6 @@ DIFFERENT = "not measured: logits differ from the plain network's"
 _SINGLE = 1e-4  # of the largest logit: rounding in floats comes to 1e-6, another order of summation to ten times that
 # what the words of a variant's name mean, after "plain" or "optimized"
 WORDS: Mapping[str, Mapping[str, Any]] = {
-    "plain": {},
-    "optimized": {"optimized": True},
     "tf32": {"precision": "tf32"},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
@@ -45,13 +43,13 @@ WORDS: Mapping[str, Mapping[str, Any]] = {
 def engine_of(variant: str, device: torch.device) -> Engine:
     """What computes a variant, such as "plain", "optimized_bf16" or "optimized_fp16_graph". Raises UsageError."""
     form, *rest = variant.split("_")
-    if form not in ("plain", "optimized") or not {*rest} <= {*WORDS} - {"plain", "optimized"}:
-        words = ", ".join(word for word in WORDS if word not in ("plain", "optimized"))
+    if form not in ("plain", "optimized") or not {*rest} <= {*WORDS}:
+        words = ", ".join(WORDS)
         raise UsageError(f"no variant is called {variant!r}; plain and optimized are, with _ and any of {words}")
     if sum("precision" in WORDS[word] for word in rest) > 1:
         raise UsageError(f"{variant!r} names two precisions; give one")
-    options: dict[str, Any] = {}
-    for word in (form, *rest):
+    options: dict[str, Any] = {"optimized": form == "optimized"}
+    for word in rest:
         options |= WORDS[word]
     return Engine(Computing(device, **options))
 
