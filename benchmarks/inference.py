@@ -30,15 +30,15 @@ from pyramidzoo.speed.measuring import settled, unequal
 from pyramidzoo.speed.peers import peer
 from pyramidzoo.speed.timing import convolution_peak, forward_passes, passes_for
 
-# pytorchcv's name for the same graph, or timm's
+# which library has the same graph
 NETWORKS = {
-    "pyramidnet110_a84": "pyramidnet110_a84_cifar10",
-    "pyramidnet110_a270": "pyramidnet110_a270_cifar10",
-    "pyramidnet164_a270": "pyramidnet164_a270_bn_cifar10",
-    "wrn_28_10": "wrn28_10_cifar10",
-    "densenet_bc_100_k12": "densenet100_k12_bc_cifar10",
-    "resnext29_8x64d": "",  # pytorchcv has its parts, but no name for it
-    "wide_resnet50_2": "timm/wide_resnet50_2",
+    "pyramidnet110_a84": "pytorchcv",
+    "pyramidnet110_a270": "pytorchcv",
+    "pyramidnet164_a270": "pytorchcv",
+    "wrn_28_10": "pytorchcv",
+    "densenet_bc_100_k12": "pytorchcv",
+    "resnext29_8x64d": "pytorchcv",
+    "wide_resnet50_2": "timm",  # pytorchcv's has its BN folded
 }
 
 
@@ -56,7 +56,7 @@ def measured(name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float]
     images = torch.randn(batch, *image, generator=torch.Generator().manual_seed(1))
     plain = settled(row)
     picked, low = optimize(plain), optimize(plain, dtype=torch.bfloat16)
-    theirs = peer("timm" if NETWORKS[name].startswith("timm/") else "pytorchcv", row, plain, image)
+    theirs = peer(NETWORKS[name], row, plain, image)
     assert theirs is not None, f"the peer has another network than {name}"
     models: dict[str, nn.Module] = {"peer": theirs, "plain": plain, "optimized": picked, "optimized, bfloat16": low}
     if passes_too:
@@ -83,7 +83,7 @@ def measured(name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float]
         timed["images_per_second"] = round(passes * batch / seconds, 1)
         timed["forward_passes"] = passes
         timed["rewrites"] = list(getattr(models[timed["variant"]], "passes", ()))
-        results.append({"subject": f"{name} b{batch}", "peer": NETWORKS[name] or "pytorchcv CIFARResNeXt", **timed})
+        results.append({"subject": f"{name} b{batch}", "peer": NETWORKS[name], **timed})
     return results
 
 
