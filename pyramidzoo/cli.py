@@ -144,12 +144,22 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     p.add_argument("--threads", type=int, metavar="N", help="of a CPU (default: PyTorch's own choice)")
 
-    p = command("train", fit.run_train, "train a network by the recipe of a data set; resumes where it stopped")
-    p.add_argument("arch", metavar="ARCH", help="the architecture, such as wrn_16_1")
+    p = command("train", fit.run_train, "train networks by recipes; resumes where it stopped")
+    p.add_argument("arch", nargs="+", metavar="ARCH", help="the architecture, such as wrn_16_1")
+    p.add_argument("--recipe", nargs="+", metavar="NAME", help="recipes, such as he2015_cifar10, instead of --dataset")
     p.add_argument("--dataset", default="digits", help="the data set and its recipe (default: %(default)s)")
     p.add_argument("--output", type=_path, required=True, metavar="DIR", help="where weights and log are written")
     p.add_argument("--seed", type=int, default=0, help="of initialisation and order (default: %(default)s)")
+    p.add_argument("--seeds", type=int, nargs="+", metavar="N", help="several seeds, one network for each")
     p.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    p.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="bf16: autocast (default: fp32)")
+    p.add_argument(
+        "--algorithms",
+        default="fixed",
+        choices=("fixed", "fastest"),
+        help="fixed: the same bits each time; fastest: what cuDNN finds fastest (default: fixed)",
+    )
+    p.add_argument("--minutes", type=float, metavar="M", help="stop in time; the same command goes on")
     p.add_argument("--data-dir", type=_path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
 

@@ -16,41 +16,68 @@ if TYPE_CHECKING:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Train one network by the recipe of its data set; one line for each epoch goes to stderr."""
-    name = get_architecture(args.arch).name
-    if not 0 <= args.seed < 2**63:
-        raise UsageError(f"--seed {args.seed} is not a number from 0 to 2**63 - 1")
+    """Train networks by recipes and seeds; one line for each epoch goes to stderr."""
+    names = [get_architecture(name).name for name in args.arch]
+    seeds = args.seeds if args.seeds is not None else [args.seed]
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"--seed {seed} is not a number from 0 to 2**63 - 1")
     if args.epochs is not None and args.epochs < 1:
         raise UsageError(f"--epochs {args.epochs} trains nothing; it must be positive")
+    if args.minutes is not None and args.minutes <= 0:
+        raise UsageError(f"--minutes {args.minutes} leaves no time; it must be positive")
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
-    from pyramidzoo.training.loop import train
+    from pyramidzoo.training.loop import Task, train_together
     from pyramidzoo.training.recipes import get_recipe
 
-    recipe = get_recipe(args.dataset)
+    recipes = [get_recipe(name) for name in args.recipe or [args.dataset]]
     if args.epochs is not None:
-        recipe = dataclasses.replace(recipe, epochs=args.epochs)
+        recipes = [dataclasses.replace(recipe, epochs=args.epochs, steps=None) for recipe in recipes]
+    datasets = sorted({recipe.dataset for recipe in recipes})
+    if len(datasets) > 1:
+        raise UsageError(
+            f"these recipes train on different datasets, {' and '.join(datasets)}; train them in separate commands"
+        )
     data_dir = args.data_dir or default_data_dir()
-    images, test = (load_dataset(recipe.dataset, split, data_dir) for split in ("train", "test"))
+    images, test = (load_dataset(datasets[0], split, data_dir) for split in ("train", "test"))
+    tasks = [Task(name, recipe, seed) for name in names for recipe in recipes for seed in seeds]
 
-    def report(epoch: Epoch) -> None:
+    def report(task: Task, epoch: Epoch) -> None:
+        whose = f"{task.stem}: " if len(tasks) > 1 else ""
         print(
-            f"epoch {epoch.epoch}/{recipe.epochs}: loss {epoch.loss:.4f}, training error {epoch.training_error:.2f} %, "
-            f"test error {epoch.test_error:.2f} %, {epoch.seconds:.1f} s",
+            f"{whose}epoch {epoch.epoch}/{task.recipe.epochs}: loss {epoch.loss:.4f}, "
+            f"training error {epoch.training_error:.2f} %, test error {epoch.test_error:.2f} %, {epoch.seconds:.1f} s",
             file=sys.stderr,
             flush=True,
         )
 
     keep_memory()
     device = pick_device(args.device)
-    trained = train(name, recipe, images, test, seed=args.seed, device=device, output=args.output, report=report)
-    row = {"path": str(trained.path), "log": str(trained.log), **trained.last}
+    # on a GPU an epoch takes a second, and writing a checkpoint of each would take as long
+    interval = 20.0 if device.type == "cuda" else 0.0
+    results = train_together(
+        tasks,
+        images,
+        test,
+        device=device,
+        output=args.output,
+        precision=args.precision,
+        fixed_algorithms=args.algorithms == "fixed",
+        minutes=args.minutes,
+        checkpoint_seconds=interval,
+        report=report,
+    )
+    rows = [{"path": str(done.path), "log": str(done.log), **done.last} for done in results if done is not None]
     if args.format == "human":
-        show(
-            f"{trained.path}: test error {trained.last['test_error']:.2f} % after {trained.last['epoch']} epochs\n"
-            f"`pyramidzoo evaluate {trained.path}` counts it, {trained.log} has every epoch"
-        )
+        for done in filter(None, results):
+            show(
+                f"{done.path}: test error {done.last['test_error']:.2f} % after {done.last['epoch']} epochs\n"
+                f"`pyramidzoo evaluate {done.path}` counts it, {done.log} has every epoch"
+            )
     else:
-        show(render([row], args.format))
+        show(render(rows, args.format))
+    if None in results:
+        print(f"the time was over for {results.count(None)} of {len(tasks)}; the same command goes on", file=sys.stderr)
     return 0

@@ -1,39 +1,39 @@
-"""The training loop: a network of the table, a recipe and a seed in, a file that describes itself out."""
+"""The training loop: networks of the table, a recipe and seeds in, files that describe themselves out."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pyramidzoo.containers import Description, check_finite, read_metadata, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.evaluation.environment import device_name, strict_arithmetic, versions
 from pyramidzoo.evaluation.metrics import error_percent
-from pyramidzoo.factory import create_model
 from pyramidzoo.files import make_folder, write_text
 from pyramidzoo.formats import render
-from pyramidzoo.preprocessing import Normalize
+from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.recipes import Recipe
+from pyramidzoo.training.step import Precision, TestImages, TrainingData, TrainingRun
 
 METADATA_KEY = "training"  # of the safetensors file: the run, what it was computed on, and how it ended
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the log. Errors are in percent; loss and training error are of the images as they were moved."""
+    """One line of the log. Errors are in percent; loss and training error are of the images as they were changed."""
 
     epoch: int
     learning_rate: float
@@ -52,6 +52,22 @@ class Trained:
     last: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Task:
+    """One network to train: an architecture, a recipe and a seed."""
+
+    architecture: str
+    recipe: Recipe
+    seed: int
+
+    @property
+    def stem(self) -> str:
+        """How its files are called. A recipe that is not the dataset's own is named, and then so is the seed."""
+        if self.recipe.name == self.recipe.dataset:
+            return f"{self.architecture}.{self.recipe.dataset}"
+        return f"{self.architecture}.{self.recipe.name}.seed{self.seed}"
+
+
 def train(
     architecture: str,
     recipe: Recipe,
@@ -63,168 +79,241 @@ def train(
     output: Path,
     report: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Trained:
-    """Train a network of the table from a seed, in strict fp32.
+    """Train one network from a seed, in strict fp32.
 
     In `output` stay ARCHITECTURE.DATASET.safetensors and the log as a CSV file; until then a checkpoint, from which the
-    same call goes on after an interruption, with the same result to the last bit on the same machine. `report` sees
-    each epoch as it ends. `test` is measured after each epoch and decides nothing.
+    same call goes on after an interruption, with the same result to the last bit on the same machine.
 
-    Raises UsageError where `output` holds weights or a checkpoint of another run under these names, IntegrityError
-    where the checkpoint is damaged and where loss or weights are no numbers any more, NotWritableError.
+    Args:
+        architecture: a name in the table.
+        recipe: how to train it.
+        images: the training images.
+        test: the images that are measured after each epoch. They decide nothing.
+        seed: of initialization and all random draws.
+        device: where it is computed.
+        output: the folder of the files.
+        report: is called with each epoch as it ends.
+
+    Raises:
+        UsageError: `output` holds weights or a checkpoint of another run under these names.
+        IntegrityError: the checkpoint is damaged, or loss or weights are no numbers any more.
+        NotWritableError: a file cannot be written.
     """
-    stem = f"{architecture}.{recipe.dataset}"
-    path, log, resume = (output / f"{stem}.{kind}" for kind in ("safetensors", "csv", "checkpoint"))
-    run = {"architecture": architecture, "seed": seed, "data": images.fingerprint, **dataclasses.asdict(recipe)}
-    if path.exists():
-        return Trained(path, log, _finished(path, run))
-
-    make_folder(output)
-    training = _Training(architecture, recipe, images, seed, device)
-    if kept := load_checkpoint(resume, run):
-        training.restore(*kept)
-        print(f"{stem}: going on after epoch {len(training.epochs)}", file=sys.stderr)
-    training.note_circumstances()
-    save_checkpoint(resume, run, *training.state())  # what cannot be written should be found out before the work
-    with strict_arithmetic(), torch.enable_grad():
-        while len(training.epochs) < recipe.epochs:
-            epoch = training.run_epoch(images, test)
-            if not math.isfinite(epoch.loss):
-                raise IntegrityError(
-                    f"{stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate"
-                )
-            write_text(log, render(training.lines(), "csv") + "\n")
-            save_checkpoint(resume, run, *training.state())
-            report(epoch)
-
-    if path.exists():  # another process was quicker
-        return Trained(path, log, _finished(path, run))
-    tensors = {name: tensor.cpu() for name, tensor in training.model.state_dict().items()}
-    check_finite(tensors, what=f"{stem} after epoch {recipe.epochs}")
-    description = Description(
-        architecture=architecture,
-        arguments={},
-        dataset=recipe.dataset,
-        num_classes=images.classes,
-        preprocessing=recipe.preprocessing,
-        layout=None,
-        origin_sha256=None,
+    task = Task(architecture, recipe, seed)
+    (trained,) = train_together(
+        [task], images, test, device=device, output=output, report=lambda task, epoch: report(epoch)
     )
-    last = {name: value for name, value in training.lines()[-1].items() if name != "seconds"}
-    story = {"run": run, "computed": training.computed, "last": last}
-    write_tensors(path, tensors, {**description.to_metadata(), METADATA_KEY: json.dumps(story, sort_keys=True)})
-    resume.unlink(missing_ok=True)
-    return Trained(path, log, last)
+    assert trained is not None  # without a time limit it ends
+    return trained
 
 
-def _finished(path: Path, run: Mapping[str, Any]) -> Mapping[str, float]:
-    """How the run that left these weights ended. Raises UsageError where it was another run."""
-    try:
-        story = json.loads(read_metadata(path)[METADATA_KEY])
-        if story["run"] == json.loads(json.dumps(run)):
-            return {f.name: story["last"][f.name] for f in dataclasses.fields(Epoch) if f.name != "seconds"}
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise UsageError(f"{path} does not come from a training with these settings; name another --output")
+def train_together(
+    tasks: Sequence[Task],
+    images: ImageSet,
+    test: ImageSet,
+    *,
+    device: torch.device,
+    output: Path,
+    precision: Precision = "fp32",
+    fixed_algorithms: bool = True,
+    minutes: float | None = None,
+    checkpoint_seconds: float = 0.0,
+    report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
+) -> list[Trained | None]:
+    """Train several networks on the same images, side by side on a GPU, each on a stream of its own.
+
+    Args:
+        tasks: what to train. The result of each does not depend on the others.
+        images: the training images.
+        test: the images that are measured after each epoch. They decide nothing.
+        device: where it is computed.
+        output: the folder of the files, which have the names `Task.stem`.
+        precision: "fp32", or "bf16" for autocast.
+        fixed_algorithms: whether cuDNN takes the same algorithm every time. Otherwise it takes the fastest one that it
+            finds, and two runs of the same command differ in their last bits.
+        minutes: stop after the last epoch that ends within this time. The same call goes on.
+        checkpoint_seconds: the least time between two checkpoints of a run.
+        report: is called with each epoch as it ends.
+
+    Returns:
+        The files of each task, in order; None where the time was over before its end.
+
+    Raises:
+        UsageError: `output` holds weights or a checkpoint of another run under these names.
+        IntegrityError: a checkpoint is damaged, or loss or weights are no numbers any more. The other runs end first.
+        NotWritableError: a file cannot be written.
+    """
+    began = time.perf_counter()
+    data, measured = TrainingData(images, device), TestImages(test, device)
+    settings = {} if precision == "fp32" else {"precision": precision}
+    if not fixed_algorithms:
+        settings["algorithms"] = "fastest"
+    runs = [_LoggedRun(task, settings, images, data, device, output, checkpoint_seconds) for task in tasks]
+    make_folder(output)
+    active = [run for run in runs if run.trained is None]
+    failures: list[IntegrityError] = []
+    with (
+        strict_arithmetic(fixed=fixed_algorithms),
+        torch.enable_grad(),
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        for run in active:
+            run.open()
+        slowest = 0.0
+        while active and (minutes is None or time.perf_counter() - began + slowest <= minutes * 60):
+            started = time.perf_counter()
+            steps = [run.start_epoch(pool) for run in active]
+            for step in range(max(steps)):
+                for run, count in zip(active, steps, strict=True):
+                    if step < count:
+                        run.run.run_step(step)
+            for run in list(active):
+                try:
+                    report(run.task, run.finish_epoch(measured))
+                except IntegrityError as error:
+                    failures.append(error)
+                    active.remove(run)
+            active = [run for run in active if run.trained is None]
+            slowest = max(slowest, time.perf_counter() - started)
+        for run in active:
+            run.save()
+    if failures:
+        raise failures[0] if len(failures) == 1 else IntegrityError("; ".join(map(str, failures)))
+    return [run.trained for run in runs]
 
 
-class _Training:
-    """Everything that changes from epoch to epoch, and so belongs in a checkpoint."""
+class _LoggedRun:
+    """A run together with its files: weights, log and checkpoint."""
 
-    def __init__(self, architecture: str, recipe: Recipe, images: ImageSet, seed: int, device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
-            torch.manual_seed(seed)
-            model = create_model(architecture, num_classes=images.classes, in_chans=images.images.shape[1])
-        self.model = model.to(device, torch.float32)
-        self.normalize = Normalize(recipe.preprocessing).to(device)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=True,
+    def __init__(
+        self,
+        task: Task,
+        settings: Mapping[str, Any],
+        images: ImageSet,
+        data: TrainingData,
+        device: torch.device,
+        output: Path,
+        checkpoint_seconds: float,
+    ) -> None:
+        self.task, self.data, self.device = task, data, device
+        self.precision: Precision = settings.get("precision", "fp32")
+        self.path, self.log, self.checkpoint = (
+            output / f"{task.stem}.{kind}" for kind in ("safetensors", "csv", "checkpoint")
         )
-        steps = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=steps)
-        self.order = torch.Generator().manual_seed(seed)  # of the images, and of how they are moved
+        self.identity = {
+            "architecture": task.architecture,
+            "seed": task.seed,
+            "data": images.fingerprint,
+            **task.recipe.as_data(),
+            **settings,
+        }
+        self.checkpoint_seconds = checkpoint_seconds
+        self.trained = self._find_finished()
         self.epochs: list[Epoch] = []
         self.computed: list[dict[str, Any]] = []
 
-    def note_circumstances(self) -> None:
-        """On what, and with which versions, the epochs from here on are computed; a resumed run may have several."""
+    def open(self) -> None:
+        """Make the network, and go on from the checkpoint if there is one."""
+        task = self.task
+        self.run = TrainingRun(task.architecture, task.recipe, self.data, task.seed, self.device, self.precision)
+        if kept := load_checkpoint(self.checkpoint, self.identity):
+            tensors, rest = kept
+            self.epochs = [Epoch(**line) for line in rest["epochs"]]
+            self.computed = rest["computed"]
+            self.run.restore(tensors, min(len(self.epochs) * self.run.steps_per_epoch, self.run.total_steps))
+            self.run.generator.set_state(tensors["order"])
+            print(f"{task.stem}: going on after epoch {len(self.epochs)}", file=sys.stderr)
+        self.order = self.run.generator.get_state()
+        self._draws: concurrent.futures.Future[list[Draws]] | None = None
         here = {"device": device_name(self.device), "versions": versions()}
         if not self.computed or {**self.computed[-1], **here} != self.computed[-1]:
             self.computed.append({"from_epoch": len(self.epochs) + 1, **here})
+        self.save()  # what cannot be written should be found out before the work
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        optimizer = self.optimizer.state_dict()
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"momentum.{k}": kept["momentum_buffer"] for k, kept in optimizer["state"].items()}
-        rest = {
-            "groups": optimizer["param_groups"],
-            "schedule": self.schedule.state_dict(),
-            "epochs": self.lines(),
-            "computed": self.computed,
-        }
-        return {**tensors, "order": self.order.get_state()}, rest
+    def start_epoch(self, pool: concurrent.futures.Executor) -> int:
+        """Load the draws of the next epoch, have those of the one after it drawn, and return the number of steps."""
+        self._began = time.perf_counter()
+        self._rate = round(self.run.learning_rate(self.run.done_steps), 8)
+        batches = self._draws.result() if self._draws else self.run.draw_epoch()
+        self.order = self.run.generator.get_state()
+        steps = self.run.start_epoch(batches)
+        self._images = sum(len(batch.index) for batch in batches[:steps])
+        if self.run.captured is not None:  # the main thread only queues kernels, so there is time
+            self._draws = pool.submit(self.run.draw_epoch)
+        return steps
 
-    def restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-        def part(start: str) -> dict[str, Tensor]:
-            return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+    def finish_epoch(self, test: TestImages) -> Epoch:
+        """Measure the epoch, write the log and a checkpoint; after the last one, write the weights.
 
-        self.model.load_state_dict(part("model."))
-        momenta = {int(k): {"momentum_buffer": tensor} for k, tensor in part("momentum.").items()}
-        self.optimizer.load_state_dict({"state": momenta, "param_groups": rest["groups"]})
-        self.schedule.load_state_dict(rest["schedule"])
-        self.order.set_state(tensors["order"])
-        self.epochs = [Epoch(**line) for line in rest["epochs"]]
-        self.computed = rest["computed"]
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(epoch) for epoch in self.epochs]
-
-    def run_epoch(self, images: ImageSet, test: ImageSet) -> Epoch:
-        began, rate = time.perf_counter(), round(float(self.schedule.get_last_lr()[0]), 8)
-        total, wrong = (torch.zeros((), dtype=torch.float64, device=self.device) for _ in range(2))
-        self.model.train()
-        for pixels, labels in self._batches(images):
-            pixels, labels = pixels.to(self.device), labels.to(self.device)
-            logits = self.model(self.normalize(pixels))
-            loss = F.cross_entropy(logits, labels)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self.schedule.step()
-            total += loss.detach() * len(labels)
-            wrong += (logits.argmax(1) != labels).sum()
+        Raises:
+            IntegrityError: the loss is no number, or a weight is none after the last epoch.
+        """
+        loss, wrong = self.run.read_sums()
         epoch = Epoch(
             epoch=len(self.epochs) + 1,
-            learning_rate=rate,
-            loss=round(total.item() / len(images), 6),
-            training_error=round(error_percent(int(wrong), len(images)), 4),
-            test_error=round(self._error(test), 4),
-            seconds=round(time.perf_counter() - began, 3),
+            learning_rate=self._rate,
+            loss=round(loss / self._images, 6),
+            training_error=round(error_percent(wrong, self._images), 4),
+            test_error=round(error_percent(self.run.count_wrong(test), len(test.labels)), 4),
+            seconds=round(time.perf_counter() - self._began, 3),
         )
+        if not math.isfinite(epoch.loss):
+            raise IntegrityError(
+                f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate"
+            )
         self.epochs.append(epoch)
+        is_last = self.run.done_steps >= self.run.total_steps
+        if is_last or time.perf_counter() - self._saved >= self.checkpoint_seconds:
+            self.save()
+        if is_last:
+            self._write_weights()
         return epoch
 
-    def _batches(self, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass over all images, in a new order, each moved by a few pixels."""
-        order = torch.randperm(len(images), generator=self.order)
-        for index in torch.split(order, self.recipe.batch_size):
-            yield moved(images.images[index], self.recipe.padding, self.order), images.labels[index]
+    def save(self) -> None:
+        """Write the log and a checkpoint."""
+        lines = [dataclasses.asdict(epoch) for epoch in self.epochs]
+        if lines:
+            write_text(self.log, render(lines, "csv") + "\n")
+        with self.run.on_stream():
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.run.state().items()}
+        rest = {"epochs": lines, "computed": self.computed}
+        save_checkpoint(self.checkpoint, self.identity, {**tensors, "order": self.order}, rest)
+        self._saved = time.perf_counter()
 
-    @torch.inference_mode()
-    def _error(self, test: ImageSet) -> float:
-        self.model.eval()
-        batches = torch.split(test.images, self.recipe.batch_size)
-        predicted = [self.model(self.normalize(pixels.to(self.device))).argmax(1).cpu() for pixels in batches]
-        return error_percent(int((torch.cat(predicted) != test.labels).sum()), len(test))
+    def _write_weights(self) -> None:
+        self.trained = self._find_finished()  # another process may have been quicker
+        if self.trained is not None:
+            return
+        tensors: dict[str, Tensor] = {
+            name: tensor.cpu().contiguous() for name, tensor in self.run.model.state_dict().items()
+        }
+        check_finite(tensors, what=f"{self.task.stem} after epoch {len(self.epochs)}")
+        description = Description(
+            architecture=self.task.architecture,
+            arguments={},
+            dataset=self.task.recipe.dataset,
+            num_classes=self.data.classes,
+            preprocessing=self.task.recipe.preprocessing,
+            layout=None,
+            origin_sha256=None,
+        )
+        last = {name: value for name, value in dataclasses.asdict(self.epochs[-1]).items() if name != "seconds"}
+        story = {"run": self.identity, "computed": self.computed, "last": last}
+        write_tensors(
+            self.path, tensors, {**description.to_metadata(), METADATA_KEY: json.dumps(story, sort_keys=True)}
+        )
+        self.checkpoint.unlink(missing_ok=True)
+        self.trained = Trained(self.path, self.log, last)
 
-
-def moved(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Images (N, C, H, W), each moved by up to `padding` pixels up or down and left or right, zeros moving in."""
-    n, _, height, width = images.shape
-    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    down, right = torch.randint(0, 2 * padding + 1, (2, n), generator=generator)
-    return windows[torch.arange(n), :, down, right]
+    def _find_finished(self) -> Trained | None:
+        """Return the weights if this very run wrote them. Raises UsageError where another run did."""
+        if not self.path.exists():
+            return None
+        try:
+            story = json.loads(read_metadata(self.path)[METADATA_KEY])
+            if story["run"] == json.loads(json.dumps(self.identity)):
+                last = {f.name: story["last"][f.name] for f in dataclasses.fields(Epoch) if f.name != "seconds"}
+                return Trained(self.path, self.log, last)
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise UsageError(f"{self.path} does not come from a training with these settings; name another --output")
