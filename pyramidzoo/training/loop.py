@@ -145,7 +145,7 @@ def train_together(
     """
     began = time.perf_counter()
     data, measured = TrainingData(images, device), TestImages(test, device)
-    settings = {} if precision == "fp32" else {"precision": precision}
+    settings: dict[str, Any] = {} if precision == "fp32" else {"precision": precision}
     if not fixed_algorithms:
         settings["algorithms"] = "fastest"
     runs = [_LoggedRun(task, settings, images, data, device, output, checkpoint_seconds) for task in tasks]

@@ -116,7 +116,7 @@ def _digits() -> Iterator[Recipe]:
 
 
 def _hysts(name: str, dataset: str, preprocessing: Preprocessing, **changes: Any) -> Recipe:
-    """Make a recipe from the defaults of hysts' code: batch size 128, weight decay 1e-4, incomplete batches left out."""
+    """Make a recipe from the defaults of hysts' code."""
     notes = (
         "The folder configs/ with the defaults is not in the repository at that commit. Batch size 128 and weight "
         "decay 1e-4 are the defaults that its later versions keep.",
@@ -231,8 +231,8 @@ def _he2015() -> Iterator[Recipe]:
         drop_incomplete=True,
         source="He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385), section 4.2",
         notes=(
-            "The paper subtracts the mean of each pixel. The mean and standard deviation of each channel are used here, "
-            "as in the authors' later code.",
+            "The paper subtracts the mean of each pixel. The mean and standard deviation of each channel are used "
+            "here, as in the authors' later code.",
             "The paper does not say whether the 64,000 steps use 45,000 or 50,000 images. All 50,000 are used here.",
             "The paper does not say what the last batch of an epoch is. Incomplete batches are left out here.",
         ),

@@ -202,7 +202,7 @@ class CapturedStep:
 
     def __init__(self, run: TrainingRun) -> None:
         self.run = run
-        self.stream = torch.cuda.Stream(run.device)
+        self.stream = torch.cuda.Stream(run.device)  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def load(self, draws: Draws, rates: Tensor) -> None:
