@@ -1,0 +1,51 @@
+"""The networks in `trained/`: files, records and recipes say the same."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyramidzoo
+from pyramidzoo.containers import read_metadata
+from pyramidzoo.training.recipes import RECIPES, get_recipe
+
+TRAINED = Path(__file__).parents[1] / "trained"
+FILES = sorted(TRAINED.glob("*/*.safetensors"))
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(read_metadata(path)["training"])
+    return content
+
+
+def test_there_are_trained_networks() -> None:
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_recipe_in_a_file_is_the_recipe_of_that_name(path: Path) -> None:
+    """A recipe that is changed after a training would claim numbers that it did not give."""
+    run = read_run(path)["run"]
+    recipe = get_recipe(run["name"])
+    expected = json.loads(json.dumps(recipe.as_data()))
+    others = {"architecture", "seed", "data", "precision", "algorithms"}
+    assert {name: value for name, value in run.items() if name not in others} == expected
+    assert run["architecture"] in recipe.rows.values()
+    assert path.stem == f"{run['architecture']}.{recipe.name}.seed{run['seed']}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_record_is_of_this_file_and_agrees_with_the_log(path: Path) -> None:
+    record = json.loads(path.with_name(f"{path.stem}.record.json").read_text())
+    lines = list(csv.DictReader(path.with_name(f"{path.stem}.csv").read_text().splitlines()))
+    story = read_run(path)
+    assert pyramidzoo.create_model(story["run"]["architecture"], weights=path).preprocessing is not None
+    assert record["file_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert len(lines) == RECIPES[story["run"]["name"]].epochs
+    # The log was measured on another device in fp32, so single images may differ; here none did.
+    assert record["top1_error"] == story["last"]["test_error"] == float(lines[-1]["test_error"])
