@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,3 +188,19 @@ def test_an_unknown_recipe(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=f"there is no recipe '{name}'; ") as raised:
         get_recipe(name)
     assert message in str(raised.value)
+
+
+def test_the_docs_name_every_recipe() -> None:
+    """The table of docs/training.md, word for word."""
+    titles = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+    lines = Path(__file__).parents[1].joinpath("docs/training.md").read_text(encoding="utf-8").splitlines()
+    table = [line.split(" | ")[:2] for line in lines if line.startswith("| `") and line.count(" | ") == 2]
+    documented = [name.strip("| `") for name, dataset in table if dataset in titles.values()]
+    assert documented == list(RECIPES)
+    for recipe in RECIPES.values():
+        answered = ""
+        for row, architecture in recipe.rows.items():
+            letter, number = row.split(":")
+            answered += f"{', ' if answered else f'{letter}: '}{number} (`{architecture}`)"
+        answered = answered or "none; the bundled weights are trained by it"
+        assert f"| `{recipe.name}` | {titles[recipe.dataset]} | {answered} |" in lines
