@@ -1,7 +1,7 @@
 """What surrounds a captured step, on a CPU: a stand-in for CUDA graphs runs the step again instead of replaying it.
 
-It shows that the step reads its draws and its learning rate from the right places, epoch after epoch. It also shows that
-the steps before the capture leave nothing behind. What only a GPU can show is in test_training_gpu.py.
+It shows that the step reads its draws and its learning rate from the right places, epoch after epoch. It also shows
+that the steps before the capture leave nothing behind. What only a GPU can show is in test_training_gpu.py.
 """
 
 from __future__ import annotations
