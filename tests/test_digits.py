@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import shutil
@@ -126,7 +125,7 @@ def test_bundled_files_tell_how_they_were_made(weights_id: str) -> None:
     path = packaged(entry.bundled.path)
     assert path.stat().st_size == entry.bundled.bytes
     story = json.loads(read_metadata(path)[METADATA_KEY])
-    recipe = json.loads(json.dumps(dataclasses.asdict(get_recipe("digits"))))
+    recipe = json.loads(json.dumps(get_recipe("digits").as_data()))
     assert [part["from_epoch"] for part in story["computed"]] == [1]
     assert story["run"] == {
         "architecture": entry.architecture,

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import pyramidzoo
 from pyramidzoo import cli
@@ -21,12 +26,34 @@ from pyramidzoo.evaluation.engine import Settings
 from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.files import packaged
-from pyramidzoo.training import loop
-from pyramidzoo.training.loop import METADATA_KEY, Epoch, Trained, moved, train
+from pyramidzoo.preprocessing import Normalize
+from pyramidzoo.training import loop, step
+from pyramidzoo.training.checkpoints import save_checkpoint
+from pyramidzoo.training.loop import METADATA_KEY, Epoch, Trained, train
 from pyramidzoo.training.recipes import Recipe, get_recipe
+from pyramidzoo.training.step import TrainingData, TrainingRun, cosine_rates
 
 CPU = torch.device("cpu")
 SHORT = dataclasses.replace(get_recipe("digits"), epochs=3)
+
+# what a checkpoint and a file of weights said of a run before recipes had names
+DIGITS = {
+    "dataset": "digits",
+    "preprocessing": {
+        "input_size": (1, 8, 8),
+        "mean": (0.3075,),
+        "std": (0.377,),
+        "resize": None,
+        "crop": None,
+        "interpolation": None,
+    },
+    "epochs": 100,
+    "batch_size": 64,
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "padding": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +77,136 @@ def test_a_seed_decides_every_bit(few: ImageSet, tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)  # the caller's own random numbers
 
 
+def training_run(few: ImageSet, recipe: Recipe = SHORT, seed: int = 0) -> TrainingRun:
+    return TrainingRun("wrn_16_1", recipe, TrainingData(few, CPU), seed, CPU)
+
+
 def test_the_order_depends_on_the_seed(few: ImageSet) -> None:
     first, again, other = (
-        [labels.tolist() for _, labels in loop._Training("wrn_16_1", SHORT, few, seed, CPU)._batches(few)]
-        for seed in (0, 0, 1)
+        [batch.index.tolist() for batch in training_run(few, seed=seed).draw_epoch()] for seed in (0, 0, 1)
     )
     assert first == again != other
-    assert sorted(label for labels in first for label in labels) == sorted(few.labels.tolist())
+    assert sorted(index for batch in first for index in batch) == list(range(150))
+
+
+@dataclass
+class EarlierTraining:
+    """The training loop as it was before recipes had names, in few lines: PyTorch's own optimizer and schedule."""
+
+    recipe: Recipe
+    images: ImageSet
+    seed: int
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.seed)
+        self.model: nn.Module = pyramidzoo.create_model("wrn_16_1", num_classes=10, in_chans=1)
+        self.normalize = Normalize(self.recipe.preprocessing)
+        rate, momentum, decay = self.recipe.learning_rate, self.recipe.momentum, self.recipe.weight_decay
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=rate, momentum=momentum, weight_decay=decay, nesterov=True
+        )
+        steps = self.recipe.epochs * math.ceil(len(self.images) / self.recipe.batch_size)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=steps)
+        self.order = torch.Generator().manual_seed(self.seed)
+
+    def run_epoch(self) -> None:
+        self.model.train()
+        rate, total, wrong = round(self.schedule.get_last_lr()[0], 8), 0.0, 0
+        for pixels, labels in self.batches():
+            logits = self.model(self.normalize(pixels))
+            loss = F.cross_entropy(logits, labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            total += loss.item() * len(labels)
+            wrong += int((logits.argmax(1) != labels).sum())
+        n = len(self.images)
+        self.lines.append(
+            {
+                "epoch": len(self.lines) + 1,
+                "learning_rate": rate,
+                "loss": round(total / n, 6),
+                "training_error": round(100 * wrong / n, 4),
+                "test_error": round(100 * self.count_wrong() / n, 4),
+                "seconds": 1.0,
+            }
+        )
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        padding = self.recipe.padding
+        for index in torch.split(torch.randperm(len(self.images), generator=self.order), self.recipe.batch_size):
+            windows = F.pad(self.images.images[index], (padding,) * 4).unfold(2, 8, 1).unfold(3, 8, 1)
+            down, right = torch.randint(0, 2 * padding + 1, (2, len(index)), generator=self.order)
+            yield windows[torch.arange(len(index)), :, down, right], self.images.labels[index]
+
+    @torch.inference_mode()
+    def count_wrong(self) -> int:
+        self.model.eval()
+        batches = torch.split(self.images.images, self.recipe.batch_size)
+        predicted = torch.cat([self.model(self.normalize(pixels)).argmax(1) for pixels in batches])
+        return int((predicted != self.images.labels).sum())
+
+    def save(self, path: Path, computed: list[dict[str, Any]]) -> None:
+        """Write a checkpoint as that code did."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"momentum.{k}": kept["momentum_buffer"] for k, kept in optimizer["state"].items()}
+        identity = {"architecture": "wrn_16_1", "seed": self.seed, "data": self.images.fingerprint}
+        rest = {
+            "groups": optimizer["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "epochs": self.lines,
+            "computed": computed,
+        }
+        run = {**identity, **DIGITS, "epochs": self.recipe.epochs}
+        save_checkpoint(path, run, {**tensors, "order": self.order.get_state()}, rest)
+
+
+def test_the_digits_are_trained_as_before_recipes_had_names(few: ImageSet, tmp_path: Path) -> None:
+    """To the last bit of every tensor, and what the file says of the run is the same."""
+    earlier = EarlierTraining(SHORT, few, seed=0)
+    for _ in range(3):
+        earlier.run_epoch()
+    trained = run(few, tmp_path)
+    tensors, expected = read_tensors(trained.path), earlier.model.state_dict()
+    assert sorted(tensors) == sorted(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
+    story = json.loads(read_metadata(trained.path)[METADATA_KEY])
+    identity = {"architecture": "wrn_16_1", "seed": 0, "data": few.fingerprint, **DIGITS, "epochs": 3}
+    assert story["run"] == json.loads(json.dumps(identity))
+    last = {name: value for name, value in earlier.lines[-1].items() if name != "seconds"}
+    assert story["last"] == last == trained.last
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_checkpoint_from_before_recipes_had_names(few: ImageSet, tmp_path: Path, epochs: int) -> None:
+    whole = run(few, tmp_path / "whole")
+    earlier = EarlierTraining(SHORT, few, seed=0)
+    for _ in range(epochs):
+        earlier.run_epoch()
+    (tmp_path / "cut").mkdir()
+    computed = json.loads(read_metadata(whole.path)[METADATA_KEY])["computed"]
+    earlier.save(tmp_path / "cut" / "wrn_16_1.digits.checkpoint", computed)
+    seen: list[int] = []
+    resumed = run(few, tmp_path / "cut", report=lambda epoch: seen.append(epoch.epoch))
+    assert seen == list(range(epochs + 1, 4))
+    assert resumed.path.read_bytes() == whole.path.read_bytes()
+    lines = list(csv.DictReader(resumed.log.read_text().splitlines()))
+    assert [float(line["loss"]) for line in lines[:epochs]] == [line["loss"] for line in earlier.lines]
+
+
+@pytest.mark.parametrize(("first", "steps"), [(0.1, 7), (0.2, 500), (1 / 3, 18720)])
+def test_the_cosine_is_that_of_pytorch(first: float, steps: int) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=first)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    expected = []
+    for _ in range(steps + 1):
+        expected.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert cosine_rates(first, steps) == expected
 
 
 def test_the_bundled_logs_are_what_the_code_does(tmp_path: Path) -> None:
@@ -87,9 +237,9 @@ def test_the_log_counts_as_evaluate_does(few: ImageSet, tmp_path: Path) -> None:
 
 
 def test_measuring_changes_nothing(few: ImageSet) -> None:
-    training = loop._Training("wrn_16_1", SHORT, few, 0, CPU)
+    training = training_run(few)
     before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
-    training._error(few)
+    training.count_wrong(step.TestImages(few, CPU))
     assert all(torch.equal(tensor, before[name]) for name, tensor in training.model.state_dict().items())
 
 
@@ -117,18 +267,38 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(few: ImageSet, tm
 
 def test_an_interruption_within_an_epoch(few: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(few, tmp_path / "whole")
-    real, calls = loop.moved, []
+    real, calls = TrainingRun.compute_step, []
 
-    def counted(*arguments: Any) -> torch.Tensor:
+    def counted(*arguments: Any) -> None:
         calls.append(1)
         if len(calls) == 5:  # three batches make an epoch
             raise KeyboardInterrupt
-        return real(*arguments)
+        real(*arguments)
 
-    monkeypatch.setattr(loop, "moved", counted)
-    with pytest.raises(KeyboardInterrupt):
-        run(few, tmp_path / "cut")
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "compute_step", counted)
+        with pytest.raises(KeyboardInterrupt):
+            run(few, tmp_path / "cut")
     assert run(few, tmp_path / "cut").path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.parametrize("recipe", [SHORT, dataclasses.replace(SHORT, first_cosine_step=1)])
+def test_an_interruption_before_the_weights_are_written(
+    few: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
+) -> None:
+    """All steps are done, and the last checkpoint is there."""
+    whole = run(few, tmp_path / "whole", recipe)
+
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "write_tensors", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(few, tmp_path / "cut", recipe)
+    seen: list[Epoch] = []
+    assert run(few, tmp_path / "cut", recipe, report=seen.append).path.read_bytes() == whole.path.read_bytes()
+    assert seen == []
 
 
 def test_what_is_finished_is_left_alone(few: ImageSet, tmp_path: Path) -> None:
@@ -196,8 +366,9 @@ def test_a_run_that_goes_on_elsewhere_says_so(few: ImageSet, tmp_path: Path, mon
 def test_weights_that_are_no_numbers_are_not_written(few: ImageSet, tmp_path: Path) -> None:
     """The last step can ruin what the last loss did not show."""
     wild = dataclasses.replace(SHORT, epochs=1, batch_size=len(few), learning_rate=1e36, weight_decay=1e3)
-    with pytest.raises(IntegrityError, match="NaN or infinite values"):
-        run(few, tmp_path, recipe=wild)
+    for _ in range(2):  # from the start, and from the last checkpoint
+        with pytest.raises(IntegrityError, match="NaN or infinite values"):
+            run(few, tmp_path, recipe=wild)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
@@ -213,20 +384,6 @@ def test_an_output_that_cannot_be_written(few: ImageSet, tmp_path: Path) -> None
         run(few, tmp_path / "file" / "below")
 
 
-def test_images_are_moved_and_nothing_else(few: ImageSet) -> None:
-    generator = torch.Generator().manual_seed(0)
-    found = moved(few.images, 1, generator)
-    seen = set()
-    for image, result in zip(few.images, found, strict=True):
-        padded = torch.zeros(1, 10, 10, dtype=torch.uint8)
-        padded[:, 1:9, 1:9] = image
-        places = [(d, r) for d in range(3) for r in range(3) if torch.equal(padded[:, d : d + 8, r : r + 8], result)]
-        assert places
-        seen |= set(places[:1])
-    assert len(seen) == 9  # every place occurs
-    assert torch.equal(moved(few.images, 0, generator), few.images)
-
-
 def test_it_learns(capsys: Any, tmp_path: Path) -> None:
     """The command on all training images, for a tenth of the recipe's epochs; its file is evaluated like any other."""
     arguments = ["train", "wrn_16_1", "--epochs", "10", "--output", str(tmp_path), "--format", "json"]
@@ -236,7 +393,8 @@ def test_it_learns(capsys: Any, tmp_path: Path) -> None:
     assert captured.err.count("epoch ") == 10
     assert cli.main(["evaluate", str(path), "--format", "csv"]) == 0
     (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
-    assert int(row["wrong"]) < 90  # a tenth of the 899; guessing would be wrong nine times in ten
+    # a quarter of the 899; guessing is wrong nine times in ten, and nine seeds had from 39 to 120 wrong
+    assert int(row["wrong"]) < 225
     assert row["recorded"] == "none"
     model = pyramidzoo.create_model("wrn_16_1", weights=path)
     assert model.preprocessing == get_recipe("digits").preprocessing
@@ -248,10 +406,23 @@ def test_it_learns(capsys: Any, tmp_path: Path) -> None:
         (["wrn_16_l"], "did you mean wrn_16_"),
         (["wrn_16_1", "--epochs", "0"], "must be positive"),
         (["wrn_16_1", "--seed", "-1"], "--seed -1 is not a number from 0"),
-        (["wrn_16_1", "--dataset", "cifar10"], "there is no recipe for 'cifar10'; there are recipes for digits"),
+        (["wrn_16_1", "--seeds", "0", "-1"], "--seed -1 is not a number from 0"),
+        (["wrn_16_1", "--minutes", "0"], "--minutes 0.0 leaves no time; it must be positive"),
+        (["wrn_16_1", "--minutes", "nan"], "--minutes nan leaves no time; it must be positive"),
+        (["wrn_16_1", "--seeds", "0", "1"], "2 of these trainings would write wrn_16_1.digits.safetensors"),
+        (["wrn_16_1", "wrn_16_1"], "2 of these trainings would write wrn_16_1.digits.safetensors"),
+        (["wrn_16_1", "--dataset", "cifar10"], "there is no recipe 'cifar10'; did you mean he2015_cifar10?"),
+        (["wrn_16_1", "--dataset", "mnist"], "there is no recipe 'mnist'; did you mean hysts_mnist"),
+        (["wrn_16_1", "--recipe", "hysts_minst"], "there is no recipe 'hysts_minst'; did you mean hysts_mnist"),
+        (["wrn_16_1", "--recipe", "zzz"], "there is no recipe 'zzz'; the recipes are digits, hysts_mnist, "),
+        (
+            ["resnet20", "--recipe", "hysts_mnist", "he2015_cifar10"],
+            "these recipes train on different datasets, cifar10 and mnist; train them in separate commands",
+        ),
+        (["resnet20", "--recipe", "hysts_mnist"], "nothing says where MNIST is"),
     ],
 )
 def test_bad_requests(options: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
-    assert cli.main(["train", *options, "--output", str(tmp_path / "out")]) == 2
+    assert cli.main(["train", *options, "--output", str(tmp_path / "out")]) == (5 if "MNIST" in message else 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ def run_train(args: argparse.Namespace) -> int:
             raise UsageError(f"--seed {seed} is not a number from 0 to 2**63 - 1")
     if args.epochs is not None and args.epochs < 1:
         raise UsageError(f"--epochs {args.epochs} trains nothing; it must be positive")
-    if args.minutes is not None and args.minutes <= 0:
+    if args.minutes is not None and not args.minutes > 0:  # not a number is refused too
         raise UsageError(f"--minutes {args.minutes} leaves no time; it must be positive")
 
     from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
@@ -33,8 +32,6 @@ def run_train(args: argparse.Namespace) -> int:
     from pyramidzoo.training.recipes import get_recipe
 
     recipes = [get_recipe(name) for name in args.recipe or [args.dataset]]
-    if args.epochs is not None:
-        recipes = [dataclasses.replace(recipe, epochs=args.epochs, steps=None) for recipe in recipes]
     datasets = sorted({recipe.dataset for recipe in recipes})
     if len(datasets) > 1:
         raise UsageError(
@@ -42,6 +39,8 @@ def run_train(args: argparse.Namespace) -> int:
         )
     data_dir = args.data_dir or default_data_dir()
     images, test = (load_dataset(datasets[0], split, data_dir) for split in ("train", "test"))
+    if args.epochs is not None:
+        recipes = [recipe.with_epochs(args.epochs, len(images)) for recipe in recipes]
     tasks = [Task(name, recipe, seed) for name in names for recipe in recipes for seed in seeds]
 
     def report(task: Task, epoch: Epoch) -> None:

@@ -139,11 +139,14 @@ def train_together(
         The files of each task, in order; None where the time was over before its end.
 
     Raises:
-        UsageError: `output` holds weights or a checkpoint of another run under these names.
-        IntegrityError: a checkpoint is damaged, or loss or weights are no numbers any more. The other runs end first.
+        UsageError: `output` holds weights or a checkpoint of another run under these names; two tasks would write files
+            of the same name; a recipe is not made for these images.
+        IntegrityError: a checkpoint is damaged, or loss or weights are no numbers any more. After such numbers the
+            other runs end first.
         NotWritableError: a file cannot be written.
     """
     began = time.perf_counter()
+    _require_fit(tasks, images, test)
     data, measured = TrainingData(images, device), TestImages(test, device)
     settings: dict[str, Any] = {} if precision == "fp32" else {"precision": precision}
     if not fixed_algorithms:
@@ -159,6 +162,8 @@ def train_together(
     ):
         for run in active:
             run.open()
+        # one may have been interrupted after its last step, before its weights were written
+        active = _attempt(_LoggedRun.complete, active, failures)
         slowest = 0.0
         while active and (minutes is None or time.perf_counter() - began + slowest <= minutes * 60):
             started = time.perf_counter()
@@ -167,19 +172,47 @@ def train_together(
                 for run, count in zip(active, steps, strict=True):
                     if step < count:
                         run.run.run_step(step)
-            for run in list(active):
-                try:
-                    report(run.task, run.finish_epoch(measured))
-                except IntegrityError as error:
-                    failures.append(error)
-                    active.remove(run)
-            active = [run for run in active if run.trained is None]
+            active = _attempt(lambda run: report(run.task, run.finish_epoch(measured)), active, failures)
             slowest = max(slowest, time.perf_counter() - started)
         for run in active:
             run.save()
     if failures:
         raise failures[0] if len(failures) == 1 else IntegrityError("; ".join(map(str, failures)))
     return [run.trained for run in runs]
+
+
+def _attempt(
+    action: Callable[[_LoggedRun], None], runs: Sequence[_LoggedRun], failures: list[IntegrityError]
+) -> list[_LoggedRun]:
+    """Do something with each run. Return those that have neither failed nor ended, and note the failures."""
+    active = []
+    for run in runs:
+        try:
+            action(run)
+        except IntegrityError as error:
+            failures.append(error)
+        else:
+            if run.trained is None:
+                active.append(run)
+    return active
+
+
+def _require_fit(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> None:
+    """Raise UsageError where tasks do not fit each other or the images."""
+    stems = [task.stem for task in tasks]
+    for task in tasks:
+        recipe = task.recipe
+        if stems.count(task.stem) > 1:
+            raise UsageError(
+                f"{stems.count(task.stem)} of these trainings would write {task.stem}.safetensors; "
+                "give each an --output of its own"
+            )
+        for split in (images, test):
+            if split.name != recipe.dataset:
+                raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
+            split.require(recipe.preprocessing, f"recipe {recipe.name}")
+        if recipe.steps_per_epoch(len(images)) == 0:
+            raise UsageError(f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {len(images)}")
 
 
 class _LoggedRun:
@@ -262,12 +295,23 @@ class _LoggedRun:
                 f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate"
             )
         self.epochs.append(epoch)
-        is_last = self.run.done_steps >= self.run.total_steps
-        if is_last or time.perf_counter() - self._saved >= self.checkpoint_seconds:
+        if self._has_all_steps or time.perf_counter() - self._saved >= self.checkpoint_seconds:
             self.save()
-        if is_last:
-            self._write_weights()
+        self.complete()
         return epoch
+
+    def complete(self) -> None:
+        """Write the weights if all steps are done.
+
+        Raises:
+            IntegrityError: a weight is no number.
+        """
+        if self._has_all_steps:
+            self._write_weights()
+
+    @property
+    def _has_all_steps(self) -> bool:
+        return self.run.done_steps >= self.run.total_steps
 
     def save(self) -> None:
         """Write the log and a checkpoint."""

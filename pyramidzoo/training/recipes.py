@@ -83,6 +83,14 @@ class Recipe:
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         return {name: value for name, value in data.items() if name not in words and value != defaults[name]}
 
+    def with_epochs(self, epochs: int, images: int) -> Recipe:
+        """Return the recipe with another number of passes over so many images.
+
+        The milestones stay where they are: at epochs, or at steps where the recipe counts its length in steps.
+        """
+        steps = None if self.steps is None else epochs * self.steps_per_epoch(images)
+        return dataclasses.replace(self, epochs=epochs, steps=steps)
+
     def steps_per_epoch(self, images: int) -> int:
         """Return the steps of one pass over so many images."""
         whole, rest = divmod(images, self.batch_size)
@@ -118,9 +126,9 @@ def _digits() -> Iterator[Recipe]:
 def _hysts(name: str, dataset: str, preprocessing: Preprocessing, **changes: Any) -> Recipe:
     """Make a recipe from the defaults of hysts' code."""
     notes = (
-        "The folder configs/ with the defaults is not in the repository at that commit. Batch size 128 and weight "
-        "decay 1e-4 are the defaults that its later versions keep.",
-        "The printed rows are medians of several runs; one run has one seed.",
+        "Batch size 128, momentum 0.9 with Nesterov and weight decay 1e-4 are the defaults in "
+        "configs/resnet_preact.json.",
+        "Most printed rows are medians of three or five runs; one run has one seed.",
         *changes.pop("notes", ()),
     )
     settings: dict[str, Any] = {
@@ -204,8 +212,8 @@ def _hysts_ablation() -> Iterator[Recipe]:
         300,
         mixup=1.0,
         notes=(
-            "The row says 300 epochs and the command names no milestones. The rate falls at 80 and 120 there as in the "
-            "other rows, if the default was kept; this recipe does so.",
+            "The row says 300 epochs, but the command names neither epochs nor milestones. The default milestones, 80 "
+            "and 120 (configs/resnet_preact.json), are kept here; the run of the table may have had others.",
         ),
     )
 

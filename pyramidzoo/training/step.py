@@ -69,6 +69,7 @@ class TrainingRun:
         seed: of the initialization and of all random draws.
         device: where it is computed.
         precision: "fp32", or "bf16" for autocast to bfloat16 with channels_last.
+        dtype: of the weights, the inputs and the loss; only tests that compare with other code change it.
     """
 
     def __init__(
@@ -79,13 +80,14 @@ class TrainingRun:
         seed: int,
         device: torch.device,
         precision: Precision = "fp32",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.recipe, self.data, self.device, self.precision = recipe, data, device, precision
+        self.recipe, self.data, self.device, self.precision, self.dtype = recipe, data, device, precision, dtype
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are the caller's
             torch.manual_seed(seed)
             model = create_model(architecture, num_classes=data.classes, in_chans=data.channels)
         self.memory_format = torch.channels_last if precision == "bf16" else torch.contiguous_format
-        self.model = model.to(device, torch.float32).to(memory_format=self.memory_format)
+        self.model = model.to(device, dtype).to(memory_format=self.memory_format)
         self.normalize = Normalize(recipe.preprocessing).to(device)
         self.steps_per_epoch = recipe.steps_per_epoch(len(data))
         self.total_steps = recipe.steps or recipe.epochs * self.steps_per_epoch
@@ -137,12 +139,12 @@ class TrainingRun:
         """Compute one step: change the images, forward, loss, backward, update."""
         pixels = prepare_batch(self.data.images, draws, self.recipe, self.normalize)
         # a clone, because strides of an image with one channel can be read as either format
-        pixels = pixels.clone(memory_format=self.memory_format)
+        pixels = pixels.clone(memory_format=self.memory_format).to(self.dtype)
         labels = self.data.labels.index_select(0, draws.index)
         # the cache of cast weights is off: a captured graph must cast the weights as they are at each step
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16", cache_enabled=False):
             logits = self.model(pixels)
-        loss, wrong = loss_and_errors(logits.float(), labels, draws)
+        loss, wrong = loss_and_errors(logits.to(self.dtype), labels, draws)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -158,8 +160,12 @@ class TrainingRun:
         return recipe.learning_rate * recipe.decay ** sum(place >= milestone for milestone in recipe.milestones)
 
     def on_stream(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which operations are queued behind the run's steps."""
-        return contextlib.nullcontext() if self.captured is None else torch.cuda.stream(self.captured.stream)
+        """Return a context in which operations are queued behind the run's steps, and behind the caller's stream."""
+        if self.captured is None:
+            return contextlib.nullcontext()
+        # the network was made and restored on the caller's stream
+        self.captured.stream.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.cuda.stream(self.captured.stream)
 
     def read_sums(self) -> tuple[float, int]:
         """Return the sum of the losses and the number of wrong images since the epoch began."""
@@ -207,8 +213,7 @@ class CapturedStep:
 
     def load(self, draws: Draws, rates: Tensor) -> None:
         """Write the draws and learning rates of an epoch where the graph reads them; capture the graph at first."""
-        self.stream.wait_stream(torch.cuda.current_stream())  # the network was made on that one
-        with torch.cuda.stream(self.stream):
+        with self.run.on_stream():
             if self.graph is None:
                 self.draws, self.rates = draws.to(self.run.device), rates.to(self.run.device)
                 self.position = torch.zeros(1, dtype=torch.int64, device=self.run.device)
@@ -237,6 +242,7 @@ class CapturedStep:
         before = {name: tensor.clone() for name, tensor in run.state().items()}
         for _ in range(_WARM_UP_STEPS):
             self._step()
+            self.position.zero_()  # an epoch may have fewer steps
         run.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):
