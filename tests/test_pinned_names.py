@@ -123,7 +123,18 @@ def test_timm_registry() -> None:
 
 
 # what the adapter itself says; timm adds keys of its own, more in each version
-_OURS = ("architecture", "crop_pct", "input_size", "interpolation", "license", "mean", "num_classes", "std", "tag", "url")
+_OURS = (
+    "architecture",
+    "crop_pct",
+    "input_size",
+    "interpolation",
+    "license",
+    "mean",
+    "num_classes",
+    "std",
+    "tag",
+    "url",
+)
 
 
 def test_timm_calls() -> None:
@@ -268,7 +279,14 @@ def test_attributes_of_networks() -> None:
     """What every network promises, and the parts by which each family's tensors are named."""
     digits = pyramidzoo.create_model("wrn_16_1", weights="digits")
     families: dict[str, Any] = {}
-    for name in ("resnet20", "preresnet20", "wrn_16_1", "pyramidnet110_a48", "densenet_bc_40_k12", "shakeshake26_2x32d"):
+    for name in (
+        "resnet20",
+        "preresnet20",
+        "wrn_16_1",
+        "pyramidnet110_a48",
+        "densenet_bc_40_k12",
+        "shakeshake26_2x32d",
+    ):
         families[name] = [part for part, _ in pyramidzoo.create_model(name).named_children()]
     observed = {
         "children": families,
