@@ -6,7 +6,8 @@ the package moves.
 
     PYRAMIDZOO_ORIGINS=... PYRAMIDZOO_DATA=... python tests/pinned.py --write
 
-writes all expectations anew. CONTRIBUTING.md says when that is allowed. The diff of the JSON files is what is reviewed.
+writes all expectations anew, in some minutes. CONTRIBUTING.md says when that is allowed. The diff of the JSON files is
+what is reviewed.
 """
 
 from __future__ import annotations
@@ -283,7 +284,9 @@ def main() -> int:
         path.unlink()
     files = [str(path) for path in sorted(TESTS.glob("test_pinned_*.py"))]
     everything = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "slow or not slow", *files]
-    environment = {**os.environ, WRITE: "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:2]])}
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(ROOT), *([before] if before else [])])
+    environment = {**os.environ, WRITE: "1", "PYTHONPATH": path}
     return subprocess.run(everything, env=environment, cwd=ROOT, check=False).returncode
 
 

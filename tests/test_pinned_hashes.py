@@ -2,8 +2,8 @@
 
 The values are in `tests/data/pinned/hashes.json`, those of real checkpoints too: a changed manifest is noticed here.
 Hashes of predictions do not depend on the machine where the two largest logits of every image are farther apart than
-rounding can move them. For the digits by wrn_16_1 they are at least 0.25 apart in all precisions, for those by resnet20 0.03,
-which is enough in fp32 (rounding moves logits by 1e-5) and in fp16, not in bf16. Hashes of logits are not pinned.
+rounding can move them. For the digits by wrn_16_1 they are at least 0.25 apart in all precisions, for those by resnet20
+0.03, which is enough in fp32 (rounding moves logits by 1e-5) and in fp16, not in bf16. Hashes of logits are not pinned.
 """
 
 from __future__ import annotations

@@ -259,6 +259,13 @@ def _results(folder: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
+def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine has of the Hub is not seen."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """`bench --threads` is for the whole process, which is ours here."""
     before = torch.get_num_threads()
