@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from pinned import ROOT, is_writing, names_in, same, sha256_of
+from pinned import ROOT, is_writing, names_in, run, same, sha256_of
 
 import hubconf
 import pyramidzoo
@@ -29,6 +29,7 @@ CHECKED = [
     "errors",
     "eval_transform",
     "hubconf",
+    "options of commands",
     "optimized networks",
     "package",
     "records of weights",
@@ -359,3 +360,19 @@ def test_the_command_of_the_installed_package() -> None:
     with pytest.raises(SystemExit) as left:
         getattr(loaded, function)(["--version"])
     same(DOCUMENT, "command of the installed package", {"name": name, "exit code of --version": left.value.code})
+
+
+def test_options_of_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command and every option with all its spellings and choices; what is said of them is not pinned."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    commands = re.findall(r"^    ([a-z]+) ", run("--help").out, re.MULTILINE)
+    observed = {}
+    for command in commands:
+        for line in run(command, "--help").out.splitlines():
+            if line.startswith("  -"):
+                left = line.strip().partition("  ")[0]
+                spellings = re.findall(r"(?:^|, )(--?[a-z][a-z-]*)", left)
+                choices = re.findall(r"{.*?}", left)
+                observed[f"{command} {spellings[-1]}"] = ", ".join([*spellings[:-1], *choices[:1]])
+    same(DOCUMENT, "options of commands", {"commands": commands, **observed})
