@@ -110,6 +110,27 @@ def test_a_converted_file_without_its_sidecar_is_not_trusted(lab: Path, tmp_path
     assert run("verify", LAB).code == 4
 
 
+def test_what_nobody_has_hashed_is_held_to_the_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the manifest has no hash, the file is known by what the sidecar noted of the first one that came."""
+    manifest = json.loads((SAMPLES / "manifest.json").read_text())
+    manifest["weights"][LAB]["origin"]["hash"] = None
+    manifest["weights"][LAB]["tensors_sha256"] = None
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    unpack("lab.pth.xz", tmp_path / "origins" / "lab.pth")
+    monkeypatch.setenv("PYRAMIDZOO_MANIFEST", str(tmp_path / "manifest.json"))
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(tmp_path / "origins"))
+    command = ("fetch", LAB, "--format", "json")
+    assert run(*command).code == 5  # not known yet, and offline
+    sidecar = tmp_path / "cache" / "weights" / f"{LAB}.json"
+    sidecar.parent.mkdir(parents=True, exist_ok=True)
+    noted = json.loads((SAMPLES / "cache" / f"{LAB}.json").read_text())
+    sidecar.write_text(json.dumps({**noted, "source_sha256": "0" * 64}))
+    assert run(*command).code == 4  # another file was noted
+    sidecar.write_text(json.dumps(noted))
+    (row,) = run(*command).json()
+    assert row["from"] == "origins"
+
+
 def test_what_fetch_writes(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same checkpoint the same bytes, and a sidecar of the same keys."""
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(lab))
