@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from pyramidzoo.errors import UsageError
 from pyramidzoo.inference._forms import PASSES, auto_form, checked_form
 from pyramidzoo.inference._graph import traced
+from pyramidzoo.inference._layers import is_recorded
 from pyramidzoo.models._contract import ImageClassifier
 
 __all__ = ["PASSES", "OptimizedClassifier", "optimize"]
@@ -66,7 +67,7 @@ class OptimizedClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) to logits (N, num_classes). Raises UsageError for images that want a gradient."""
-        if x.requires_grad and torch.is_grad_enabled():
+        if not is_recorded(x) and x.requires_grad and torch.is_grad_enabled():
             raise UsageError("an optimized network has no gradients; take them from the one it was made from")
         x = x.to(self._like.dtype)
         if "channels_last" in self.passes:
