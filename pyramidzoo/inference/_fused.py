@@ -62,21 +62,25 @@ def _fuse_addition(graph_module: GraphModule, node: Node, order: dict[Node, int]
 def slice_add(graph_module: GraphModule) -> bool:
     """The sum of a map and one that zero channels make as wide: added into a slice of the first map, in place.
 
-    The same additions, without the zeros and without a second map. The first map must be one that only the sum reads.
+    The same additions, without the zeros and without a second map. Nobody but the sum may read the first map.
     """
     found = False
     for node in list(graph_module.graph.nodes):
-        for first, second in (node.args, node.args[::-1]) if is_sum(node) else ():
-            padding = channel_padding(second)
-            if padding is None or not _may_overwrite(graph_module, first) or first is second:
-                continue
-            with graph_module.graph.inserting_before(node):
-                overwriting = graph_module.graph.call_function(add_into_channels, (first, source(second), *padding))
-            replace(node, overwriting)
-            if not second.users:
-                graph_module.graph.erase_node(second)
-            found = True
-            break
+        if not is_sum(node):
+            continue
+        first, second = node.args
+        if channel_padding(second) is None:
+            first, second = second, first
+        padding = channel_padding(second)
+        if padding is None or not _may_overwrite(graph_module, first) or only_user(second) is not node:
+            continue
+        if second.next is not node:
+            continue  # what is padded could be overwritten before the sum, where it would now be read
+        with graph_module.graph.inserting_before(node):
+            overwriting = graph_module.graph.call_function(add_into_channels, (first, source(second), *padding))
+        replace(node, overwriting)
+        graph_module.graph.erase_node(second)
+        found = True
     return found
 
 

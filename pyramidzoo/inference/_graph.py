@@ -109,7 +109,7 @@ def channel_padding(node: Node | None) -> tuple[int, int] | None:
 
 def is_fresh(graph_module: GraphModule, node: Node) -> bool:
     """Whether no other value shares the memory of a node's result: it may be overwritten after its last use."""
-    if node.target is add_into_channels:  # hands back its first argument
+    if node.target in (add_into_channels, operator.iadd, operator.imul):  # they hand back their first argument
         return only_user(source(node)) is node and is_fresh(graph_module, source(node))
     layer = layer_of(graph_module, node)
     return node.target in _FRESH or isinstance(layer, _FRESH_LAYERS) or is_relu(graph_module, node)
