@@ -49,7 +49,7 @@ def _check(model: nn.Module) -> None:
         where = name or "the network"
         if parametrize.is_parametrized(module):
             raise UsageError(f"{where} computes its weights (a parametrization); remove it, leaving the weights")
-        if module._forward_hooks or module._forward_pre_hooks:
+        if has_hooks(module, below=False):
             raise UsageError(f"{where} has forward hooks, which a rewritten network would not call; remove them first")
         if isinstance(module, nn.BatchNorm2d) and (module.running_mean is None or module.running_var is None):
             raise UsageError(
@@ -58,6 +58,12 @@ def _check(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_meta:
             raise UsageError(f"{name} has no values (meta device); load weights before optimizing")
+
+
+def has_hooks(model: nn.Module, *, below: bool = True) -> bool:
+    """Tell whether a module, or one `below` it, has hooks that are called in a forward pass."""
+    modules = model.modules() if below else (model,)
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def layer_of(graph_module: GraphModule, node: Node | None) -> nn.Module | None:
