@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from parity import randomised
-from test_contract import REPRESENTATIVES, images_for, make
+from test_contract import REPRESENTATIVES, SMALLEST, images_for, make, settled
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrizations, prune
@@ -423,6 +423,25 @@ def test_export_and_pickle(name: str) -> None:
             expected = optimized(others)
             # nothing is fused there: other sums, in floats
             assert (exported(others) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace(_method)?` is deprecated")  # and still common
+@pytest.mark.parametrize("name", SMALLEST.values())
+def test_tracing(name: str) -> None:
+    """`torch.jit.trace` and `torch.fx.symbolic_trace` write down what an optimized network computes."""
+    model, images = settled(name), images_for(name)
+    with torch.no_grad():
+        optimized = optimize(model)
+        traced_graphs = [torch.jit.trace(optimized, images), torch.fx.symbolic_trace(optimized)]
+        for batch in (2, 5):
+            others = images_for(name, batch)
+            expected, given = optimized(others), others.clone()
+            for graph in traced_graphs:
+                # nothing is fused there: other sums, in floats
+                assert (graph(given) - expected).abs().max() <= 1e-4 * expected.abs().max()
+                assert torch.equal(given, others)
+        assert "narrow_" not in str(traced_graphs[0].inlined_graph)
+        assert "add_into_channels" not in str(traced_graphs[1].graph)
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
