@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
+import operator
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 import torch
 from conftest import random_state
 from torch import nn
+from torch.fx import GraphModule
 
 from pyramidzoo import cli
 from pyramidzoo.cache import still_wanted
@@ -32,6 +35,7 @@ from pyramidzoo.evaluation.records import Record, read_records
 from pyramidzoo.evaluation.subjects import Subject, load
 from pyramidzoo.evaluation.workers import Worker, evaluated
 from pyramidzoo.factory import create_model
+from pyramidzoo.inference._layers import add_into_channels
 from pyramidzoo.manifest import Preprocessing
 
 CPU = torch.device("cpu")
@@ -410,3 +414,46 @@ def test_ways_of_a_gpu(options: dict[str, Any], subjects: list[Subject], small_s
         assert isinstance(record, Record)
         assert record.against_strict is not None
         assert len(record.against_strict.moved) <= (0 if "cuda_graph" in options else 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"amp": "bf16"}, {"channels_last": True}])
+@pytest.mark.parametrize("name", ["resnet20", "resnet20_fattorib", "preresnet110_a", "pyramidnet110_a48"])
+def test_sums_in_place_change_no_bit(name: str, options: dict[str, Any]) -> None:
+    engine_, images = Engine(Settings(CPU, 3, **options)), torch.randn(3, 3, 9, 9)
+    model = create_model(name)
+    model.load_state_dict(random_state(name))
+    form = engine_.form(model, name)
+    called = [node.target for node in next(m for m in form.network.modules() if isinstance(m, GraphModule)).graph.nodes]
+    assert add_into_channels in called
+    assert not {nn.functional.pad, operator.add} & {*called}
+    textbook = copy.deepcopy(model).eval()
+    if engine_.settings.precision == "bf16":
+        textbook = textbook.bfloat16()
+    if engine_.settings.channels_last:
+        textbook, images = (x.to(memory_format=torch.channels_last) for x in (textbook, images))
+    given = images.clone()
+    with engine_.running(form, 3) as run:
+        found = run(given)
+        assert torch.equal(found, textbook(images.to(textbook.conv1.weight.dtype)).float())
+    assert torch.equal(given, images)
+    assert found.isfinite().all()
+
+
+def test_sums_are_in_place_where_it_saves_padding() -> None:
+    padded, projected = create_model("resnet20"), create_model("resnet20_b")
+    assert Engine(STRICT).form(projected, "").network is projected
+    assert Engine(dataclasses.replace(STRICT, compiled=True)).form(padded, "").network is padded
+    graph = Engine(STRICT).form(padded, "").network
+    assert graph is not padded
+    # no tensor is copied, not even by a move to another dtype
+    assert graph.state_dict().keys() == padded.state_dict().keys()
+    graph.double()
+    for mine, its in zip(graph.state_dict().values(), padded.state_dict().values(), strict=True):
+        assert mine.data_ptr() == its.data_ptr()
+    # a hook is called, with maps that nobody overwrites
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    padded.layer2[0].bn2.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
+    with Engine(STRICT).running(Engine(STRICT).form(padded.float(), ""), 2) as run:
+        run(torch.randn(2, 3, 8, 8))
+    assert len(seen) == 1
+    assert torch.equal(*seen[0])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from parity import randomised
-from test_contract import REPRESENTATIVES, images_for, make
+from test_contract import REPRESENTATIVES, SMALLEST, images_for, make, settled
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrizations, prune
@@ -28,7 +28,7 @@ from pyramidzoo.evaluation.datasets import load_dataset
 from pyramidzoo.evaluation.metrics import prediction_sha256
 from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
 from pyramidzoo.inference._forms import auto_form
-from pyramidzoo.inference._fused import fuse, in_place
+from pyramidzoo.inference._fused import fuse, in_place, slice_add
 from pyramidzoo.inference._graph import traced
 from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _fused_dtypes
 from pyramidzoo.manifest import load_manifest
@@ -241,12 +241,38 @@ def test_clamps_take_the_place_of_bn_and_relu() -> None:
 def test_fused_layers_take_the_place_of_relu_and_addition() -> None:
     assert not {"relu", "add"} & set(targets(optimize(random_model("resnet20_b"), form=("fold_bn", "fuse"))))
     assert not {"relu", "add"} & set(targets(optimize(random_model("resnext29_4x64d"), form=("fold_bn", "fuse"))))
-    assert "add" not in targets(
-        optimize(random_model("seresnet20"), form=("fold_bn", "fuse"))
-    )  # over what the gate made
+    # a projection is fused with its sum and stored over what the gate made; no convolution ends the four identity units
+    assert targets(optimize(random_model("seresnet20"), form=("fold_bn", "fuse"))).count("add") == 4
     # aligned to 16, a PyramidNet's unit is as wide as the one before; where the map shrinks, the shortcut comes later
     form = ("fold_bn", "constant_channel", "align16", "fuse")
-    assert targets(optimize(random_model("pyramidnet110_a48"), form=form)).count("add_into_channels") == 2
+    assert targets(optimize(random_model("pyramidnet110_a48"), form=form)).count("add") == 2
+
+
+SHORTCUTS = {  # padded ones, and sums of equally many channels, in networks of six units
+    "resnet20": (2, 4),
+    "resnet20_fattorib": (2, 4),
+    "preresnet110_a": (2, 4),
+    "pyramidnet110_a48": (6, 0),
+    "pyramidnet164_a48": (6, 0),
+}
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_overwriting_changes_no_bit_and_pads_nothing(name: str) -> None:
+    padded, equal = SHORTCUTS[name]
+    model = random_model(name, dtype=torch.float32)
+    sliced, overwriting = optimize(model, form="slice_add"), optimize(model, form=("slice_add", "in_place"))
+    assert sliced.passes == ("slice_add",)
+    assert targets(optimize(model, form=())).count("pad") == padded
+    assert targets(sliced).count("add_into_channels") == targets(overwriting).count("add_into_channels") == padded
+    assert targets(sliced).count("add") == targets(overwriting).count("iadd") == equal
+    assert not {"pad", "add"} & set(targets(overwriting))
+    for images in other_sizes(name):
+        with torch.inference_mode():
+            expected, given = model(images), images.clone()
+            assert torch.equal(sliced(given), expected)
+            assert torch.equal(overwriting(given), expected)
+            assert torch.equal(given, images)
 
 
 class _Readers(nn.Module):
@@ -264,10 +290,15 @@ class _Readers(nn.Module):
         view, early = c[:, :, ::2], nn.functional.relu(c[:, :, 1::2])
         d = self.convs[3](nn.functional.relu(c)) + c
         e = self.convs[4](d) + d  # a convolution cannot overwrite what it reads
+        wide = torch.cat((e, d), dim=1)
+        f = wide + nn.functional.pad(c, (0, 0, 0, 0, 1, 3))  # the wide map is read again
+        f = nn.functional.pad(f, (0, 0, 0, 0, 0, 8))[:, 4:] + nn.functional.pad(f, (0, 0, 0, 0, 4, 0))  # a view
+        padded = nn.functional.pad(f, (0, 0, 0, 0, 0, 4))
+        e = (nn.functional.avg_pool2d(padded, 1) + padded + nn.functional.pad(wide, (0, 0, 0, 0, 8, 0)))[:, 4:8] + e
         return nn.functional.relu(e) + later * a + nn.functional.interpolate(view + early, d.shape[2:])
 
 
-@pytest.mark.parametrize("rewrites", [(fuse,), (in_place,), (fuse, in_place)])
+@pytest.mark.parametrize("rewrites", [(fuse,), (slice_add,), (in_place,), (fuse, slice_add, in_place)])
 def test_nothing_is_overwritten_that_is_read_later(rewrites: tuple[Callable[[GraphModule], bool], ...]) -> None:
     torch.manual_seed(0)
     model, images = _Readers().double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
@@ -392,6 +423,25 @@ def test_export_and_pickle(name: str) -> None:
             expected = optimized(others)
             # nothing is fused there: other sums, in floats
             assert (exported(others) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace(_method)?` is deprecated")  # and still common
+@pytest.mark.parametrize("name", SMALLEST.values())
+def test_tracing(name: str) -> None:
+    """`torch.jit.trace` and `torch.fx.symbolic_trace` write down what an optimized network computes."""
+    model, images = settled(name), images_for(name)
+    with torch.no_grad():
+        optimized = optimize(model)
+        traced_graphs = [torch.jit.trace(optimized, images), torch.fx.symbolic_trace(optimized)]
+        for batch in (2, 5):
+            others = images_for(name, batch)
+            expected, given = optimized(others), others.clone()
+            for graph in traced_graphs:
+                # nothing is fused there: other sums, in floats
+                assert (graph(given) - expected).abs().max() <= 1e-4 * expected.abs().max()
+                assert torch.equal(given, others)
+        assert "narrow_" not in str(traced_graphs[0].inlined_graph)
+        assert "add_into_channels" not in str(traced_graphs[1].graph)
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")

@@ -1,4 +1,4 @@
-"""Shortcuts that add into some channels: the bits of zero padding, without zeros. And the widths that make them."""
+"""Shortcuts that zero channels make wider: the same bits as adding into a slice. And the widths that make them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import pytest
 import reference_graphs as reference
 import torch
 from parity import measured, one_thread, randomised
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyramidzoo
 from pyramidzoo.architectures import Architecture, architectures
-from pyramidzoo.models import _blocks
+from pyramidzoo.inference._fused import slice_add
+from pyramidzoo.models._blocks import pad_channels
 from pyramidzoo.models.preresnet import CifarBottleneckPreResNet, CifarPreResNet
 from pyramidzoo.models.pyramidnet import CifarPyramidNet, ImagePyramidNet, unit_widths
 from pyramidzoo.models.resnet import CifarResNet
 
 
-def padded_add(y: Tensor, x: Tensor, start: int = 0) -> Tensor:
-    """What `add_into_channels` stands for: zero channels around x, then a sum."""
-    return y + F.pad(x, (0, 0, 0, 0, start, y.shape[1] - start - x.shape[1]))
+def sliced(model: nn.Module) -> fx.GraphModule:
+    """The network, in its own mode and with its own tensors, with shortcuts that are added into slices in place."""
+    graph_module = fx.symbolic_trace(model)
+    assert slice_add(graph_module)
+    graph_module.recompile()
+    return graph_module
 
 
 SLICED = {
@@ -34,7 +37,6 @@ SLICED = {
     "resnet_a": lambda: CifarResNet(depth=14),
     "resnet_fattorib": lambda: CifarResNet(depth=14, transition="last"),
     "preresnet_a": lambda: CifarPreResNet(depth=14, shortcut="A"),
-    "preresnet_bottleneck": lambda: CifarBottleneckPreResNet(depth=20),  # identities: all channels
 }
 every_sliced = pytest.mark.parametrize("build", SLICED.values(), ids=SLICED)
 modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -43,18 +45,15 @@ modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"]
 @every_sliced
 @modes
 @pytest.mark.parametrize("size", [32, 33])
-def test_slice_is_bitwise_the_padded_shortcut(
-    build: Callable[[], nn.Module], training: bool, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Adding into some channels gives every bit of padding with zeros: logits, gradients and statistics."""
+def test_padded_shortcut_is_bitwise_the_slice(build: Callable[[], nn.Module], training: bool, size: int) -> None:
+    """Padding with zeros gives every bit of adding into some channels: logits, gradients and statistics."""
     with one_thread():
         torch.manual_seed(0)
         model = randomised(build()).train(training)
-        padded = copy.deepcopy(model)
+        other = copy.deepcopy(model)
         images = torch.randn(2, 3, size, size)
         ours = measured(model, model.state_dict(keep_vars=True), images)
-        monkeypatch.setattr(_blocks, "add_into_channels", padded_add)
-        theirs = measured(padded, padded.state_dict(keep_vars=True), images)
+        theirs = measured(sliced(other), other.state_dict(keep_vars=True), images)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
@@ -81,14 +80,27 @@ def zeros_or_copies(model: nn.Module) -> set[str]:
 
 @every_sliced
 @modes
-def test_shortcut_makes_no_zeros(
-    build: Callable[[], nn.Module], training: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither padding nor concatenation is behind the shortcut; a padded one would be seen."""
+def test_a_slice_needs_no_zeros(build: Callable[[], nn.Module], training: bool) -> None:
+    """The plain network pads, as the papers say; neither padding nor concatenation is behind a slice."""
     model = build().train(training)
-    assert zeros_or_copies(model) == set()
-    monkeypatch.setattr(_blocks, "add_into_channels", padded_add)
-    assert "constant_pad_nd" in zeros_or_copies(model)
+    assert zeros_or_copies(model) == {"constant_pad_nd"}
+    assert zeros_or_copies(sliced(model)) == set()
+
+
+@modes
+def test_identities_are_not_padded(training: bool) -> None:
+    assert zeros_or_copies(CifarBottleneckPreResNet(depth=20).train(training)) == set()
+    x = torch.randn(1, 2, 3, 3)
+    assert pad_channels(x, 0, 0) is x
+
+
+def test_a_shortcut_loses_no_channels() -> None:
+    """`F.pad` would cut them off for a negative number."""
+    for numbers in ((-1, 0), (0, -1), (-1, 1)):
+        with pytest.raises(ValueError, match="cannot lose channels"):
+            pad_channels(torch.randn(1, 2, 3, 3), *numbers)
+    with pytest.raises(ValueError, match="cannot lose channels"):
+        CifarPyramidNet(depth=14, alpha=-10)(torch.randn(2, 3, 8, 8))
 
 
 PYRAMIDS = [row for row in architectures().values() if row.family == "pyramidnet"]

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
 from pyramidzoo.errors import UsageError
 from pyramidzoo.inference._forms import PASSES, auto_form, checked_form
-from pyramidzoo.inference._graph import traced
+from pyramidzoo.inference._fused import in_place, slice_add
+from pyramidzoo.inference._graph import has_hooks, traced
+from pyramidzoo.inference._layers import is_recorded
 from pyramidzoo.models._contract import ImageClassifier
 
-__all__ = ["PASSES", "OptimizedClassifier", "optimize"]
+__all__ = ["PASSES", "OptimizedClassifier", "optimize", "overwrite_sums"]
 
 
 def optimize(
@@ -46,6 +48,28 @@ def optimize(
         return OptimizedClassifier(network, applied, model).to(reference.device, dtype)
 
 
+def overwrite_sums(model: ImageClassifier) -> nn.Module:
+    """Let a network compute the same logits, bit by bit, without the zero channels of padded shortcuts.
+
+    These shortcuts are added in place, and so are the other sums and the ReLUs (`slice_add` and `in_place`).
+
+    Args:
+        model: Network in evaluation mode, which stays as it is.
+
+    Returns:
+        A graph that has the same layers as `model`, with the same tensors; or `model` itself, where no shortcut is
+        padded, and where hooks watch the layers. A hook must be given maps that nobody overwrites.
+    """
+    if has_hooks(model):
+        return model
+    graph_module = fx.symbolic_trace(model)
+    if not slice_add(graph_module):
+        return model
+    in_place(graph_module)
+    graph_module.recompile()
+    return graph_module
+
+
 class OptimizedClassifier(nn.Module):
     """A rewritten network: images (N, in_chans, H, W) of any floating dtype to logits (N, num_classes) of its own.
 
@@ -66,7 +90,7 @@ class OptimizedClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_chans, H, W) to logits (N, num_classes). Raises UsageError for images that want a gradient."""
-        if x.requires_grad and torch.is_grad_enabled():
+        if not is_recorded(x) and x.requires_grad and torch.is_grad_enabled():
             raise UsageError("an optimized network has no gradients; take them from the one it was made from")
         x = x.to(self._like.dtype)
         if "channels_last" in self.passes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -12,8 +10,10 @@ from torch.nn import functional as F
 from pyramidzoo.errors import UsageError
 from pyramidzoo.inference._graph import (
     CHANNELWISE,
+    channel_padding,
+    channels,
     constant,
-    is_slice_add,
+    is_sum,
     layer_of,
     nodes_of,
     only_user,
@@ -71,7 +71,7 @@ def _is_padded(conv: nn.Module | None) -> bool:
 
 
 def _trunk(graph_module: GraphModule, start: list[Node]) -> set[Node]:
-    """Everything that slice additions and average pooling connect with these nodes."""
+    """Everything that sums, zero channels and average pooling connect with these nodes."""
     trunk: set[Node] = set()
     waiting = list(start)
     while waiting:
@@ -79,22 +79,36 @@ def _trunk(graph_module: GraphModule, start: list[Node]) -> set[Node]:
         if node in trunk:
             continue
         trunk.add(node)
-        if is_slice_add(node) or node.target is F.avg_pool2d:
-            waiting += [argument for argument in node.args if isinstance(argument, Node)]
-        waiting += [user for user in node.users if is_slice_add(user) or user.target is F.avg_pool2d]
+        if _is_passage(node):
+            waiting += node.all_input_nodes
+        waiting += [user for user in node.users if _is_passage(user)]
     return trunk
+
+
+def _is_passage(node: Node) -> bool:
+    return is_sum(node) or channel_padding(node) is not None or node.target is F.avg_pool2d
 
 
 def _starts(graph_module: GraphModule, node: Node, trunk: set[Node]) -> str | None:
     """What a node of the trunk does with the constant: starts it, adds nothing to it, passes it on, or None."""
-    if is_slice_add(node):
-        return "passes on"
+    if is_sum(node):
+        # the end of a branch adds 0; if both terms had the 1, the sum would have 2
+        return "passes on" if _ends_branch(graph_module, source(node)) and len(node.all_input_nodes) == 2 else None
+    if (padding := channel_padding(node)) is not None:
+        first = any(is_sum(user) and source(user) is node for user in node.users)
+        return "passes on" if padding[0] == 0 and not first else None  # the constant stays the first channel
     if node.target is F.avg_pool2d and not node.kwargs.get("count_include_pad") and not node.kwargs.get("padding"):
         return "passes on"
     if isinstance(layer_of(graph_module, node), nn.Conv2d):
-        user = only_user(node)
-        return "adds nothing" if is_slice_add(user) and user is not None and source(user) is node else "first"
+        return "adds nothing" if _ends_branch(graph_module, node) else "first"
     return None
+
+
+def _ends_branch(graph_module: GraphModule, node: Node) -> bool:
+    """Whether it is a convolution that only a sum reads, as its first term."""
+    user = only_user(node)
+    is_first = user is not None and is_sum(user) and source(user) is node
+    return is_first and isinstance(layer_of(graph_module, node), nn.Conv2d)
 
 
 def _first_output(conv: nn.Conv2d, value: float) -> None:
@@ -112,7 +126,7 @@ def align(graph_module: GraphModule, multiple: int) -> bool:
     Raises UsageError for a network with a layer where channels mean something else (groups, concatenation, gates).
     """
     more: dict[Node, int] = {}  # zero channels of each value
-    for node in graph_module.graph.nodes:
+    for node in list(graph_module.graph.nodes):
         layer = layer_of(graph_module, node)
         given = max((more.get(argument, 0) for argument in node.all_input_nodes), default=0)
         if isinstance(layer, nn.Conv2d) and layer.groups == 1:
@@ -124,9 +138,12 @@ def align(graph_module: GraphModule, multiple: int) -> bool:
         elif isinstance(layer, nn.Linear) and given:
             layer.weight = constant(F.pad(layer.weight, (0, given)))
             layer.in_features += given
-        elif is_slice_add(node):
-            more[node] = more.get(source(node), 0)
-        elif _leaves_channels(node, layer) or node.target is operator.add:
+        elif (padding := channel_padding(node)) is not None and (width := channels(graph_module, source(node))):
+            more[node] = -(width - given + sum(padding)) % multiple  # as many as the other term of the sum has
+            _pad_again(node, padding[0], padding[1] + more[node] - given)
+        elif is_sum(node) and len({channels(graph_module, term) for term in node.all_input_nodes}) == 1:
+            more[node] = min(more.get(term, 0) for term in node.all_input_nodes)  # a shortcut may have fewer of its own
+        elif _leaves_channels(node, layer):
             more[node] = given
         elif given and node.op == "call_method" and node.target == "narrow":
             pass  # reads real channels only
@@ -135,6 +152,14 @@ def align(graph_module: GraphModule, multiple: int) -> bool:
                 f"channels cannot be aligned to {multiple}: {node.name} would not leave zero channels alone"
             )
     return any(more.values())
+
+
+def _pad_again(node: Node, before: int, after: int) -> None:
+    """Put other numbers of zero channels around a shortcut, which may need none any more."""
+    if before or after:
+        node.args = (source(node), (0, 0, 0, 0, before, after))
+    else:
+        replace(node, source(node))
 
 
 def _leaves_channels(node: Node, layer: nn.Module | None) -> bool:

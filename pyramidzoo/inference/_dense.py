@@ -8,12 +8,14 @@ from torch.fx import GraphModule, Node
 
 from pyramidzoo.inference import _dense  # torch.fx looks for wrapped functions in their module
 from pyramidzoo.inference._graph import channels, layer_of, scale_and_shift
-from pyramidzoo.inference._layers import ScaleShift
+from pyramidzoo.inference._layers import ScaleShift, is_recorded
 
 
 @fx.wrap
 def first_channels(x: Tensor, y: Tensor, total: int) -> Tensor:
-    """A map of `total` channels, x and y its first ones, the rest not written yet."""
+    """A map of `total` channels, x and y its first ones, the rest not written yet. Recorded, it has no rest."""
+    if is_recorded(x):
+        return torch.cat((x, y), dim=1)
     size = (x.shape[0], total, x.shape[2], x.shape[3])
     buffer = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     buffer.narrow(1, 0, x.shape[1]).copy_(x)
@@ -22,7 +24,9 @@ def first_channels(x: Tensor, y: Tensor, total: int) -> Tensor:
 
 @fx.wrap
 def next_channels(buffer: Tensor, y: Tensor, start: int) -> Tensor:
-    """Write y into the channels of a map from `start` on."""
+    """Write y into the channels of a map from `start` on. Recorded, it is a concatenation."""
+    if is_recorded(y):
+        return torch.cat((buffer, y), dim=1)
     buffer.narrow(1, start, y.shape[1]).copy_(y)
     return buffer
 

@@ -12,7 +12,7 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.inference._channels import align, constant_channel
 from pyramidzoo.inference._dense import concat_buffer
 from pyramidzoo.inference._folding import clamp, fold_bn, lead_bn
-from pyramidzoo.inference._fused import fuse, in_place
+from pyramidzoo.inference._fused import fuse, in_place, slice_add
 
 
 def channels_last(graph_module: GraphModule) -> bool:
@@ -31,10 +31,12 @@ PASSES: dict[str, Callable[[GraphModule], bool]] = {
     "align16": partial(align, multiple=16),
     "concat_buffer": concat_buffer,
     "fuse": fuse,
+    "slice_add": slice_add,
     "in_place": in_place,
     "channels_last": channels_last,
 }
 
+_OVERWRITING = ("slice_add", "in_place")
 _FOLDED = ("fold_bn", "lead_bn", "constant_channel")
 
 
@@ -43,14 +45,14 @@ def auto_form(family: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
     half = dtype.itemsize == 2
     if device != "cpu":  # by arithmetic only: nothing was measured there
         aligned = ("align8",) if half and family == "pyramidnet" else ()
-        return (*_FOLDED, *aligned, "in_place", *(("channels_last",) if half else ()))
+        return (*_FOLDED, *aligned, *_OVERWRITING, *(("channels_last",) if half else ()))
     # nothing follows a convolution of a DenseNet that could be fused with it
-    ending = ("in_place",) if family == "densenet" else ("fuse", "in_place")
+    ending = _OVERWRITING if family == "densenet" else ("fuse", *_OVERWRITING)
     if half:
         # odd widths cost most here; a clamp and a buffer for the dense blocks do not pay
         return (*_FOLDED, *(("align8",) if family == "pyramidnet" else ()), *ending, "channels_last")
     if family == "vgg":  # in channels_last, which is faster, 4,608 products in a row triple the rounding error
-        return (*_FOLDED, "in_place")
+        return (*_FOLDED, *_OVERWRITING)
     return (*_FOLDED, "clamp", "concat_buffer", *ending, "channels_last")
 
 

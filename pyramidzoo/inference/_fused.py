@@ -9,17 +9,18 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from pyramidzoo.inference._graph import (
+    channel_padding,
     channels,
     is_fresh,
     is_relu,
-    is_slice_add,
+    is_sum,
     layer_of,
     nodes_of,
     only_user,
     replace,
     source,
 )
-from pyramidzoo.inference._layers import FusedConv2d
+from pyramidzoo.inference._layers import FusedConv2d, add_into_channels
 
 
 def fuse(graph_module: GraphModule) -> bool:
@@ -32,7 +33,7 @@ def fuse(graph_module: GraphModule) -> bool:
             graph_module.set_submodule(str(node.target), FusedConv2d(conv))
     order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
     for node in list(graph_module.graph.nodes):
-        if node.target is operator.add or is_slice_add(node):
+        if is_sum(node):
             _fuse_addition(graph_module, node, order)
     for node, conv in nodes_of(graph_module, FusedConv2d):
         relu = only_user(node)
@@ -51,11 +52,36 @@ def _fuse_addition(graph_module: GraphModule, node: Node, order: dict[Node, int]
         return
     earlier = [user for user in total.users if user is not node]
     if not is_fresh(graph_module, total) or not all(
-        order[user] < order[last] and is_fresh(graph_module, user) and not is_slice_add(user) for user in earlier
+        order[user] < order[last] and is_fresh(graph_module, user) for user in earlier
     ):
         return
     last.args = (*last.args, total)
     replace(node, last)
+
+
+def slice_add(graph_module: GraphModule) -> bool:
+    """The sum of a map and one that zero channels make as wide: added into a slice of the first map, in place.
+
+    The same additions, without the zeros and without a second map. Nobody but the sum may read the first map.
+    """
+    found = False
+    for node in list(graph_module.graph.nodes):
+        if not is_sum(node):
+            continue
+        first, second = node.args
+        if channel_padding(second) is None:
+            first, second = second, first
+        padding = channel_padding(second)
+        if padding is None or not _may_overwrite(graph_module, first) or only_user(second) is not node:
+            continue
+        if second.next is not node:
+            continue  # what is padded could be overwritten before the sum, where it would now be read
+        with graph_module.graph.inserting_before(node):
+            overwriting = graph_module.graph.call_function(add_into_channels, (first, source(second), *padding))
+        replace(node, overwriting)
+        graph_module.graph.erase_node(second)
+        found = True
+    return found
 
 
 def in_place(graph_module: GraphModule) -> bool:

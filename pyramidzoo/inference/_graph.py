@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from pyramidzoo.errors import UsageError
-from pyramidzoo.inference._layers import Clamp, ScaleShift
-from pyramidzoo.models import _blocks
+from pyramidzoo.inference._layers import Clamp, ScaleShift, add_into_channels
 
 # what leaves each channel to itself, and zeros zero
 CHANNELWISE = frozenset({F.relu, F.avg_pool2d, F.max_pool2d, F.adaptive_avg_pool2d})
@@ -50,7 +49,7 @@ def _check(model: nn.Module) -> None:
         where = name or "the network"
         if parametrize.is_parametrized(module):
             raise UsageError(f"{where} computes its weights (a parametrization); remove it, leaving the weights")
-        if module._forward_hooks or module._forward_pre_hooks:
+        if has_hooks(module, below=False):
             raise UsageError(f"{where} has forward hooks, which a rewritten network would not call; remove them first")
         if isinstance(module, nn.BatchNorm2d) and (module.running_mean is None or module.running_var is None):
             raise UsageError(
@@ -59,6 +58,12 @@ def _check(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_meta:
             raise UsageError(f"{name} has no values (meta device); load weights before optimizing")
+
+
+def has_hooks(model: nn.Module, *, below: bool = True) -> bool:
+    """Tell whether a module, or one `below` it, has hooks that are called in a forward pass."""
+    modules = model.modules() if below else (model,)
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def layer_of(graph_module: GraphModule, node: Node | None) -> nn.Module | None:
@@ -91,16 +96,26 @@ def is_relu(graph_module: GraphModule, node: Node | None) -> bool:
     return (isinstance(layer, nn.ReLU) and not layer.inplace) or (node is not None and node.target is F.relu)
 
 
-def is_slice_add(node: Node | None) -> bool:
-    """Whether it adds into the first channels: `add_into_channels` from channel 0 on."""
-    if node is None or node.target is not _blocks.add_into_channels:
-        return False
-    return not any(node.args[2:]) and not any(node.kwargs.values())
+def is_sum(node: Node | None) -> bool:
+    """Tell whether a node adds two maps."""
+    return node is not None and node.target is operator.add and all(isinstance(term, Node) for term in node.args)
+
+
+def channel_padding(node: Node | None) -> tuple[int, int] | None:
+    """How many zero channels a node puts before and after those of a map; None where it does something else."""
+    if node is None or node.target is not F.pad or len(node.args) != 2:
+        return None
+    if node.kwargs.get("mode", "constant") != "constant" or node.kwargs.get("value"):
+        return None
+    *pixels, before, after = node.args[1] if isinstance(node.args[1], tuple) else ()
+    if pixels != [0, 0, 0, 0] or not isinstance(before, int) or not isinstance(after, int):
+        return None
+    return before, after
 
 
 def is_fresh(graph_module: GraphModule, node: Node) -> bool:
     """Whether no other value shares the memory of a node's result: it may be overwritten after its last use."""
-    if node.target is _blocks.add_into_channels:  # hands back its first argument
+    if node.target in (add_into_channels, operator.iadd, operator.imul):  # they hand back their first argument
         return only_user(source(node)) is node and is_fresh(graph_module, source(node))
     layer = layer_of(graph_module, node)
     return node.target in _FRESH or isinstance(layer, _FRESH_LAYERS) or is_relu(graph_module, node)
@@ -113,7 +128,10 @@ def channels(graph_module: GraphModule, node: Node) -> int | None:
         return layer.out_channels
     if isinstance(layer, nn.BatchNorm2d):
         return layer.num_features
-    passing = CHANNELWISE | {_blocks.add_into_channels, operator.add, operator.mul}
+    passing = CHANNELWISE | {add_into_channels, operator.add, operator.mul}
+    if (padding := channel_padding(node)) is not None:
+        width = channels(graph_module, source(node))
+        return None if width is None else width + sum(padding)
     if node.target in passing or isinstance(layer, (nn.ReLU, nn.MaxPool2d, Clamp)):
         return channels(graph_module, node.all_input_nodes[0])
     return None

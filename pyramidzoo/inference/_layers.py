@@ -1,4 +1,4 @@
-"""Layers that only a rewritten network has."""
+"""Layers and functions that only a rewritten network has."""
 
 from __future__ import annotations
 
@@ -6,8 +6,40 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.jit._trace import is_tracing
 from torch.nn import functional as F
+
+
+def is_recorded(x: object) -> bool:
+    """Tell whether operations on x are recorded (traced, exported or compiled), not computed.
+
+    What is faster in place is then written as the textbook expression. The recorders understand that one; the
+    TorchScript exporter of ONNX, for one, loses what is written through a view.
+    """
+    return torch.compiler.is_compiling() or isinstance(x, fx.Proxy) or is_tracing()  # type: ignore[no-untyped-call]
+
+
+@fx.wrap  # torch.fx sees one node with a result. Dead-code elimination would remove the addition alone.
+def add_into_channels(y: Tensor, x: Tensor, before: int, after: int) -> Tensor:
+    """Add a map into some channels of a wider one, in place: y + x, where x is padded with zero channels.
+
+    Every element of those channels takes the same one addition, and y + 0 is y. So the result has the same values,
+    without the zeros and without a second map. Only the sign of a zero may differ: -0 + 0 is 0, and -0 stays here.
+
+    Args:
+        y: Map (N, before + C + after, H, W), which is overwritten.
+        x: Map (N, C, H, W).
+        before: Channels of y that come before those that x is added to.
+        after: Channels of y that come after them.
+
+    Returns:
+        y.
+    """
+    if is_recorded(x):
+        return y + F.pad(x, (0, 0, 0, 0, before, after))
+    y.narrow(1, before, x.shape[1]).add_(x)
+    return y
 
 
 class Clamp(nn.Module):
@@ -61,7 +93,11 @@ class FusedConv2d(nn.Conv2d):
         self._packed: tuple[object, Tensor] | None = None
 
     def forward(self, x: Tensor, total: Tensor | None = None) -> Tensor:
-        if not torch.compiler.is_compiling() and _onednn_can(x, self.weight, total):
+        if is_recorded(x):
+            y = super().forward(x)
+            y = y if total is None else total + y
+            return F.relu(y) if self.relu else y
+        if _onednn_can(x, self.weight, total):
             return self._in_one_pass(x, total)
         y = super().forward(x)
         if total is not None:

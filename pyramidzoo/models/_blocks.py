@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,20 +23,28 @@ def units_per_stage(network: str, depth: int, layers_per_unit: int) -> int:
     return units
 
 
-@torch.fx.wrap  # one node with a result: dead-code elimination cannot drop the addition
-def add_into_channels(y: Tensor, x: Tensor, start: int = 0) -> Tensor:
-    """Add x (N, C, H, W) into channels start .. start+C of y, in place: y plus x padded with zero channels.
+def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
+    """Put zero channels around those of a map.
 
-    Every element takes the same one addition as in the padded form, so the result is equal to it (y + 0 is y), without
-    the zeros or the copy. Call it through this module, which is where torch.fx looks for it.
+    Args:
+        x: Map (N, C, H, W).
+        before: How many zero channels come before those of x.
+        after: How many come after them.
+
+    Returns:
+        Map (N, before + C + after, H, W); x itself where nothing is added.
+
+    Raises:
+        ValueError: A number is negative. `F.pad` would cut channels off.
     """
-    y.narrow(1, start, x.shape[1]).add_(x)
-    return y
+    if before < 0 or after < 0:
+        raise ValueError(f"a shortcut cannot lose channels: {before} before and {after} after its own were asked for")
+    return F.pad(x, (0, 0, 0, 0, before, after)) if before or after else x
 
 
-def shortcut_into(y: Tensor, x: Tensor, stride: int, start: int = 0) -> Tensor:
-    """Option A of He et al.: every `stride`-th pixel of x, added into the channels of y from `start` on."""
-    return add_into_channels(y, x[:, :, ::stride, ::stride] if stride > 1 else x, start)
+def shortcut_a(x: Tensor, stride: int, before: int, after: int) -> Tensor:
+    """Take option A of He et al.: every `stride`-th pixel of x, and zero channels before and after those of x."""
+    return pad_channels(x[:, :, ::stride, ::stride] if stride > 1 else x, before, after)
 
 
 class SqueezeExcitation(nn.Module):

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_into
+from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_a
 from pyramidzoo.models._contract import ImageClassifier, checked_choice
 
 
@@ -35,6 +35,7 @@ class BasicUnit(nn.Module):
         inner = out_channels if channels is None else channels
         self.stride = strides[0] * strides[1]
         self.pad_before = (out_channels - in_channels) // 2
+        self.pad_after = out_channels - in_channels - self.pad_before
         self.conv1 = conv3x3(in_channels, inner, strides[0])
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = conv3x3(inner, out_channels, strides[1])
@@ -50,7 +51,7 @@ class BasicUnit(nn.Module):
             y = self.se(y)
         if self.downsample is not None:
             return F.relu(y + self.downsample(x))
-        return F.relu(shortcut_into(y, x, self.stride, self.pad_before))
+        return F.relu(y + shortcut_a(x, self.stride, self.pad_before, self.pad_after))
 
 
 class Bottleneck(nn.Module):

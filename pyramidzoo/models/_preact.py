@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_into
+from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_a
 from pyramidzoo.models._contract import ImageClassifier, checked_choice
 
 
@@ -39,6 +39,7 @@ class _Unit(nn.Module):
     def _end(self, in_channels: int, out_channels: int, *, projection: bool, last_bn: bool, se: bool) -> None:
         self.last_bn = nn.BatchNorm2d(out_channels) if last_bn else None
         self.se = SqueezeExcitation(out_channels) if se else None
+        self.pad_after = out_channels - in_channels
         needed = projection and in_channels != out_channels
         self.downsample = conv1x1(in_channels, out_channels, self.stride) if needed else None
 
@@ -58,7 +59,7 @@ class _Unit(nn.Module):
             y = self.se(y)
         if self.downsample is not None:
             return y + self.downsample(shortcut)
-        return shortcut_into(y, shortcut, self.stride)
+        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
 
 
 class PreActUnit(_Unit):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7
+from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7, pad_channels
 from pyramidzoo.models._contract import ImageClassifier
 
 
@@ -29,11 +29,12 @@ def unit_widths(base: int, alpha: float, units: int, *, multiplicative: bool = F
 
 
 class _Unit(nn.Module):
-    """What both units end with: the average-pooled raw input, added into the first channels."""
+    """What both units end with: the sum with the average-pooled raw input, which zero channels make as wide."""
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
+        self.pad_after = out_channels - in_channels
 
     def residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -42,7 +43,7 @@ class _Unit(nn.Module):
         y = self.residual(x)
         # ceil_mode matters on odd maps alone, where the strided convolution rounds up as well
         shortcut = F.avg_pool2d(x, 2, ceil_mode=True) if self.stride == 2 else x
-        return _blocks.add_into_channels(y, shortcut)
+        return y + pad_channels(shortcut, before=0, after=self.pad_after)
 
 
 class BasicUnit(_Unit):
@@ -51,7 +52,7 @@ class BasicUnit(_Unit):
     expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
-        super().__init__(stride)
+        super().__init__(in_channels, width, stride)
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv3x3(in_channels, width, stride)
         self.bn2 = nn.BatchNorm2d(width)
@@ -70,7 +71,7 @@ class Bottleneck(_Unit):
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
-        super().__init__(stride)
+        super().__init__(in_channels, width * self.expansion, stride)
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv1x1(in_channels, width)
         self.bn2 = nn.BatchNorm2d(width)

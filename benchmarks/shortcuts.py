@@ -1,0 +1,71 @@
+"""What the textbook sum costs in a strict evaluation, against the same network with sums in place.
+
+    python benchmarks/shortcuts.py [--networks pyramidnet110_a84 ...] [--rounds 15]
+
+A plain network pads the shortcut with zero channels and adds it: two more maps. `slice_add` adds the shortcut into a
+slice of the branch, `in_place` lets the other sums and the ReLUs overwrite what nobody reads any more. All of them have
+equal logits, which is checked first, bit by bit. They take turns, one batch at a time, in the arithmetic of a strict
+evaluation, whose batches have 128 images; the largest networks get 32, so that turns stay short. Freed memory is kept,
+as `evaluate` does it. `mib` is what one pass holds at once beyond weights and images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import Any
+
+import torch
+from timing import compared, interleaved, write_results
+from torch import nn
+
+from pyramidzoo.architectures import get_architecture
+from pyramidzoo.evaluation.engine import Engine, Form, Settings
+from pyramidzoo.evaluation.environment import keep_memory
+from pyramidzoo.inference import optimize
+from pyramidzoo.speed.counting import activation_bytes
+from pyramidzoo.speed.measuring import settled
+
+NETWORKS = {"resnet56": 128, "pyramidnet110_a84": 128, "pyramidnet164_a270": 32, "wrn_28_10": 32}  # and the batch
+
+
+def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
+    plain = settled(get_architecture(name))
+    images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    models: dict[str, nn.Module] = {
+        "textbook": plain,
+        "slice_add": optimize(plain, form="slice_add"),
+        "slice_add, in_place": optimize(plain, form=("slice_add", "in_place")),
+    }
+    cpu = torch.device("cpu")
+    engine = Engine(Settings(cpu, batch))
+    programs = {variant: engine.program(Form(model, (), variant), batch) for variant, model in models.items()}
+    with engine.arithmetic():
+        expected = programs["textbook"](images)
+        for variant, program in programs.items():
+            assert torch.equal(program(images), expected), f"{name}: {variant} has other logits"
+        computing = {variant: partial(program, images) for variant, program in programs.items()}
+        runs = interleaved(computing, rounds=rounds)
+        memory = {variant: activation_bytes(compute, cpu) for variant, compute in computing.items()}
+    subject = f"{name}, batch {batch}"
+    return [
+        {"subject": subject, **row, "mib": round(memory[row["variant"]] / 2**20, 1)}
+        for row in compared(runs, "textbook")
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    keep_memory()
+    rows: list[dict[str, Any]] = []
+    for name in options.networks:
+        new = measured(name, NETWORKS[name], options.rounds)
+        rows += new
+        write_results("shortcuts", rows, shown=len(rows) - len(new))  # each time: it is long
+
+
+if __name__ == "__main__":
+    main()
