@@ -428,7 +428,14 @@ def test_documents_name_the_layouts() -> None:
         (("--arch", "wrn_40_1"), 4, "missing: layer|missing: block"),
         (("--dataset", "cifar100"), 2, "give --mean and --std"),
         (("--mean", "0", "0", "0"), 2, "belong together"),
-        (("--mean", "0", "0", "0", "--std", "0", "1", "1"), 2, "and std positive"),
+        (("--mean", "0", "0", "0", "--std", "0", "1", "1"), 2, "the standard deviation 0.0 1.0 1.0 is not above 0"),
+        (
+            ("--mean", "51", "102", "127.5", "--std", "63.75", "51", "51"),
+            2,
+            "--mean and --std: the mean 51.0 102.0 127.5 is not within 0 to 1 and the standard deviation 63.75 51.0 51.0 "
+            "is not above 0 and at most 1; values from 0 to 255 must be divided by 255, which gives the mean 0.2 0.4 0.5 "
+            "and the standard deviation 0.25 0.2 0.2",
+        ),
         (("--output", "out.pth"), 2, "must end in .safetensors"),
     ],
 )
