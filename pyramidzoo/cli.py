@@ -80,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--mean", type=float, nargs="+", help="mean it was trained with, of [0, 1] values, if not the layout's"
     )
     p.add_argument("--std", type=float, nargs="+", help="standard deviation, likewise")
+    p.add_argument(
+        "--force", action="store_true", help="convert even if the manifest knows these tensors from another data set"
+    )
 
     p = command("verify", local.run_verify, "hash local weights again and compare them with the manifest")
     p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures, patterns, files or folders")

@@ -368,12 +368,13 @@ class Manifest:
                 return entry
         return None
 
-    def with_tensors(self, tensors_sha256: str) -> WeightsEntry | None:
-        """The entry whose tensors are known to be exactly these, whatever file they came in."""
-        for entry in self.entries.values():
-            if entry.tensors_sha256 == tensors_sha256:
-                return entry
-        return None
+    def with_tensors(self, tensors_sha256: str, *, dataset: str | None = None) -> WeightsEntry | None:
+        """The entry whose tensors are known to be exactly these, whatever file they came in.
+
+        Of several, it is one for `dataset` where there is one.
+        """
+        found = [entry for entry in self.entries.values() if entry.tensors_sha256 == tensors_sha256]
+        return next((entry for entry in found if entry.dataset == dataset), found[0] if found else None)
 
 
 def manifest_path() -> Path:

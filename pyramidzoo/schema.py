@@ -15,9 +15,9 @@ _HEX = re.compile(r"[0-9a-f]*")
 
 
 class Invalid(UsageError):
-    """What is wrong with a value. It is a usage error of who made the value in Python.
+    """What is wrong with a value. For who made the value in Python it is a usage error.
 
-    Whoever reads a file catches it as the ValueError that it is, and raises an IntegrityError that says where it stands.
+    Whoever reads a file catches it as the ValueError that it is, and raises an IntegrityError that says where it is.
     """
 
 

@@ -150,10 +150,8 @@ def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[s
         require_plausible(cfg.mean, cfg.std)
     except Invalid as error:
         if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
-            where = cfg.hf_hub_id or cfg.file
-            raise IntegrityError(
-                f"the configuration of {where} ({cfg.source}): {error}; mend its config.json"
-            ) from error
+            where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
+            raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error
         raise UsageError(f"{PREFIX}{row.name}: {error}") from error
 
 
