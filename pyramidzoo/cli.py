@@ -34,6 +34,11 @@ def _path(text: str) -> Path:
     return user_path(text)
 
 
+def _class_order(text: str) -> str | Path:
+    """A way to sort, or the path of a file."""
+    return text if text in ("text", "number") else _path(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyramidzoo",
@@ -98,6 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--data-dir", type=_path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--download", action="store_true", help="download the data set where it is absent")
     p.add_argument("--split", help="test or train (default: the tested one, which is val for ImageNet)")
+    p.add_argument(
+        "--class-order",
+        type=_class_order,
+        metavar="ORDER",
+        help="which class each folder of images is: 'text' or 'number' sorts their names, a file has one name a line",
+    )
     p.add_argument("--output", type=_path, metavar="DIR", help="keep predictions and records, and resume from them")
     p.add_argument(
         "-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)"
