@@ -34,6 +34,11 @@ def _path(text: str) -> Path:
     return user_path(text)
 
 
+def _class_order(text: str) -> str | Path:
+    """A way to sort, or the path of a file."""
+    return text if text in ("text", "number") else _path(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyramidzoo",
@@ -80,6 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--mean", type=float, nargs="+", help="mean it was trained with, of [0, 1] values, if not the layout's"
     )
     p.add_argument("--std", type=float, nargs="+", help="standard deviation, likewise")
+    p.add_argument(
+        "--force", action="store_true", help="convert even if the manifest knows these tensors from another data set"
+    )
 
     p = command("verify", local.run_verify, "hash local weights again and compare them with the manifest")
     p.add_argument("weights", nargs="*", metavar="WEIGHTS", help="ids, architectures, patterns, files or folders")
@@ -95,6 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--data-dir", type=_path, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)")
     p.add_argument("--download", action="store_true", help="download the data set where it is absent")
     p.add_argument("--split", help="test or train (default: the tested one, which is val for ImageNet)")
+    p.add_argument(
+        "--class-order",
+        type=_class_order,
+        metavar="ORDER",
+        help="which class each folder of images is: 'text' or 'number' sorts their names, a file has one name a line",
+    )
     p.add_argument("--output", type=_path, metavar="DIR", help="keep predictions and records, and resume from them")
     p.add_argument(
         "-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)"

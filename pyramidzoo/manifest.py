@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
@@ -66,7 +65,12 @@ _ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input these weights were trained with: sizes in pixels, mean and std of [0, 1]."""
+    """How an image becomes the input these weights were trained with.
+
+    Sizes are in pixels. `mean` and `std` are those of values from 0 to 1: each mean lies within [0, 1], each standard
+    deviation within (0, 1]. Raises a UsageError for others; where they come from a file, its reader raises an
+    IntegrityError.
+    """
 
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -80,13 +84,40 @@ class Preprocessing:
             raise Invalid("input_size must be three positive integers: channels, height, width")
         if not len(self.mean) == len(self.std) == self.input_size[0]:
             raise Invalid("input_size, mean and std do not have the same number of channels")
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
-            raise Invalid("mean and std must be finite, and std positive")
+        require_plausible(self.mean, self.std)
 
     def sha256(self) -> str:
         """Hex digest of the canonical JSON of all fields: equal digests mean equal preprocessing."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require_plausible(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise Invalid unless each mean lies within [0, 1] and each standard deviation within (0, 1].
+
+    No values from 0 to 1 have others (NaN and infinity included). Who gives others has most likely measured values
+    from 0 to 255: the message then shows the numbers divided by 255. Nothing is converted here.
+    """
+    bad = []
+    if not all(0 <= value <= 1 for value in mean):
+        bad.append(f"the mean {_numbers(mean)} is not within 0 to 1")
+    if not all(0 < value <= 1 for value in std):
+        bad.append(f"the standard deviation {_numbers(std)} is not above 0 and at most 1")
+    if not bad:
+        return
+    problem = " and ".join(bad)
+    if any(value > 1 for value in (*mean, *std)) and all(0 <= value <= 255 for value in (*mean, *std)) and min(std) > 0:
+        scaled = [[value / 255 if max(values) > 1 else value for value in values] for values in (mean, std)]
+        raise Invalid(
+            f"{problem}; values from 0 to 255 must be divided by 255, which gives the mean {_numbers(scaled[0])} and "
+            f"the standard deviation {_numbers(scaled[1])}"
+        )
+    raise Invalid(f"{problem}; give those of values from 0 to 1 (values from 0 to 255 must be divided by 255)")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    """As they are typed after `--mean`; of each the first characters, because a file may hold anything."""
+    return " ".join(f"{value!r:.40}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -337,12 +368,13 @@ class Manifest:
                 return entry
         return None
 
-    def with_tensors(self, tensors_sha256: str) -> WeightsEntry | None:
-        """The entry whose tensors are known to be exactly these, whatever file they came in."""
-        for entry in self.entries.values():
-            if entry.tensors_sha256 == tensors_sha256:
-                return entry
-        return None
+    def with_tensors(self, tensors_sha256: str, *, dataset: str | None = None) -> WeightsEntry | None:
+        """The entry whose tensors are known to be exactly these, whatever file they came in.
+
+        Of several, it is one for `dataset` where there is one.
+        """
+        found = [entry for entry in self.entries.values() if entry.tensors_sha256 == tensors_sha256]
+        return next((entry for entry in found if entry.dataset == dataset), found[0] if found else None)
 
 
 def manifest_path() -> Path:

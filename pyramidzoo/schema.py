@@ -8,12 +8,17 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
+from pyramidzoo.errors import UsageError
+
 T = TypeVar("T")
 _HEX = re.compile(r"[0-9a-f]*")
 
 
-class Invalid(ValueError):
-    """What is wrong with a value; whoever reads the file adds where it stands."""
+class Invalid(UsageError):
+    """What is wrong with a value. For who made the value in Python it is a usage error.
+
+    Whoever reads a file catches it as the ValueError that it is, and raises an IntegrityError that says where it is.
+    """
 
 
 def _number(value: Any) -> bool:

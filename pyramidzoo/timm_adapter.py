@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from timm.models import (
@@ -25,10 +25,11 @@ from timm.models import (
 from torch import nn
 
 from pyramidzoo.architectures import Architecture, architectures
-from pyramidzoo.errors import UsageError
+from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import create_model
-from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest, require_plausible
 from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.schema import Invalid
 
 PREFIX = "pyramidzoo_"
 _SCHEME = "pyramidzoo:"  # timm wants an address where there are weights; nothing but the zoo understands this one
@@ -138,7 +139,20 @@ def _resolved(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> Pr
     """What timm makes of a tag, a dict or nothing, and of the user's changes to it."""
     if cfg and isinstance(cfg, str):  # a data set alone means its default entry, as everywhere in the zoo
         cfg = load_manifest().default_for(row.name, cfg).tag
-    return resolve_pretrained_cfg(PREFIX + row.name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay)
+    resolved = resolve_pretrained_cfg(PREFIX + row.name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay)
+    _require_plausible(row, resolved, overlay or {})
+    return resolved
+
+
+def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[str, Any]) -> None:
+    """Refuse a normalization that cannot be meant: a published config's, or what the caller asked for."""
+    try:
+        require_plausible(cfg.mean, cfg.std)
+    except Invalid as error:
+        if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
+            where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
+            raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error
+        raise UsageError(f"{PREFIX}{row.name}: {error}") from error
 
 
 def _built(

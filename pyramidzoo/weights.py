@@ -396,6 +396,7 @@ def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: st
             preprocessing=entry.preprocessing,
             origin_sha256=source_sha256,
             expected_tensors=entry.tensors_sha256,
+            force=True,  # the entry itself says what its tensors were trained on
         )
     # noted last: a file whose sidecar is missing or old is made anew
     note(

@@ -31,6 +31,7 @@ from pyramidzoo.convert import LAYOUTS, get_layout
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation import datasets
 from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.files import packaged
 from pyramidzoo.formats import facts, render
 from pyramidzoo.manifest import Hub, Preprocessing, WeightsEntry, load_manifest
 
@@ -399,6 +400,33 @@ def test_convert_does_not_guess(run: Any, checkpoint: Path, tmp_path: Path) -> N
     assert run("convert", checkpoint, "--layout", "torchvision", "--arch", "resnet18").code == 2  # and --dataset
 
 
+def test_convert_refuses_tensors_that_are_known_from_another_data_set(run: Any, tmp_path: Path) -> None:
+    """The manifest knows the bundled network of the digits; somebody calls a copy of it a network of MNIST."""
+    bundled = load_manifest().find("wrn_16_1.digits_zoo")
+    assert bundled.bundled is not None
+    output = tmp_path / "out.safetensors"
+    arguments = ("convert", packaged(bundled.bundled.path), "--output", output, "--mean", "0.1", "--std", "0.3")
+    done = run(*arguments, "--dataset", "mnist")
+    assert (done.code, done.out, output.exists()) == (2, "", False)
+    assert (
+        "holds the tensors of wrn_16_1.digits_zoo, which were trained on digits, not on mnist; give --dataset"
+        in done.err
+    )
+    assert "give --dataset digits, or --force" in done.err
+    done = run(*arguments, "--dataset", "mnist", "--force", "--format", "json")
+    assert done.code == 0, done.err
+    assert (
+        f"pyramidzoo: --force: {output} says mnist, although it holds the tensors of wrn_16_1.digits_zoo, which were "
+        "trained on digits\n"
+    ) in done.err
+    assert json.loads(done.out)[0]["same tensors as"] == "wrn_16_1.digits_zoo"
+    described = Description.of(output)
+    assert described is not None
+    assert described.dataset == "mnist"
+    done = run(*arguments, "--dataset", "digits")
+    assert (done.code, "--force" in done.err) == (0, False)
+
+
 def test_convert_takes_weights_of_data_sets_that_it_cannot_read(run: Any, tmp_path: Path) -> None:
     source, output = tmp_path / "in.pth", tmp_path / "out.safetensors"
     torch.save(random_state("resnet18", num_classes=1000), source)
@@ -428,7 +456,14 @@ def test_documents_name_the_layouts() -> None:
         (("--arch", "wrn_40_1"), 4, "missing: layer|missing: block"),
         (("--dataset", "cifar100"), 2, "give --mean and --std"),
         (("--mean", "0", "0", "0"), 2, "belong together"),
-        (("--mean", "0", "0", "0", "--std", "0", "1", "1"), 2, "and std positive"),
+        (("--mean", "0", "0", "0", "--std", "0", "1", "1"), 2, "the standard deviation 0.0 1.0 1.0 is not above 0"),
+        (
+            ("--mean", "51", "102", "127.5", "--std", "63.75", "51", "51"),
+            2,
+            "--mean and --std: the mean 51.0 102.0 127.5 is not within 0 to 1 and the standard deviation 63.75 51.0 "
+            "51.0 is not above 0 and at most 1; values from 0 to 255 must be divided by 255, which gives the mean 0.2 "
+            "0.4 0.5 and the standard deviation 0.25 0.2 0.2",
+        ),
         (("--output", "out.pth"), 2, "must end in .safetensors"),
     ],
 )

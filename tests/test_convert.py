@@ -33,6 +33,7 @@ from pyramidzoo.convert import (
 )
 from pyramidzoo.convert._recognition import one_of_the_same
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.manifest import Manifest, load_manifest
 
 CASES = {
     "akamaster": "resnet20",
@@ -485,3 +486,36 @@ def test_content_hash_sees_names_shapes_and_values_but_no_counters() -> None:
     assert tensors_sha256(state) not in digests
     # written down once, so that the definition cannot drift: sha256(b"a F32 1\n" + b"\x00\x00\x80\x3f")
     assert tensors_sha256({"a": torch.ones(1)}) == "76dad3bfcd99d4e0a84ab6cdbbd59f2bda9ea42322af45f4ef413a43b3faaa8a"
+
+
+def test_tensors_that_are_known_from_another_data_set(origins: Path, tmp_path: Path) -> None:
+    """A published CIFAR-10 network is not taken for one of SVHN, whose images have the same size and ten classes."""
+    source, output = origins / "akamaster/resnet20-12fca82f.th", tmp_path / "out.safetensors"
+    given = {"dataset": "svhn", "num_classes": 10, "preprocessing": get_layout("akamaster").preprocessing["cifar10"]}
+    with pytest.raises(
+        UsageError, match=r"tensors of resnet20\.cifar10_akamaster, .* on cifar10, not on svhn; .*--force"
+    ):
+        convert_file(source, output, **given)
+    assert not output.exists()
+    described = convert_file(source, output, force=True, **given).description
+    assert described.dataset == "svhn"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_tensors_that_are_known_from_several_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest may name them for both; then neither is a contradiction."""
+    source, output = tmp_path / "in.pth", tmp_path / "out.safetensors"
+    saved(source, "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
+    known = converted(source, output, "ferles")
+    content = tensors_sha256(read_tensors(known))
+    template = load_manifest().find("wrn_16_1.cifar10_ferles")
+    entries = {
+        name: dataclasses.replace(template, id=name, dataset=dataset, tensors_sha256=content)
+        for name, dataset in [("wrn_16_1.cifar10_ferles", "cifar10"), ("wrn_16_1.svhn_ferles", "svhn")]
+    }
+    given = {"num_classes": 10, "preprocessing": template.preprocessing}
+    monkeypatch.setattr(convert, "load_manifest", lambda: Manifest(entries))
+    for dataset in ("cifar10", "svhn"):
+        assert convert_file(source, output, dataset=dataset, **given).description.dataset == dataset
+    with pytest.raises(UsageError, match="which were trained on cifar10, not on fashion_mnist"):
+        convert_file(source, output, dataset="fashion_mnist", **given)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from pyramidzoo.containers import Description, write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine
 from pyramidzoo.evaluation.datasets import Reading, Split, imagenet, load_dataset, open_split
+from pyramidzoo.evaluation.datasets._class_order import ordered
 from pyramidzoo.evaluation.datasets._decoding import Decoder
 from pyramidzoo.evaluation.datasets._encoded import EncodedSet, _Crops
 from pyramidzoo.evaluation.engine import Engine, Settings
@@ -229,9 +231,111 @@ def test_where_the_images_are_not(tmp_path: Path) -> None:
     (tmp_path / "other/val/n01440764").mkdir(parents=True)
     with pytest.raises(UnavailableError, match="hold no images"):
         open_split("imagenet1k", None, tmp_path / "other")
-    write_tree(tmp_path / "numbers/val", [(str(k), "a.JPEG", content) for k in range(1000)])
-    with pytest.raises(UnavailableError, match=r"are numbers, which as names come in another order \(0, 1, 10\); name"):
-        open_split("imagenet1k", None, tmp_path / "numbers")
+
+
+# --- which class a folder is ---
+
+
+def tree_of(folder: Path, names: Sequence[str], *, images: Sequence[int] = (999, 10, 2, 1)) -> Path:
+    """A folder for each class, in the order of the classes; in some of them an image, named by its class."""
+    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    for name in names:
+        (folder / "val" / name).mkdir(parents=True)
+    write_tree(folder / "val", [(names[k], f"{k}.JPEG", content) for k in images if k < len(names)])
+    return folder
+
+
+def classes_in(folder: Path, **options: Any) -> list[int]:
+    """The labels in the order of the indices; that of each image must be the class that it is named by."""
+    images = open_split("imagenet1k", None, folder, **options)
+    assert isinstance(images, EncodedSet)
+    assert isinstance(images.encoded, imagenet.Files)
+    labels: list[int] = images.labels.tolist()
+    assert labels == [int(path.stem) for path in images.encoded.paths]
+    return labels
+
+
+@pytest.mark.parametrize("prefix", ["", "class_", "imagenet 1k, "])
+def test_folders_whose_order_is_not_clear_are_refused(prefix: str, tmp_path: Path) -> None:
+    tree = tree_of(tmp_path, [f"{prefix}{k}" for k in range(1000)])
+    text, numbers = ([f"{prefix}{k}" for k in ks] for ks in ((10, 100, 101), (2, 3, 4)))
+    with pytest.raises(UsageError) as caught:
+        open_split("imagenet1k", None, tree)
+    message = str(caught.value)
+    assert f"from class 2 on, text gives {', '.join(text)} and numbers give {', '.join(numbers)}." in message
+    assert all(part in message for part in (str(tree / "val"), "--class-order text", "class_order=", "FILE"))
+    assert classes_in(tree, class_order="number") == [1, 2, 10, 999]
+    as_text = open_split("imagenet1k", None, tree, class_order="text")
+    assert as_text.labels.tolist() == sorted(sorted(map(str, range(1000))).index(str(k)) for k in (999, 10, 2, 1))
+
+
+@pytest.mark.parametrize("form", ["class_{:04d}", "{:03d}", "{:04d} of 1000"])
+def test_folders_that_sort_equally_both_ways(form: str, tmp_path: Path) -> None:
+    tree = tree_of(tmp_path, [form.format(k) for k in range(1000)])
+    assert classes_in(tree) == [1, 2, 10, 999]
+    fingerprints = {open_split("imagenet1k", None, tree, class_order=o).fingerprint for o in (None, "text", "number")}
+    assert len(fingerprints) == 1
+
+
+def test_numbers_are_all_that_sorts_in_two_ways() -> None:
+    """Other characters stand before and after digits as they do in text, and equal numbers keep the order of text."""
+    alike = ["a", "a 1", "a-1", "a1", "a1b", "a_1", "ab", "B1", "é1", "1e5", "01", "1", "001", "b2", "b2 10", "b2-9"]
+    assert ordered(alike[:9], None, where=Path("tree")) == sorted(alike[:9])
+    assert ordered(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
+    for names in (["2", "10"], ["a2b1", "a2b1", "a10b1"], ["a 9", "a 10"], ["v1.2", "v1.10"], ["x9", "x10", "y"]):
+        with pytest.raises(UsageError, match="from class 0 on, text gives"):
+            ordered(names, None, where=Path("tree"))
+        assert ordered(names, "number", where=Path("tree")) == names
+
+
+def test_names_of_the_classes_are_known(tmp_path: Path) -> None:
+    """Sorted as text, the class of nearly every name would be wrong."""
+    names = imagenet._class_names()
+    assert len(set(names)) == 1000
+    assert (names[0], names[999]) == ("tench", "toilet tissue")
+    names = [name.replace("/", " ") for name in names]
+    assert classes_in(tree_of(tmp_path / "all", names)) == [1, 2, 10, 999]
+    assert classes_in(tree_of(tmp_path / "few", names[:11])) == [1, 2, 10]
+    wnids = imagenet._wnids()
+    assert classes_in(tree_of(tmp_path / "wnids", wnids), class_order="text") == [1, 2, 10, 999]
+
+
+def test_an_order_from_a_file(tmp_path: Path) -> None:
+    names = [f"class_{k}" for k in np.random.default_rng(0).permutation(1000)]
+    tree, order = tree_of(tmp_path, names), tmp_path / "order.txt"
+    order.write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")  # as an editor of Windows saves it
+    assert classes_in(tree, class_order=order) == classes_in(tree, class_order=str(order)) == [1, 2, 10, 999]
+    for lines, message in [
+        (names[1:], f"does not name the folders {names[0]}. It must"),
+        (
+            [*names[4:], "x", "y"],
+            r"does not name the folders class_\d+, .* and 1 more; it names what is no folder there: x, y",
+        ),
+        ([*names, names[7]], f"it names more than once {names[7]}. It must have the name of each folder once"),
+        ([], "does not name the folders class_0, class_1, class_10 and 997 more"),
+    ]:
+        order.write_text("\n".join(lines))
+        with pytest.raises(UsageError, match=message):
+            open_split("imagenet1k", None, tree, class_order=order)
+    order.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is no UTF-8 text"):
+        open_split("imagenet1k", None, tree, class_order=order)
+    with pytest.raises(
+        UnavailableError, match=r"cannot read the class order .*numbers: .*; give text, number or a file"
+    ):
+        open_split("imagenet1k", None, tree, class_order="numbers")
+
+
+def test_where_an_order_does_not_help(tmp_path: Path, known: Known) -> None:
+    tree = tree_of(tmp_path, [f"class_{k}" for k in range(11)])
+    with pytest.raises(UnavailableError, match="has 11 folders, one of them 'class_0'"):
+        open_split("imagenet1k", None, tree)
+    with pytest.raises(UsageError, match="has 11 folders, and an order of folders tells the classes only where"):
+        open_split("imagenet1k", None, tree, class_order="number")
+    with pytest.raises(UsageError, match="have labels in them, so there is no order of folders to choose"):
+        open_split("imagenet1k", None, known.shards, class_order="number")
+    with pytest.raises(UsageError, match="files of the UCI digits have labels in them"):
+        open_split("digits", None, None, class_order="number")
 
 
 def test_what_the_official_images_are() -> None:
@@ -368,6 +472,38 @@ def test_the_counts_of_a_thousand_classes(known: Known, tmp_path: Path) -> None:
     assert known.labels.tolist() == open_split("imagenet1k", None, known.tree).labels.tolist()
     (row,) = table_rows("Z", load_manifest(), from_records(read_records(tmp_path)))
     assert row["data set"] == "imagenet1k val, 2,000 images"
+
+
+def test_results_of_different_orders_never_meet(known: Known, tmp_path: Path) -> None:
+    """The same images in folders `class_0` to `class_999`; each order has results and a record of its own."""
+    (tmp_path / "val").mkdir()
+    for k, folder in enumerate(sorted((known.tree / "imagenet/val").iterdir())):
+        (tmp_path / "val" / f"class_{k}").symlink_to(folder)
+    order, results = tmp_path / "order.txt", tmp_path / "results"
+    order.write_text("\n".join(f"class_{k}" for k in range(1000)))
+    arguments = (known.weights, "--data-dir", tmp_path, "-j", 0, "-b", 250, "--output", results)
+    code, record, err = run(*arguments)
+    assert (code, record) == (2, {})
+    assert "text gives class_10, class_100, class_101 and numbers give class_2, class_3, class_4" in err
+    assert not results.exists()
+    found = {}
+    for way in ("number", "text", order):
+        code, found[str(way)], err = run(*arguments, "--class-order", way)
+        assert code == 0, err
+        assert "are there already" not in err
+    number, text, listed = found.values()
+    right = (known.top1, known.top5, known.prediction_sha256)
+    assert (number["top1_correct"], number["top5_correct"], number["prediction_sha256"]) == right
+    assert (listed["top1_correct"], listed["top5_correct"], listed["prediction_sha256"]) == right
+    assert text["top1_correct"] < 100  # the same predictions, of images that are called otherwise
+    names = hashlib.sha256(order.read_bytes()).hexdigest()
+    chosen = ["number", "text", f"file, sha256 {names} of its names"]
+    assert [each["flags"]["class_order"] for each in found.values()] == chosen
+    assert len(list(results.glob("*/*/record.json"))) == 3
+    code, again, err = run(*arguments, "--class-order", "number")
+    assert (code, again["reused_files"]) == (0, 2)
+    images = open_split("imagenet1k", None, known.tree)
+    assert images.flags(Reading()).keys() == {"decoder", "tensor_resize"}  # without the option nothing is new
 
 
 def posing(known: Known) -> tuple[Subject, EncodedSet]:

@@ -20,6 +20,7 @@ from pyramidzoo import loading
 from pyramidzoo.architectures import get_architecture
 from pyramidzoo.containers import Content, Description, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.files import file_hash, packaged, replacing
 from pyramidzoo.manifest import load_manifest
 from pyramidzoo.models import build, uninitialised
@@ -281,3 +282,30 @@ def test_a_read_only_folder_is_enough(path: Path, state: dict[str, Tensor]) -> N
         assert holds(pyramidzoo.create_model("wrn_16_1", weights=path), state)
     finally:
         path.parent.chmod(0o755)
+
+
+def test_a_file_with_an_implausible_normalisation_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """Its metadata say that it was made with constants of values from 0 to 255: the answers would be nonsense."""
+    settings = {
+        "architecture": "wrn_16_1",
+        "arguments": {},
+        "dataset": "cifar10",
+        "num_classes": 10,
+        "preprocessing": {
+            "input_size": [3, 32, 32],
+            "mean": [51, 102, 127.5],
+            "std": [0.2, 0.2, 0.2],
+            "resize": None,
+            "crop": None,
+            "interpolation": None,
+        },
+        "layout": None,
+        "origin_sha256": None,
+    }
+    path = tmp_path / "own.safetensors"
+    write_tensors(path, state, {"pyramidzoo": json.dumps(settings)})
+    message = r"own\.safetensors: .*the mean 51 102 127.5 is not within 0 to 1; .* gives the mean 0.2 0.4 0.5"
+    with pytest.raises(IntegrityError, match=message):
+        pyramidzoo.create_model("wrn_16_1", weights=path)
+    with pytest.raises(IntegrityError, match="must be divided by 255"):
+        Subject.of_file(path)

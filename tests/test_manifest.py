@@ -17,7 +17,7 @@ from pyramidzoo.architectures import get_architecture
 from pyramidzoo.convert import LAYOUTS, get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.metrics import STATISTICS
-from pyramidzoo.manifest import Manifest, load_manifest, manifest_path, read_manifest
+from pyramidzoo.manifest import Manifest, Preprocessing, load_manifest, manifest_path, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 ID = "resnet20_fattorib.cifar10"
@@ -204,8 +204,20 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
             ({"filename": "/model.safetensors"}, "filename: '/model.safetensors' is no path in a repository"),
         ]
     ],
-    (lambda w: w[ID]["preprocessing"].update(std=[0, 1, 1]), "must be finite, and std positive"),
-    (lambda w: w[ID]["preprocessing"].update(mean=[0, float("nan"), 1]), "must be finite, and std positive"),
+    *[
+        (lambda w, c=constants: w[ID]["preprocessing"].update(c), f"{ID}: preprocessing: {message}")
+        for constants, message in [
+            ({"std": [0, 1, 1]}, "the standard deviation 0 1 1 is not above 0 and at most 1; give those of"),
+            ({"mean": [0, float("nan"), 1]}, "the mean 0 nan 1 is not within 0 to 1; give those of"),
+            ({"mean": [0.5, float("inf"), 0.5]}, "the mean 0.5 inf 0.5 is not within 0 to 1; give those of"),
+            ({"mean": [-0.1, 0.5, 0.5]}, "the mean -0.1 0.5 0.5 is not within 0 to 1; give those of"),
+            ({"mean": [51, 102, 127.5]}, "the mean 51 102 127.5 is not .* gives the mean 0.2 0.4 0.5 and the standard"),
+            (
+                {"std": [51, 102, 127.5]},
+                "deviation 51 102 127.5 is not .* and the standard deviation 0.2 0.4 0.5;",
+            ),
+        ]
+    ],
     (lambda w: w[ID]["preprocessing"].update(input_size=[3, 32, 0]), "three positive integers"),
     (lambda w: w[ID]["preprocessing"].update(mean=[0.5]), "same number of channels"),
     (lambda w: w[ID].update(origin=None), "where the bytes are"),
@@ -248,6 +260,27 @@ def test_a_damaged_entry_leaves_the_others_usable(tmp_path: Path, monkeypatch: p
     for look, name in ((loaded.find, ID), (loaded.match, "*"), (loaded.of_architecture, "resnet20_fattorib")):
         with pytest.raises(IntegrityError, match=f"{ID}: default: 'no' is not of the type bool; mend the entry or"):
             look(name)
+
+
+def test_a_normalisation_that_cannot_be_meant() -> None:
+    """In Python it is a usage error, which shows the numbers and what they would be on the scale from 0 to 1."""
+    grey = (1, 8, 8)
+    for mean, std in [(0, 1), (1, 1), (0.5, 1e-6)]:  # the ends of what values from 0 to 1 can have
+        Preprocessing(grey, (mean,), (std,))
+    too_large, nan, infinite = 1 + 1e-9, float("nan"), float("inf")
+    for mean, std in [(-1e-9, 0.5), (too_large, 0.5), (nan, 0.5), (infinite, 0.5), (0.5, 0), (0.5, -0.1)]:
+        with pytest.raises(UsageError, match=r"the (mean|standard deviation) .* must be divided by 255"):
+            Preprocessing(grey, (mean,), (std,))
+    for std in (too_large, nan, infinite):
+        with pytest.raises(UsageError, match=r"the standard deviation .* must be divided by 255"):
+            Preprocessing(grey, (0.5,), (std,))
+    with pytest.raises(UsageError) as caught:
+        Preprocessing((3, 32, 32), (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
+    assert str(caught.value) == (
+        "the mean 125.3 123.0 113.9 is not within 0 to 1 and the standard deviation 63.0 62.1 66.7 is not above 0 and "
+        f"at most 1; values from 0 to 255 must be divided by 255, which gives the mean {125.3 / 255} {123.0 / 255} "
+        f"{113.9 / 255} and the standard deviation {63.0 / 255} {62.1 / 255} {66.7 / 255}"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "weights": {}}', '{"format": 1, "format": 1}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import subprocess
 import sys
@@ -316,3 +317,22 @@ def test_checkpoints_named_by_path(tmp_path: Path) -> None:
     torch.save({f"module.extra.{key}": value for key, value in state.items()}, tmp_path / "one.pth")
     with pytest.raises(RuntimeError, match="Missing key"):
         timm.create_model(f"{PREFIX}resnet20", checkpoint_path=str(tmp_path / "one.pth"))
+
+
+def test_an_implausible_normalisation_is_refused(tmp_path: Path) -> None:
+    """As an option it is a usage error; in a published configuration the file is wrong."""
+    constants = {"mean": (51, 102, 127.5), "std": (0.2, 0.2, 0.2)}
+    message = "the mean 51 102 127.5 is not within 0 to 1; .* gives the mean 0.2 0.4 0.5"
+    with pytest.raises(UsageError, match=f"{PREFIX}wrn_16_1: {message}"):
+        make("wrn_16_1", pretrained_cfg_overlay=constants)
+    with pytest.raises(UsageError, match=message):
+        make("wrn_16_1", pretrained_cfg={"num_classes": 10, **constants})
+    timm.models.save_for_hf(make("wrn_16_1"), tmp_path / "saved")
+    config = tmp_path / "saved" / "config.json"
+    content = json.loads(config.read_text())
+    content["pretrained_cfg"] |= constants
+    config.write_text(json.dumps(content))
+    with pytest.raises(IntegrityError, match=f"the configuration of .*saved.* {message}"):
+        timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True)
+    mended = {"mean": (0.2, 0.4, 0.5)}  # what the caller gives takes the place of what the file says
+    assert timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained_cfg_overlay=mended) is not None

@@ -116,6 +116,7 @@ def run_convert(args: argparse.Namespace) -> int:
         dataset=args.dataset,
         num_classes=classes,
         preprocessing=_preprocessing(args, image_size),
+        force=args.force,
     )
     description = converted.description
     if args.layout is None or args.arch is None:
@@ -123,7 +124,13 @@ def run_convert(args: argparse.Namespace) -> int:
             f"pyramidzoo: recognised {args.file} as {description.architecture} in the layout {description.layout}",
             file=sys.stderr,
         )
-    known = load_manifest().with_tensors(converted.tensors_sha256)
+    known = load_manifest().with_tensors(converted.tensors_sha256, dataset=args.dataset)
+    if known and known.dataset != args.dataset:
+        print(
+            f"pyramidzoo: --force: {args.output} says {args.dataset}, although it holds the tensors of {known.id}, "
+            f"which were trained on {known.dataset}",
+            file=sys.stderr,
+        )
     row = {
         "path": str(converted.path),
         "architecture": description.architecture,

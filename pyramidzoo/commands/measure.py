@@ -65,7 +65,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     def images_of(dataset: str) -> Split:
         if dataset not in loaded:
-            loaded[dataset] = open_split(dataset, args.split, data_dir, download=args.download)
+            loaded[dataset] = open_split(
+                dataset, args.split, data_dir, download=args.download, class_order=args.class_order
+            )
         return loaded[dataset]
 
     targets: list[WeightsEntry | Path] = [*entries, *files]
@@ -154,6 +156,7 @@ def _block(record: Record) -> str:
         f"{record.weights}: {record.dataset} {record.split}, {record.images:,} images, {record.device}",
         *([] if record.protocol.startswith("full ") else [f"  protocol       {record.protocol}"]),
         f"  wrong          {record.wrong} (top-1 error {record.top1_error:.2f} %, 95 % within {low:.2f} to {high:.2f})",
+        *([f"  class order    {order}"] if (order := record.flags.get("class_order")) else []),
         f"  top-5 correct  {record.top5_correct} (top-5 error {record.top5_error:.2f} %)",
         f"  recorded       {record.recorded}: {record.recorded_detail}",
     ]

@@ -29,7 +29,7 @@ from pyramidzoo.convert._recognition import (
 )
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
-from pyramidzoo.manifest import LAYOUTS, Preprocessing
+from pyramidzoo.manifest import LAYOUTS, Preprocessing, load_manifest
 
 __all__ = [
     "LAYOUTS",
@@ -103,6 +103,7 @@ def convert_file(
     preprocessing: Preprocessing | None = None,
     origin_sha256: str | None = None,
     expected_tensors: str | None = None,
+    force: bool = False,
 ) -> Converted:
     """Convert a foreign checkpoint to a safetensors file that says what it holds.
 
@@ -111,8 +112,11 @@ def convert_file(
     one whose authors' preprocessing for `dataset` is known. `arguments` are the network's beside the table's;
     `preprocessing` defaults to what the layout's authors trained with on that data set; `origin_sha256` is given where
     the caller has hashed the source already, `expected_tensors` where the content is known. `destination` is replaced
-    as a whole, or left alone on any error. Raises UsageError for unknown names and where several layouts or
-    architectures fit, IntegrityError where the checkpoint is damaged or is not that network.
+    as a whole, or left alone on any error. `force` converts even where the manifest knows these tensors from another
+    data set.
+
+    Raises UsageError for unknown names, where several layouts or architectures fit, and where the manifest contradicts
+    `dataset`; IntegrityError where the checkpoint is damaged or is not that network.
     """
     key_map = None if layout is None else get_layout(layout)
     row = None if architecture is None else get_architecture(architecture)
@@ -154,6 +158,8 @@ def convert_file(
         raise IntegrityError(
             f"{source}: its tensors have sha256 {content}, the manifest says {expected_tensors}; please report this"
         )
+    if not force:
+        _require_dataset(content, dataset, what=str(source))
     write_tensors(destination, tensors, description.to_metadata() | _remarks(checkpoint, key_map, row))
     return Converted(destination, description, file_hash(destination), content)
 
@@ -240,6 +246,16 @@ def _default_preprocessing(layout: Layout, dataset: str) -> Preprocessing:
         f"{layout.repository} trained on {known} only, so the normalisation of {dataset} weights is unknown; "
         "give --mean and --std"
     )
+
+
+def _require_dataset(content: str, dataset: str, *, what: str) -> None:
+    """Refuse another data set than that of the manifest's entry with these tensors: the file would mislead."""
+    known = load_manifest().with_tensors(content, dataset=dataset)
+    if known and known.dataset != dataset:
+        raise UsageError(
+            f"{what} holds the tensors of {known.id}, which were trained on {known.dataset}, not on {dataset}; give "
+            f"--dataset {known.dataset}, or --force (in Python force=True) to call them {dataset} weights all the same"
+        )
 
 
 def _remarks(checkpoint: Mapping[str, Tensor], layout: Layout, row: Architecture) -> dict[str, str]:

@@ -59,14 +59,27 @@ def load_dataset(name: str, split: str, data_dir: Path | None, *, download: bool
     return source.open(name, split, data_dir, download=download)
 
 
-def open_split(name: str, split: str | None, data_dir: Path | None, *, download: bool = False) -> Split:
-    """A split of any size, the tested one where `split` is None. Raises as `load_dataset` does."""
+def open_split(
+    name: str,
+    split: str | None,
+    data_dir: Path | None,
+    *,
+    download: bool = False,
+    class_order: str | Path | None = None,
+) -> Split:
+    """A split of any size, the tested one where `split` is None.
+
+    `class_order` says which class each folder is, where the classes are folders (ImageNet): "text" and "number" sort
+    their names, anything else is a file with one name a line in the order of the classes. Without it, folders named by
+    WordNet ids or by the names of the classes are known, and others are sorted, if text and numbers give one order.
+
+    Raises as `load_dataset` does, and UsageError where a class order is needed, does not fit the folders, or cannot be
+    chosen because the data are not in folders.
+    """
     source = get_dataset(name)
     wanted = split or source.splits[0]
-    if isinstance(source, InMemory):
-        return load_dataset(name, wanted, data_dir, download=download)
     _require_split(source, wanted)
-    return source.open(name, wanted, data_dir, download=download)
+    return source.open(name, wanted, data_dir, download=download, class_order=class_order)
 
 
 def _require_split(source: Source, split: str) -> None:

@@ -36,7 +36,11 @@ class Encoded(ABC):
 
 @dataclass(frozen=True)
 class EncodedSet(Split):
-    """A split whose images are decoded when they are wanted; `order` is the index of each place, None where equal."""
+    """A split whose images are decoded when they are wanted.
+
+    `order` is the index of each place, None where equal; `class_order` is how somebody chose the order of the classes,
+    None where nobody did.
+    """
 
     name: str
     split: str
@@ -46,6 +50,7 @@ class EncodedSet(Split):
     fingerprint: str
     order: NDArray[np.int64] | None = None
     shortfall: str | None = None
+    class_order: str | None = None
 
     def index(self, start: int, stop: int) -> NDArray[np.int64]:
         return np.arange(start, stop) if self.order is None else self.order[start:stop]
@@ -65,7 +70,9 @@ class EncodedSet(Split):
             )
 
     def flags(self, reading: Reading) -> dict[str, Any]:
-        return {"decoder": decoder_name(), "tensor_resize": reading.tensor_resize}
+        flags: dict[str, Any] = {"decoder": decoder_name(), "tensor_resize": reading.tensor_resize}
+        # only where it was chosen: the names of folders of results are hashes of all flags
+        return flags if self.class_order is None else {**flags, "class_order": self.class_order}
 
     def batches(
         self, spans: Iterable[tuple[int, int]], preprocessing: Preprocessing, device: torch.device, reading: Reading

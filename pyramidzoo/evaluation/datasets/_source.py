@@ -107,8 +107,14 @@ class Source(ABC):
     splits: tuple[str, ...]
 
     @abstractmethod
-    def open(self, name: str, split: str, data_dir: Path | None, *, download: bool) -> Split:
-        """One split. Raises UnavailableError where the data are not there, IntegrityError where a file is altered."""
+    def open(
+        self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
+    ) -> Split:
+        """One split. `class_order` is for classes that are folders: see `open_split`.
+
+        Raises UnavailableError where the data are not there, IntegrityError where a file is altered, UsageError where
+        a class order is given and there are no folders, or where one is needed.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +128,15 @@ class InMemory(Source):
         Raises UnavailableError where the data are not there, IntegrityError where a file is altered.
         """
 
-    def open(self, name: str, split: str, data_dir: Path | None, *, download: bool) -> ImageSet:
+    def open(
+        self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
+    ) -> ImageSet:
         """`read`, as tensors with their fingerprint."""
+        if class_order is not None:
+            raise UsageError(
+                f"the files of {self.title} have labels in them, so there is no order of folders to choose; leave out "
+                "--class-order"
+            )
         pixels, labels = self.read(split, data_dir, download=download)
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes())
         digest.update(labels.astype("<i8").tobytes())

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyramidzoo.errors import IntegrityError, UnavailableError
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation.datasets import _parquet
+from pyramidzoo.evaluation.datasets._class_order import ordered, recorded_order
 from pyramidzoo.evaluation.datasets._encoded import Encoded, EncodedSet
 from pyramidzoo.evaluation.datasets._source import Source
 
@@ -49,7 +50,9 @@ class ImageNet(Source):
     image_size: tuple[int, int, int] = (3, 224, 224)
     splits: tuple[str, ...] = ("val",)
 
-    def open(self, name: str, split: str, data_dir: Path | None, *, download: bool) -> EncodedSet:
+    def open(
+        self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
+    ) -> EncodedSet:
         """Nobody may download it without an account: `download` changes nothing."""
         if data_dir is None:
             raise UnavailableError(f"nothing says where {self.title} is; {_HOW}")
@@ -59,11 +62,16 @@ class ImageNet(Source):
                 if not tree.is_dir():
                     continue
                 if _has_classes(tree, strict=tree == place):
-                    return _of_tree(name, split, tree)
+                    return _of_tree(name, split, tree, class_order)
                 if any(tree.glob("ILSVRC2012_val_*")) or any(tree.glob("ILSVRC2012_img_val.tar")):
                     flat = flat or tree
             for pattern in _SHARDS:
                 if shards := sorted(place.glob(pattern)):
+                    if class_order is not None:
+                        raise UsageError(
+                            f"the Parquet files of {shards[0].parent} have labels in them, so there is no order of "
+                            "folders to choose; leave out --class-order"
+                        )
                     return _of_shards(name, split, shards)
         if flat:
             raise UnavailableError(
@@ -100,16 +108,18 @@ def _has_classes(folder: Path, *, strict: bool) -> bool:
     return any(path.is_dir() for path in folder.iterdir())
 
 
-def _of_tree(name: str, split: str, tree: Path) -> EncodedSet:
-    """torchvision's own order of classes and files. Folders of WordNet ids may be missing, others not."""
+def _of_tree(name: str, split: str, tree: Path, class_order: str | Path | None) -> EncodedSet:
+    """By class, and within a class in torchvision's order. Folders whose classes are known may be missing."""
     from torchvision.datasets import ImageFolder
 
     found = ImageFolder(tree, allow_empty=True)
-    numbers = _labels(tree, found.classes)
+    order = None if class_order is None else _chosen(tree, found.classes, class_order)
+    numbers = _labels(tree, found.classes) if order is None else np.array([order.index(f) for f in found.classes])
     if not found.samples:
         raise UnavailableError(f"the folders of {tree} hold no images; {_HOW}")
-    paths = [Path(path) for path, _ in found.samples]
-    labels = numbers[[number for _, number in found.samples]].astype(np.int64)
+    samples = sorted(found.samples, key=lambda sample: numbers[sample[1]])  # files of a class stay in their order
+    paths = [Path(path) for path, _ in samples]
+    labels = numbers[[number for _, number in samples]].astype(np.int64)
     names = [path.relative_to(tree).as_posix() for path in paths]
     sizes = [path.stat().st_size for path in paths]
     return EncodedSet(
@@ -120,26 +130,37 @@ def _of_tree(name: str, split: str, tree: Path) -> EncodedSet:
         labels=torch.from_numpy(labels),
         fingerprint=_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
         shortfall=shortfall(names, labels),
+        class_order=None if order is None or class_order is None else recorded_order(order, class_order),
     )
 
 
-def _labels(tree: Path, folders: list[str]) -> NDArray[np.int64]:
-    """The label of each folder, which are sorted by name. Raises UnavailableError where it cannot be known."""
-    if len(folders) != CLASSES:
-        official = {wnid: label for label, wnid in enumerate(_wnids())}
-        strange = [folder for folder in folders if folder not in official]
-        if strange:
-            raise UnavailableError(
-                f"{tree} has {len(folders):,} folders, one of them {strange[0]!r}; name them by ImageNet's WordNet ids "
-                f"(n01440764), or make one for each of the {CLASSES:,} classes, in the order of their names"
-            )
-        return np.array([official[folder] for folder in folders])
-    if all(map(str.isdecimal, folders)) and sorted(folders, key=int) != folders:
-        raise UnavailableError(
-            f"the folders of {tree} are numbers, which as names come in another order ({', '.join(folders[:3])}); name "
-            "them by ImageNet's WordNet ids (n01440764), or with leading zeros"
+def _chosen(tree: Path, folders: list[str], class_order: str | Path) -> list[str]:
+    """The folders in the order that somebody chose, one for each class. Raises UsageError, UnavailableError."""
+    order = ordered(folders, class_order, where=tree)
+    if len(order) != CLASSES:
+        raise UsageError(
+            f"{tree} has {len(order):,} folders, and an order of folders tells the classes only where there is one for "
+            f"each of the {CLASSES:,}; make the missing folders, which may be empty, or name all by ImageNet's WordNet "
+            "ids (n01440764) and leave out --class-order"
         )
-    return np.arange(CLASSES)
+    return order
+
+
+def _labels(tree: Path, folders: list[str]) -> NDArray[np.int64]:
+    """The label of each folder, as far as its name tells it. Raises UnavailableError, UsageError where it does not."""
+    for known in (_wnids(), _class_names()):
+        labels = {name: label for label, name in enumerate(known)}
+        if labels.keys() >= set(folders):
+            return np.array([labels[folder] for folder in folders])
+    if len(folders) != CLASSES:
+        official = set(_wnids())
+        strange = next(folder for folder in folders if folder not in official)
+        raise UnavailableError(
+            f"{tree} has {len(folders):,} folders, one of them {strange!r}; name them by ImageNet's WordNet ids "
+            f"(n01440764), or make one for each of the {CLASSES:,} classes, in the order of their names"
+        )
+    order = ordered(folders, None, where=tree)
+    return np.array([order.index(folder) for folder in folders])
 
 
 def _of_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
@@ -177,3 +198,10 @@ def _wnids() -> list[str]:
 
     info: Any = ImageNetInfo("imagenet-1k")
     return list(info.label_names())
+
+
+def _class_names() -> list[str]:
+    """What torchvision calls the classes, in the order of the labels; each name occurs once."""
+    from torchvision.models import ResNet18_Weights
+
+    return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
