@@ -235,7 +235,7 @@ def _require_channels(image: Any, found: int, wanted: int) -> None:
     if found != wanted:
         raise UsageError(
             f"{_described(image)} has {found} channel{'s' * (found != 1)}, and these weights read {wanted}; give a "
-            "Pillow image (PIL.Image.fromarray(array)), whose mode says what its channels are and how they are converted"
+            "Pillow image (PIL.Image.fromarray(array)), whose mode says what its channels are, and it is converted"
         )
 
 

@@ -37,7 +37,8 @@ def test_normalisation_is_torchvisions_bit_for_bit(preprocessing: Preprocessing)
     reference = transforms.Compose([transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)])
     expected = torch.stack([reference(transforms.ToPILImage()(image)) for image in images])
     assert torch.equal(Normalize(preprocessing)(images), expected)
-    assert torch.equal(eval_transform(preprocessing)(transforms.ToPILImage()(images[0])), expected[0])
+    small = dataclasses.replace(preprocessing, input_size=(3, 16, 16))
+    assert torch.equal(eval_transform(small)(transforms.ToPILImage()(images[0])), expected[0])
 
 
 def test_transform_resizes_and_crops() -> None:

@@ -14,10 +14,10 @@ import pytest
 import torch
 from conftest import random_state
 
-from pyramidzoo.containers import Description, write_tensors
+from pyramidzoo.containers import Description, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import subjects
-from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
 from pyramidzoo.evaluation.engine import Engine, Settings
 from pyramidzoo.evaluation.environment import pick_device
 from pyramidzoo.evaluation.harness import evaluate
@@ -33,6 +33,7 @@ from pyramidzoo.evaluation.predictions import (
 from pyramidzoo.evaluation.records import read_records
 from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.factory import create_model
+from pyramidzoo.files import packaged
 from pyramidzoo.manifest import Preprocessing, load_manifest
 from pyramidzoo.preprocessing import Normalize
 
@@ -354,3 +355,18 @@ def test_claims_need_the_preprocessing_of_the_entry() -> None:
     other = dataclasses.replace(entry.preprocessing, mean=(0.5, 0.5, 0.5))
     assert subjects._known_as(entry.tensors_sha256, other) is None
     assert subjects._known_as("0" * 64, entry.preprocessing) is None
+    assert subjects._known_as(entry.tensors_sha256, entry.preprocessing, entry.dataset) is entry
+    assert subjects._known_as(entry.tensors_sha256, entry.preprocessing, "svhn") is None
+
+
+def test_records_and_claims_of_another_data_set_do_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file says another data set than the entry that has its tensors, as `convert --force` allows."""
+    entry = load_manifest().find("wrn_16_1.digits_zoo")
+    path = tmp_path / "other.safetensors"
+    tensors = read_tensors(packaged("bundled/wrn_16_1.digits_zoo.safetensors"))
+    images = load_dataset("digits", "test", None)
+    for dataset, recorded in [("digits", "exact"), ("other", "none")]:
+        described = Description("wrn_16_1", {}, dataset, 10, entry.preprocessing, None, None)
+        write_tensors(path, tensors, described.to_metadata())
+        record = evaluate(Subject.of_file(path), dataclasses.replace(images, name=dataset), CPU)
+        assert record.recorded == recorded

@@ -214,7 +214,7 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
             ({"mean": [51, 102, 127.5]}, "the mean 51 102 127.5 is not .* gives the mean 0.2 0.4 0.5 and the standard"),
             (
                 {"std": [51, 102, 127.5]},
-                "deviation 51 102 127.5 is not .* and the standard deviation 0.2 0.4 0.5;",
+                "the standard deviation 51 102 127.5 is not .* and the standard deviation 0.2 0.4 0.5;",
             ),
         ]
     ],

@@ -119,11 +119,16 @@ def load(subject: Subject, images: Split, override: Override | None = None) -> L
             f"{subject.path} does not hold the tensors of {subject.name}: their sha256 is {tensors}, expected "
             f"{subject.entry.tensors_sha256}; `pyramidzoo fetch --force {subject.name}` makes it anew"
         )
-    entry = subject.entry or _known_as(tensors, subject.preprocessing)
+    entry = subject.entry or _known_as(tensors, subject.preprocessing, subject.dataset)
     return Loaded(subject, images, preprocessing, model, tensors, entry)
 
 
-def _known_as(content: str, preprocessing: Preprocessing) -> WeightsEntry | None:
-    """The entry that a file of any name is, if its tensors and its preprocessing are the entry's."""
-    entry = load_manifest().with_tensors(content)
-    return entry if entry and entry.preprocessing == preprocessing else None
+def _known_as(content: str, preprocessing: Preprocessing, dataset: str | None = None) -> WeightsEntry | None:
+    """The entry that a file of any name is, if its tensors, its preprocessing and its data set are the entry's.
+
+    A file may say another data set than its tensors' entry (`convert --force`): nothing of that entry holds there.
+    """
+    entry = load_manifest().with_tensors(content, dataset=dataset)
+    if entry is None or entry.preprocessing != preprocessing or dataset not in (None, entry.dataset):
+        return None
+    return entry
