@@ -45,7 +45,7 @@ def _constants(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
-def eval_transform(source: Preprocessing | nn.Module | None, *, resize: bool = False) -> Callable[[Any], Tensor]:
+def eval_transform(preprocessing: Preprocessing | nn.Module | None, *, resize: bool = False) -> Callable[[Any], Tensor]:
     """A torchvision transform: one image to a (C, H, W) float32 tensor, prepared as these weights were trained.
 
     It takes Pillow images of all modes with 8 bits or less, which are converted to RGB, or to L for networks with one
@@ -56,7 +56,7 @@ def eval_transform(source: Preprocessing | nn.Module | None, *, resize: bool = F
     small images) it must have the size that the network was trained on.
 
     Args:
-        source: A preprocessing, or a model with weights, whose preprocessing it is.
+        preprocessing: A preprocessing, or a model with weights, whose preprocessing is taken.
         resize: Resize images whose size is not that of the network: the shorter side with bicubic interpolation and
             antialiasing, then a crop of the centre. It changes nothing for images that have the size already, and
             nothing where the preprocessing has a `resize` of its own. The network never saw resized images, so it
@@ -69,14 +69,14 @@ def eval_transform(source: Preprocessing | nn.Module | None, *, resize: bool = F
     Raises:
         UsageError: There is no preprocessing: None, or a model without weights that say it.
     """
-    preprocessing = _preprocessing_of(source)
+    wanted = _preprocessing_of(preprocessing)
     from torchvision import transforms
 
     steps = [
-        ToPicture(preprocessing, resize),
-        *sizing(preprocessing),
+        ToPicture(wanted, resize),
+        *sizing(wanted),
         transforms.ToTensor(),
-        transforms.Normalize(preprocessing.mean, preprocessing.std),
+        transforms.Normalize(wanted.mean, wanted.std),
     ]
     composed: Callable[[Any], Tensor] = transforms.Compose(steps)
     return composed

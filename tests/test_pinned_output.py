@@ -76,7 +76,7 @@ BENCH = "bench wrn_16_1.digits_zoo -b 1 --rounds 1 --variants plain optimized --
 BESIDE = "bench wrn_16_1 -b 1 --rounds 1 --variants plain --peers pytorchcv"
 CONVERT = "convert {files}/lab.pth --dataset cifar10 --output {tmp}/new.safetensors"
 NAMED = f"{CONVERT} --layout zoo --arch wrn_16_1"
-CONSTANTS = "--mean 0.2 0.3 0.4 --std 1 2 3"
+CONSTANTS = "--mean 0.2 0.3 0.4 --std 0.1 0.2 0.3"
 ZOO = f"{NAMED} {CONSTANTS}"
 
 JSON: Mapping[str, Command] = {
