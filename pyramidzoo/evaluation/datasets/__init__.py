@@ -78,6 +78,8 @@ def open_split(
     """
     source = get_dataset(name)
     wanted = split or source.splits[0]
+    if isinstance(source, InMemory) and class_order is None:
+        return load_dataset(name, wanted, data_dir, download=download)
     _require_split(source, wanted)
     return source.open(name, wanted, data_dir, download=download, class_order=class_order)
 
