@@ -50,8 +50,9 @@ SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "mixed fp16": ([SMALL, LARGER], ["--amp", "--amp-dtype", "fp16"]),
     "mixed, channels last, batches of 64": ([SMALL], ["--amp", "--channels-last", "-b", "64"]),
 }
-CHEAP = ["wrn_16_1.cifar10_ferles", "resnet20_fattorib.cifar10"]
+CHEAP = ["wrn_16_1.cifar10_ferles"]
 REST = [
+    "resnet20_fattorib.cifar10",
     "resnet20.cifar10_akamaster",
     "resnet32.cifar10_akamaster",
     "resnet32_fattorib.cifar10",

@@ -12,7 +12,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,6 +281,11 @@ def places(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     return {"files": files, "samples": SAMPLES, "tmp": tmp_path, "root": ROOT}
 
 
+def cheap_or_slow(names: Iterable[str], slow: Container[str]) -> list[Any]:
+    """The names as parameters of a test; those that cost seconds and hold little of their own are marked slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
+
+
 def shown(value: Any, places: Mapping[str, Path], varies: tuple[str, ...] = ()) -> Any:
     """A document without what varies."""
     words = {name.upper(): path for name, path in places.items()}
@@ -308,7 +313,7 @@ def observed(command: Command, format: str, places: Mapping[str, Path], patch: p
     return {"command": command.line, "exit code": ran.code, "output": out} | ({"order of keys": keys} if keys else {})
 
 
-@pytest.mark.parametrize("name", JSON)
+@pytest.mark.parametrize("name", cheap_or_slow(JSON, {"bench beside a peer", "convert to what the manifest knows"}))
 def test_json(name: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     found = observed(JSON[name], "json", places, monkeypatch)
     if name.startswith("bench"):  # precisions by name; how fast a convolution is varies
@@ -317,7 +322,7 @@ def test_json(name: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatc
     same("output", f"{name}, json", found)
 
 
-@pytest.mark.parametrize("name", CSV)
+@pytest.mark.parametrize("name", cheap_or_slow(CSV, {"bench", "convert", "train"}))
 def test_csv(name: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     same("output", f"{name}, csv", observed(JSON[name], "csv", places, monkeypatch))
 
@@ -686,6 +691,16 @@ SITUATIONS: Mapping[str, Situation] = {
 }
 
 
+# these start a process of their own, as others of the same kind do that are in every run
+SECONDS = {
+    "convert: another architecture",
+    "convert: empty file",
+    "convert: tensors of another shape",
+    "fetch: cache that cannot be written",
+    "fetch: folder of origins has another file",
+}
+
+
 @contextmanager
 def largest_file(limit: int | None) -> Iterator[None]:
     """No file may become larger, as on a disk that is full; the test process itself writes none meanwhile."""
@@ -698,7 +713,7 @@ def largest_file(limit: int | None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", cheap_or_slow(SITUATIONS, SECONDS))
 def test_exit_codes(name: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The code, and whether anything was printed as data."""
     situation = SITUATIONS[name]
@@ -714,6 +729,7 @@ def test_exit_codes(name: str, places: dict[str, Path], monkeypatch: pytest.Monk
     assert ran.code == 0 or ran.err or ran.out, "a failure says why"
 
 
+@pytest.mark.slow
 def test_interrupted(tmp_path: Path) -> None:
     """A process of its own, which gets Ctrl-C after its first epoch."""
     with start("train", "wrn_16_1", "--output", tmp_path) as process:
@@ -722,7 +738,7 @@ def test_interrupted(tmp_path: Path) -> None:
             if line.startswith("epoch 1/"):
                 process.send_signal(signal.SIGINT)
                 break
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=300)
     found = {"arguments": "train wrn_16_1", "code": process.returncode, "data": bool(out)}
     same("exit_codes", "process: interrupt", found)
 
@@ -731,7 +747,7 @@ def test_a_reader_that_leaves_early() -> None:
     with start("list", "--format", "json") as process:
         assert process.stdout is not None
         process.stdout.close()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
     found = {"arguments": "list --format json", "code": process.returncode, "data": False}
     same("exit_codes", "process: reader that leaves early", found)
 
