@@ -322,7 +322,7 @@ class _PaddedEarly(nn.Module):
         x = self.convs[0](x)
         padded = nn.functional.pad(x, (0, 0, 0, 0, 0, 4))
         z = self.convs[1](nn.functional.relu(x)) + x
-        return self.convs[2](z) + padded
+        return torch.sigmoid(self.convs[2](z)) + padded
 
 
 def test_a_padded_map_is_read_before_it_is_overwritten() -> None:
