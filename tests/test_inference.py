@@ -292,9 +292,9 @@ class _Readers(nn.Module):
         e = self.convs[4](d) + d  # a convolution cannot overwrite what it reads
         wide = torch.cat((e, d), dim=1)
         f = wide + nn.functional.pad(c, (0, 0, 0, 0, 1, 3))  # the wide map is read again
-        f = nn.functional.pad(f, (0, 0, 0, 0, 0, 8))[:, 4:] + nn.functional.pad(f, (0, 0, 0, 0, 4, 0))  # a view
-        padded = nn.functional.pad(f, (0, 0, 0, 0, 0, 4))
-        e = (nn.functional.avg_pool2d(padded, 1) + padded + nn.functional.pad(wide, (0, 0, 0, 0, 8, 0)))[:, 4:8] + e
+        both = torch.cat((f, wide), dim=1)
+        g = both[:, :8] + nn.functional.pad(d, (0, 0, 0, 0, 2, 2))  # so is the map that this is a view of
+        e = e + (f * wide)[:, :4] + g[:, 4:] + both[:, 2:6]
         return nn.functional.relu(e) + later * a + nn.functional.interpolate(view + early, d.shape[2:])
 
 
@@ -309,6 +309,31 @@ def test_nothing_is_overwritten_that_is_read_later(rewrites: tuple[Callable[[Gra
     with torch.no_grad():
         assert torch.allclose(graph_module(given), model(images), rtol=0, atol=1e-12)
     assert torch.equal(given, images)
+
+
+class _PaddedEarly(nn.Module):
+    """A map that is padded, then overwritten by a fused sum, before the padded one is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(4, out, 3, padding=1) for out in (4, 4, 8)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convs[0](x)
+        padded = nn.functional.pad(x, (0, 0, 0, 0, 0, 4))
+        z = self.convs[1](nn.functional.relu(x)) + x
+        return torch.sigmoid(self.convs[2](z)) + padded
+
+
+def test_a_padded_map_is_read_before_it_is_overwritten() -> None:
+    torch.manual_seed(0)
+    model, images = _PaddedEarly().double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    graph_module = traced(model)
+    fuse(graph_module)
+    assert not slice_add(graph_module)
+    graph_module.recompile()
+    with torch.no_grad():
+        assert torch.allclose(graph_module(images), model(images), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
