@@ -277,6 +277,7 @@ def compiler() -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")  # of that very patch release
 @pytest.mark.usefixtures("compiler")
+@pytest.mark.compiler
 @_each(SMALLEST.values())
 def test_compile_captures_one_graph(name: str) -> None:
     model, images = settled(name), images_for(name)

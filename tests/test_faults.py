@@ -438,6 +438,7 @@ def until(condition: Callable[[], object]) -> Iterator[None]:
     yield
 
 
+@pytest.mark.kill
 def test_killed_at_any_moment(processes: Processes) -> None:
     offer, draw = processes.offer, random.Random(processes.offer.kind)
     slowly(offer, 0.4)
@@ -456,6 +457,7 @@ def test_killed_at_any_moment(processes: Processes) -> None:
     assert killed >= 3
 
 
+@pytest.mark.kill
 def test_killed_again_and_again(processes: Processes) -> None:
     """What several leave behind in one cache is swept up by the one that is let be."""
     offer = processes.offer

@@ -166,6 +166,7 @@ def tensors_of(ran: Ran) -> str:
     return written
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", ["safetensors", "pickles", "zips"])
 def test_checkpoints(kind: str, bench: Bench) -> None:
     require_each(chosen(kind, QUICK[kind], SEED), SEED, functools.partial(bench.require, result=tensors_of))

@@ -470,6 +470,7 @@ def test_tracing(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compile_captures_one_graph(name: str) -> None:
     torch.compiler.reset()

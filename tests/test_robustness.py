@@ -65,6 +65,7 @@ def finished(command: list[str], folder: Path) -> str:
     return err
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_stopped_at_any_moment_and_run_again(number: signal.Signals, tmp_path: Path) -> None:
     moments = random.Random(int(number))
@@ -89,6 +90,7 @@ def test_stopped_at_any_moment_and_run_again(number: signal.Signals, tmp_path: P
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # interrupted between opening it and `with`
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.kill
 def test_an_interrupt_at_any_instruction_leaves_no_part_behind(tmp_path: Path) -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
