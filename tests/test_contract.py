@@ -23,6 +23,8 @@ from pyramidzoo.containers import write_tensors
 from pyramidzoo.models import build, model_class
 from pyramidzoo.models._contract import ImageClassifier
 
+pytestmark = pytest.mark.contract
+
 NAMES = list(architectures())
 # arguments that make a graph larger but not another one
 _SCALE = {"depth", "width", "alpha", "cardinality", "base_width", "growth_rate", "stem_channels", "hidden", "stages"}

@@ -46,6 +46,8 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.files import file_hash, packaged
 from pyramidzoo.manifest import load_manifest
 
+pytestmark = pytest.mark.server
+
 DIGITS = "wrn_16_1.digits_zoo"
 SIX = {
     "wrn_16_1": "hub",

@@ -41,6 +41,8 @@ from hub_server import HubServer
 from pyramidzoo import remote
 from pyramidzoo.files import file_hash
 
+pytestmark = pytest.mark.server
+
 CLIENT = int(huggingface_hub.__version__.partition(".")[0])
 SOON = 8  # seconds in which an interrupted process must be gone, on a busy machine
 

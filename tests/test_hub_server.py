@@ -33,7 +33,7 @@ CARD = b"---\nlicense: apache-2.0\ntags:\n- image-classification\n---\n# Net\n"
 FILES = {"model.safetensors": WEIGHTS, "README.md": CARD, "more/config.json": b"{}"}
 
 # the client passes a file where its HTTP library wants `content=`
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")]
 
 
 @pytest.fixture

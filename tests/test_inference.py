@@ -37,6 +37,8 @@ from pyramidzoo.models._contract import ImageClassifier
 from pyramidzoo.models.vgg import CifarVgg
 from pyramidzoo.preprocessing import Normalize
 
+pytestmark = pytest.mark.contract
+
 # Rounding in doubles (1e-16 an operation) came to 1e-12 in the deepest networks; the rest is room for other orders.
 DOUBLE = 1e-10
 SINGLE = 2.0  # times the plain network's own error; it rounds less often, but sums in another order (0.3 to 1.3 seen)

@@ -46,7 +46,7 @@ DIGITS = ("wrn_16_1.digits_zoo", "resnet20.digits_zoo")
 DIGIT = DIGITS[0]
 REPO = f"lab/{DIGIT}"
 # the client passes a file where its HTTP library wants `content=`
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")]
 
 Json = dict[str, Any]
 

@@ -30,7 +30,7 @@ from pyramidzoo.manifest import FileHash, Hub, Manifest, Origin, WeightsEntry, l
 ID = "wrn_16_1.cifar10_ferles"
 REPOSITORY, FILE = "somebody/net", "model.safetensors"
 
-pytestmark = pytest.mark.usefixtures("quick_unpickle")
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("quick_unpickle")]
 
 
 @pytest.fixture

@@ -115,27 +115,6 @@ def test_two_recipes_never_have_the_same_settings() -> None:
     assert all(settings.count(one) == 1 for one in settings)
 
 
-def test_digits_as_data() -> None:
-    """Exactly the fields that were there before recipes had names; files from then compare equal."""
-    assert get_recipe("digits").as_data() == {
-        "dataset": "digits",
-        "preprocessing": {
-            "input_size": (1, 8, 8),
-            "mean": (0.3075,),
-            "std": (0.377,),
-            "resize": None,
-            "crop": None,
-            "interpolation": None,
-        },
-        "epochs": 100,
-        "batch_size": 64,
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "padding": 1,
-    }
-
-
 def test_words_do_not_decide_what_settings_do() -> None:
     recipe = get_recipe("hysts_mnist_cutout12")
     reworded = dataclasses.replace(recipe, source="elsewhere", notes=(), rows={})

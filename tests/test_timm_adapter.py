@@ -31,6 +31,8 @@ from pyramidzoo.preprocessing import eval_transform
 from pyramidzoo.timm_adapter import PREFIX, crop_fraction, register_with_timm
 from pyramidzoo.weights import Located
 
+pytestmark = pytest.mark.contract
+
 NAMES = list(architectures())
 # the first of each class of graphs, and of each family, whose first ones are small
 REPRESENTATIVES = list({row.builder: row.name for row in reversed(architectures().values())}.values())

@@ -12,6 +12,7 @@ import pytest
 
 import pyramidzoo
 from pyramidzoo.containers import read_metadata
+from pyramidzoo.training.checkpoints import load_checkpoint
 from pyramidzoo.training.recipes import RECIPES, get_recipe
 
 TRAINED = Path(__file__).parents[1] / "trained"
@@ -49,3 +50,16 @@ def test_the_record_is_of_this_file_and_agrees_with_the_log(path: Path) -> None:
     assert len(lines) == RECIPES[story["run"]["name"]].epochs
     # The log was measured on another device in fp32, so single images may differ; here none did.
     assert record["top1_error"] == story["last"]["test_error"] == float(lines[-1]["test_error"])
+
+
+@pytest.mark.parametrize("path", sorted(TRAINED.glob("unfinished/*.checkpoint")), ids=lambda path: path.stem)
+def test_an_unfinished_training_can_go_on(path: Path) -> None:
+    """The run that a checkpoint names is still the recipe's, so `train` accepts it; the log has the same epochs."""
+    run = json.loads(read_metadata(path)["run"])
+    others = {"architecture", "seed", "data", "precision", "algorithms"}
+    recipe = json.loads(json.dumps(get_recipe(run["name"]).as_data()))
+    assert {name: value for name, value in run.items() if name not in others} == recipe
+    kept = load_checkpoint(path, run)
+    assert kept is not None
+    lines = list(csv.DictReader(path.with_suffix(".csv").read_text().splitlines()))
+    assert [line["epoch"] for line in kept[1]["epochs"]] == [int(line["epoch"]) for line in lines]

@@ -56,6 +56,11 @@ DIGITS = {
 }
 
 
+def test_the_digits_are_described_as_before() -> None:
+    """Exactly the fields that were there before recipes had names; files from then compare equal."""
+    assert get_recipe("digits").as_data() == DIGITS
+
+
 @pytest.fixture(scope="module")
 def few() -> ImageSet:
     whole = load_dataset("digits", "train", None)

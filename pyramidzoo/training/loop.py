@@ -171,7 +171,7 @@ def train_together(
             for step in range(max(steps)):
                 for run, count in zip(active, steps, strict=True):
                     if step < count:
-                        run.run.run_step(step)
+                        run.training.run_step(step)
             active = _attempt(lambda run: report(run.task, run.finish_epoch(measured)), active, failures)
             slowest = max(slowest, time.perf_counter() - started)
         for run in active:
@@ -248,15 +248,17 @@ class _LoggedRun:
     def open(self) -> None:
         """Make the network, and go on from the checkpoint if there is one."""
         task = self.task
-        self.run = TrainingRun(task.architecture, task.recipe, self.data, task.seed, self.device, self.precision)
+        self.training = TrainingRun(task.architecture, task.recipe, self.data, task.seed, self.device, self.precision)
         if kept := load_checkpoint(self.checkpoint, self.identity):
             tensors, rest = kept
             self.epochs = [Epoch(**line) for line in rest["epochs"]]
             self.computed = rest["computed"]
-            self.run.restore(tensors, min(len(self.epochs) * self.run.steps_per_epoch, self.run.total_steps))
-            self.run.generator.set_state(tensors["order"])
+            self.training.restore(
+                tensors, min(len(self.epochs) * self.training.steps_per_epoch, self.training.total_steps)
+            )
+            self.training.generator.set_state(tensors["order"])
             print(f"{task.stem}: going on after epoch {len(self.epochs)}", file=sys.stderr)
-        self.order = self.run.generator.get_state()
+        self.order = self.training.generator.get_state()
         self._draws: concurrent.futures.Future[list[Draws]] | None = None
         here = {"device": device_name(self.device), "versions": versions()}
         if not self.computed or {**self.computed[-1], **here} != self.computed[-1]:
@@ -266,13 +268,13 @@ class _LoggedRun:
     def start_epoch(self, pool: concurrent.futures.Executor) -> int:
         """Load the draws of the next epoch, have those of the one after it drawn, and return the number of steps."""
         self._began = time.perf_counter()
-        self._rate = round(self.run.learning_rate(self.run.done_steps), 8)
-        batches = self._draws.result() if self._draws else self.run.draw_epoch()
-        self.order = self.run.generator.get_state()
-        steps = self.run.start_epoch(batches)
+        self._rate = round(self.training.learning_rate(self.training.done_steps), 8)
+        batches = self._draws.result() if self._draws else self.training.draw_epoch()
+        self.order = self.training.generator.get_state()
+        steps = self.training.start_epoch(batches)
         self._images = sum(len(batch.index) for batch in batches[:steps])
-        if self.run.captured is not None:  # the main thread only queues kernels, so there is time
-            self._draws = pool.submit(self.run.draw_epoch)
+        if self.training.captured is not None:  # the main thread only queues kernels, so there is time
+            self._draws = pool.submit(self.training.draw_epoch)
         return steps
 
     def finish_epoch(self, test: TestImages) -> Epoch:
@@ -281,13 +283,13 @@ class _LoggedRun:
         Raises:
             IntegrityError: the loss is no number, or a weight is none after the last epoch.
         """
-        loss, wrong = self.run.read_sums()
+        loss, wrong = self.training.read_sums()
         epoch = Epoch(
             epoch=len(self.epochs) + 1,
             learning_rate=self._rate,
             loss=round(loss / self._images, 6),
             training_error=round(error_percent(wrong, self._images), 4),
-            test_error=round(error_percent(self.run.count_wrong(test), len(test.labels)), 4),
+            test_error=round(error_percent(self.training.count_wrong(test), len(test.labels)), 4),
             seconds=round(time.perf_counter() - self._began, 3),
         )
         if not math.isfinite(epoch.loss):
@@ -311,15 +313,15 @@ class _LoggedRun:
 
     @property
     def _has_all_steps(self) -> bool:
-        return self.run.done_steps >= self.run.total_steps
+        return self.training.done_steps >= self.training.total_steps
 
     def save(self) -> None:
         """Write the log and a checkpoint."""
         lines = [dataclasses.asdict(epoch) for epoch in self.epochs]
         if lines:
             write_text(self.log, render(lines, "csv") + "\n")
-        with self.run.on_stream():
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.run.state().items()}
+        with self.training.on_stream():
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.state().items()}
         rest = {"epochs": lines, "computed": self.computed}
         save_checkpoint(self.checkpoint, self.identity, {**tensors, "order": self.order}, rest)
         self._saved = time.perf_counter()
@@ -329,7 +331,7 @@ class _LoggedRun:
         if self.trained is not None:
             return
         tensors: dict[str, Tensor] = {
-            name: tensor.cpu().contiguous() for name, tensor in self.run.model.state_dict().items()
+            name: tensor.cpu().contiguous() for name, tensor in self.training.model.state_dict().items()
         }
         check_finite(tensors, what=f"{self.task.stem} after epoch {len(self.epochs)}")
         description = Description(
