@@ -25,15 +25,15 @@ import torch
 from timing import save_results
 
 from pyramidzoo import create_model
-from pyramidzoo.evaluation.datasets import default_data_dir, open_split
+from pyramidzoo.bench.counting import activation_bytes
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.data.datasets import default_data_dir, open_split
 from pyramidzoo.evaluation.engine import Engine, Settings
 from pyramidzoo.evaluation.environment import keep_memory
+from pyramidzoo.evaluation.evaluation_target import Subject, load
 from pyramidzoo.evaluation.harness import plan, work
 from pyramidzoo.evaluation.metrics import flips, prediction_sha256
 from pyramidzoo.evaluation.predictions import Predictions, reduce_predictions
-from pyramidzoo.evaluation.subjects import Subject, load
-from pyramidzoo.manifest import load_manifest
-from pyramidzoo.speed.counting import activation_bytes
 
 REFERENCE = 128
 

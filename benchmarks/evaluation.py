@@ -20,14 +20,14 @@ import torch
 from timing import compared, interleaved, write_results
 
 from pyramidzoo import create_model
-from pyramidzoo.containers import Description, write_tensors
-from pyramidzoo.evaluation.datasets import ImageSet, Reading
+from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.data.datasets import ImageSet, Reading
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.engine import Settings
 from pyramidzoo.evaluation.environment import keep_memory
+from pyramidzoo.evaluation.evaluation_target import Subject
 from pyramidzoo.evaluation.harness import evaluate
-from pyramidzoo.evaluation.subjects import Subject
-from pyramidzoo.manifest import Preprocessing
-from pyramidzoo.preprocessing import Normalize
 
 IMAGES, BATCH = 10_000, 128
 PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

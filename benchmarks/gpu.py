@@ -23,22 +23,22 @@ from typing import Any
 import torch
 from timing import save_results
 
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.containers import Description, write_tensors
-from pyramidzoo.evaluation.datasets import ImageSet, default_data_dir, open_split
+from pyramidzoo.bench import measuring
+from pyramidzoo.bench.counting import multiply_adds
+from pyramidzoo.bench.peers import chosen
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.data.datasets import ImageSet, default_data_dir, open_split
 from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.engine import Settings as Computing
 from pyramidzoo.evaluation.environment import keep_memory, pick_device
+from pyramidzoo.evaluation.evaluation_target import Loaded, Subject, load
 from pyramidzoo.evaluation.harness import evaluate, plan
 from pyramidzoo.evaluation.records import Record
-from pyramidzoo.evaluation.subjects import Loaded, Subject, load
 from pyramidzoo.evaluation.tables import published
 from pyramidzoo.evaluation.workers import Worker, evaluated
-from pyramidzoo.manifest import Preprocessing, load_manifest
 from pyramidzoo.models import build
-from pyramidzoo.speed import measuring
-from pyramidzoo.speed.counting import multiply_adds
-from pyramidzoo.speed.peers import chosen
 
 NETWORKS = (
     "pyramidnet110_a84",

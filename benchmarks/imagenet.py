@@ -24,10 +24,10 @@ from timing import compared, interleaved, write_results
 from torchvision import transforms
 
 from pyramidzoo import create_model
-from pyramidzoo.evaluation.datasets import Reading, Split, open_split
+from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.data.datasets import Reading, Split, open_split
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.environment import keep_memory
-from pyramidzoo.manifest import Preprocessing
-from pyramidzoo.preprocessing import Normalize
 
 BATCH = 64
 CPU = torch.device("cpu")

@@ -21,14 +21,14 @@ import torch
 from timing import compared, interleaved, write_results
 from torch import nn
 
-from pyramidzoo.architectures import get_architecture
+from pyramidzoo.bench.counting import multiply_adds
+from pyramidzoo.bench.measuring import settled, unequal
+from pyramidzoo.bench.peers import peer
+from pyramidzoo.bench.timing import convolution_peak, forward_passes, passes_for
+from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.environment import keep_memory
 from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
-from pyramidzoo.speed.counting import multiply_adds
-from pyramidzoo.speed.measuring import settled, unequal
-from pyramidzoo.speed.peers import peer
-from pyramidzoo.speed.timing import convolution_peak, forward_passes, passes_for
 
 # which library has the same graph
 NETWORKS = {

@@ -19,12 +19,12 @@ import torch
 from timing import compared, interleaved, write_results
 from torch import nn
 
-from pyramidzoo.architectures import get_architecture
+from pyramidzoo.bench.counting import activation_bytes
+from pyramidzoo.bench.measuring import settled
+from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.evaluation.engine import Engine, Form, Settings
 from pyramidzoo.evaluation.environment import keep_memory
 from pyramidzoo.inference import optimize
-from pyramidzoo.speed.counting import activation_bytes
-from pyramidzoo.speed.measuring import settled
 
 NETWORKS = {"resnet56": 128, "pyramidnet110_a84": 128, "pyramidnet164_a270": 32, "wrn_28_10": 32}  # and the batch
 

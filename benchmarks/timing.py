@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn (`pyramidzoo.speed.timing`), and where results go."""
+"""What the benchmarks share: timing in turn (`pyramidzoo.bench.timing`), and where results go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.speed.timing import compared, interleaved
+from pyramidzoo.bench.timing import compared, interleaved
 
 __all__ = ["compared", "interleaved", "write_results"]
 

@@ -27,7 +27,7 @@ REPOSITORY, REVISION = "somebody/net", "0" * 40
 def published(folder: Path) -> Path:
     """A manifest of one entry, its file in the cache of the Hub's client."""
     from pyramidzoo import create_model
-    from pyramidzoo.manifest import own_manifest_path
+    from pyramidzoo.catalog.manifest import own_manifest_path
 
     path = folder / "hub" / "models--somebody--net" / "snapshots" / REVISION / "model.safetensors"
     path.parent.mkdir(parents=True)
@@ -51,12 +51,12 @@ def main() -> None:
         path = published(Path(name))
         os.environ["PYRAMIDZOO_MANIFEST"] = f"{name}/manifest.json"
 
-        from pyramidzoo.architectures import get_architecture
-        from pyramidzoo.containers import read_content
+        from pyramidzoo.catalog.architectures import get_architecture
+        from pyramidzoo.catalog.manifest import load_manifest
+        from pyramidzoo.checkpoints.loading import forget_verified
+        from pyramidzoo.checkpoints.safetensors_file import read_content
         from pyramidzoo.factory import assemble, create_model
         from pyramidzoo.files import file_hash
-        from pyramidzoo.loading import forget_verified
-        from pyramidzoo.manifest import load_manifest
 
         entry = load_manifest().default_for(ARCHITECTURE)
 

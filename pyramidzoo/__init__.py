@@ -12,21 +12,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyramidzoo.architectures import list_models as list_models
+    from pyramidzoo.catalog.architectures import list_models as list_models
+    from pyramidzoo.data.transforms import eval_transform as eval_transform
     from pyramidzoo.factory import create_model as create_model
     from pyramidzoo.factory import get_weights as get_weights
     from pyramidzoo.factory import list_weights as list_weights
     from pyramidzoo.inference import optimize as optimize
-    from pyramidzoo.preprocessing import eval_transform as eval_transform
     from pyramidzoo.timm_adapter import register_with_timm as register_with_timm
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "create_model": "pyramidzoo.factory",
-    "eval_transform": "pyramidzoo.preprocessing",
+    "eval_transform": "pyramidzoo.data.transforms",
     "get_weights": "pyramidzoo.factory",
-    "list_models": "pyramidzoo.architectures",
+    "list_models": "pyramidzoo.catalog.architectures",
     "list_weights": "pyramidzoo.factory",
     "optimize": "pyramidzoo.inference",
     "register_with_timm": "pyramidzoo.timm_adapter",
@@ -37,7 +37,7 @@ __all__ = sorted([*_PUBLIC, "__version__"])
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
-    from pyramidzoo.architectures import architectures
+    from pyramidzoo.catalog.architectures import architectures
 
     if name in architectures():
         from pyramidzoo.factory import constructors
@@ -47,6 +47,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    from pyramidzoo.architectures import architectures
+    from pyramidzoo.catalog.architectures import architectures
 
     return sorted([*__all__, *architectures()])

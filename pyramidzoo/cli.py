@@ -11,11 +11,11 @@ import threading
 from pathlib import Path
 
 from pyramidzoo import __version__
+from pyramidzoo.catalog.manifest import LAYOUTS, announce_manifest
 from pyramidzoo.commands import about, catalogue, fit, local, measure, share, speed
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import user_path
-from pyramidzoo.formats import FORMATS
-from pyramidzoo.manifest import LAYOUTS, announce_manifest
+from pyramidzoo.text_output import FORMATS
 
 _EPILOG = """\
 exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "changed" or "different"), 4 integrity

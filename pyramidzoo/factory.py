@@ -8,15 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pyramidzoo.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.containers import MAX_CLASSES, Content, Description
+from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
+from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.checkpoints.loading import load_weights, read_weights
+from pyramidzoo.checkpoints.safetensors_file import MAX_CLASSES, Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import names_a_file, user_path, weights_file
-from pyramidzoo.loading import load_weights, read_weights
-from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.models import build, model_class, uninitialised
-from pyramidzoo.models._contract import ImageClassifier
-from pyramidzoo.weights import fetch
+from pyramidzoo.models._interface import ImageClassifier
+from pyramidzoo.weights.fetch import fetch
 
 
 def create_model(

@@ -24,12 +24,12 @@ from timm.models import (
 )
 from torch import nn
 
-from pyramidzoo.architectures import Architecture, architectures
+from pyramidzoo.catalog.architectures import Architecture, architectures
+from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest, require_plausible
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import create_model
-from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest, require_plausible
-from pyramidzoo.models._contract import ImageClassifier
-from pyramidzoo.schema import Invalid
+from pyramidzoo.json_records import Invalid
+from pyramidzoo.models._interface import ImageClassifier
 
 PREFIX = "pyramidzoo_"
 _SCHEME = "pyramidzoo:"  # timm wants an address where there are weights; nothing but the zoo understands this one

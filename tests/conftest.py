@@ -18,12 +18,14 @@ import torch
 from hub_server import HubServer
 from torch import Tensor
 
-from pyramidzoo import convert, loading, remote
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.convert import get_layout
-from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.checkpoints import loading
+from pyramidzoo.convert import conversion as convert
+from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
+from pyramidzoo.weights import download as remote
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # as in a background job of a shell; the processes that tests interrupt would inherit it

@@ -27,11 +27,11 @@ from torch import Tensor
 
 import pyramidzoo
 from pyramidzoo import cli
-from pyramidzoo.containers import read_tensors, tensors_sha256
-from pyramidzoo.convert import get_layout
+from pyramidzoo.catalog.manifest import own_manifest_path
+from pyramidzoo.checkpoints.loading import forget_verified
+from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
+from pyramidzoo.convert.conversion import get_layout
 from pyramidzoo.files import file_hash
-from pyramidzoo.loading import forget_verified
-from pyramidzoo.manifest import own_manifest_path
 
 KINDS = ("hub", "origin")
 LAYOUT = "ferles"

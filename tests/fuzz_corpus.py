@@ -24,8 +24,8 @@ import torch
 from conftest import foreign_checkpoint, random_state
 from safetensors.torch import save
 
+from pyramidzoo.catalog.manifest import own_manifest_path
 from pyramidzoo.files import packaged
-from pyramidzoo.manifest import own_manifest_path
 
 KINDS = ("safetensors", "pickles", "zips", "manifests")
 ENTRIES = (  # each way to get bytes, with and without claims and results

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import pyramidzoo
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.convert import Converted, convert_file, get_layout, map_tensors
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.convert.conversion import Converted, convert_file, get_layout, map_tensors
 from pyramidzoo.models import build
 
 # Rounding in doubles (1e-16 an operation) came to 1e-12 at most, in floats (6e-8) to 1e-5; the rest is room for other

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytorchcv
 
-from pyramidzoo.speed.pytorchcv_names import Model, model, split
+from pyramidzoo.bench.pytorchcv_names import Model, model, split
 
 __all__ = ["Model", "model", "published"]
 

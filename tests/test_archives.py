@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyramidzoo import archives
-from pyramidzoo.archives import extract_member, is_archive, member_hash, member_size
+from pyramidzoo.checkpoints import archives
+from pyramidzoo.checkpoints.archives import extract_member, is_archive, member_hash, member_size
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks

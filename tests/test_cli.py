@@ -21,19 +21,19 @@ from conftest import foreign_checkpoint, random_state
 from huggingface_hub import try_to_load_from_cache
 
 from pyramidzoo import __version__, cli
-from pyramidzoo.architectures import architectures, get_architecture, list_models
-from pyramidzoo.cache import cache_paths, note
+from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
+from pyramidzoo.catalog.manifest import Hub, Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.checkpoints.safetensors_file import Description
 from pyramidzoo.commands import measure
 from pyramidzoo.commands.here import places
 from pyramidzoo.commands.local import select
-from pyramidzoo.containers import Description
-from pyramidzoo.convert import LAYOUTS, get_layout
+from pyramidzoo.convert.conversion import LAYOUTS, get_layout
+from pyramidzoo.data import datasets
+from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation import datasets
-from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.files import packaged
-from pyramidzoo.formats import facts, render
-from pyramidzoo.manifest import Hub, Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.text_output import facts, render
+from pyramidzoo.weights.cache import cache_paths, note
 
 pytestmark = pytest.mark.usefixtures("quick_unpickle")
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import pyramidzoo
-from pyramidzoo.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.containers import write_tensors
+from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.models import build, model_class
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._interface import ImageClassifier
 
 pytestmark = pytest.mark.contract
 

@@ -18,10 +18,14 @@ from layout_tools import read_here, zipped
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyramidzoo import convert, models
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.containers import Description, read_tensors, tensors_sha256
-from pyramidzoo.convert import (
+from pyramidzoo import models
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import Manifest, load_manifest
+from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256
+from pyramidzoo.convert import _recognition
+from pyramidzoo.convert import conversion as convert
+from pyramidzoo.convert._recognition import one_of_the_same
+from pyramidzoo.convert.conversion import (
     LAYOUTS,
     Match,
     convert_file,
@@ -31,9 +35,7 @@ from pyramidzoo.convert import (
     recognise,
     unpickle,
 )
-from pyramidzoo.convert._recognition import one_of_the_same
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.manifest import Manifest, load_manifest
 
 CASES = {
     "akamaster": "resnet20",
@@ -242,7 +244,7 @@ def test_a_checkpoint_is_recognised(layout: str, monkeypatch: pytest.MonkeyPatch
         return models.build(row, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr("pyramidzoo.convert._recognition.build", counted)
-    convert._recognition._remembered.cache_clear()
+    _recognition._remembered.cache_clear()
     found = recognise({container + name: tensor for name, tensor in checkpoint.items()})
     assert found == [Match(layout, architecture)]
     assert len(built) < 25

@@ -14,15 +14,15 @@ import torch
 from scipy.io import savemat
 from torchvision import transforms
 
+from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.data import datasets
+from pyramidzoo.data.cifar import Cifar
+from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.data.mnist import FASHION_MNIST, MNIST
+from pyramidzoo.data.svhn import SVHN
+from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.evaluation import datasets
-from pyramidzoo.evaluation.datasets import load_dataset
-from pyramidzoo.evaluation.datasets.cifar import Cifar
-from pyramidzoo.evaluation.datasets.mnist import FASHION_MNIST, MNIST
-from pyramidzoo.evaluation.datasets.svhn import SVHN
 from pyramidzoo.files import file_hash
-from pyramidzoo.manifest import Preprocessing
-from pyramidzoo.preprocessing import Normalize, eval_transform
 
 CONSTANTS = [
     Preprocessing((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

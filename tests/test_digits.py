@@ -16,12 +16,13 @@ import torch
 
 import pyramidzoo
 from pyramidzoo import cli
-from pyramidzoo.containers import read_metadata
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.checkpoints.safetensors_file import read_metadata
+from pyramidzoo.data import digits
+from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.datasets import digits, load_dataset
 from pyramidzoo.files import packaged
-from pyramidzoo.manifest import load_manifest
-from pyramidzoo.preprocessing import eval_transform
 from pyramidzoo.training.loop import METADATA_KEY
 from pyramidzoo.training.recipes import get_recipe
 
@@ -78,7 +79,7 @@ def test_the_margins_are_far_from_rounding() -> None:
     for weights_id in BUNDLED:
         model = pyramidzoo.create_model(weights_id.split(".")[0], weights=weights_id).eval()
         with torch.inference_mode():
-            best = model(pyramidzoo.preprocessing.Normalize(model.preprocessing)(test.images)).topk(2).values
+            best = model(Normalize(model.preprocessing)(test.images)).topk(2).values
         assert (best[:, 0] - best[:, 1]).min() > 0.01  # another order of summation moves logits by about 1e-5
 
 
@@ -145,7 +146,7 @@ def test_altered_bundled_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     content = bytearray(copy.read_bytes())
     content[-1] ^= 1
     copy.write_bytes(content)
-    monkeypatch.setattr("pyramidzoo.weights.packaged", lambda name: copy)
+    monkeypatch.setattr("pyramidzoo.weights.fetch.packaged", lambda name: copy)
     assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 4
     assert "is altered: its sha256 is" in capsys.readouterr().err
     assert cli.main(["verify", "wrn_16_1.digits_zoo"]) == 4

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pyramidzoo import cli
-from pyramidzoo.architectures import architectures
-from pyramidzoo.manifest import load_manifest
+from pyramidzoo.catalog.architectures import architectures
+from pyramidzoo.catalog.manifest import load_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -41,10 +41,12 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 import pyramidzoo
-from pyramidzoo import manifest, remote, weights
+from pyramidzoo.catalog import manifest
+from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import file_hash, packaged
-from pyramidzoo.manifest import load_manifest
+from pyramidzoo.weights import download as remote
+from pyramidzoo.weights import fetch as weights
 
 pytestmark = pytest.mark.server
 

@@ -23,20 +23,20 @@ from torch import nn
 from torch.fx import GraphModule
 
 from pyramidzoo import cli
-from pyramidzoo.cache import still_wanted
-from pyramidzoo.containers import Description, write_tensors
+from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.data.datasets import ImageSet, Reading
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine, workers
-from pyramidzoo.evaluation.datasets import ImageSet, Reading
 from pyramidzoo.evaluation.engine import Engine, Settings
+from pyramidzoo.evaluation.evaluation_target import Subject, load
 from pyramidzoo.evaluation.harness import evaluate, plan, strictly, work
 from pyramidzoo.evaluation.metrics import flips, prediction_sha256
 from pyramidzoo.evaluation.records import Record, read_records
-from pyramidzoo.evaluation.subjects import Subject, load
 from pyramidzoo.evaluation.workers import Worker, evaluated
 from pyramidzoo.factory import create_model
 from pyramidzoo.inference._layers import add_into_channels
-from pyramidzoo.manifest import Preprocessing
+from pyramidzoo.weights.cache import still_wanted
 
 CPU = torch.device("cpu")
 STRICT = Settings(CPU, 64)

@@ -38,8 +38,8 @@ from filelock import FileLock
 from hub_faults import PAGE, Fault
 from hub_server import HubServer
 
-from pyramidzoo import remote
 from pyramidzoo.files import file_hash
+from pyramidzoo.weights import download as remote
 
 pytestmark = pytest.mark.server
 
@@ -572,7 +572,7 @@ def test_offline(processes: Processes) -> None:
 _RANK = """\
 import sys
 import pyramidzoo
-from pyramidzoo.containers import tensors_sha256
+from pyramidzoo.checkpoints.safetensors_file import tensors_sha256
 
 for weights in sys.argv[1:]:
     model = pyramidzoo.create_model(weights.partition(".")[0], weights=weights)

@@ -19,11 +19,11 @@ import pytest
 from fuzz_corpus import Mutant, Original
 
 from pyramidzoo import cli
-from pyramidzoo.cache import cache_paths, note
-from pyramidzoo.containers import read_tensors, tensors_sha256
+from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
-from pyramidzoo.manifest import WeightsEntry, load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.weights.cache import cache_paths, note
 
 SECONDS = 5  # of work on a damaged file, beside what a good one takes (the start of a process), however busy we are
 MEMORY = 256 << 20  # bytes that a mutant may add to what a good file takes

@@ -14,12 +14,15 @@ import pytest
 import torch
 from conftest import random_state
 
-from pyramidzoo.containers import Description, read_tensors, write_tensors
+from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, write_tensors
+from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.evaluation import subjects
-from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
+from pyramidzoo.evaluation import evaluation_target as subjects
 from pyramidzoo.evaluation.engine import Engine, Settings
 from pyramidzoo.evaluation.environment import pick_device
+from pyramidzoo.evaluation.evaluation_target import Subject
 from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.evaluation.metrics import label_ranks
 from pyramidzoo.evaluation.predictions import (
@@ -31,11 +34,8 @@ from pyramidzoo.evaluation.predictions import (
     write_predictions,
 )
 from pyramidzoo.evaluation.records import read_records
-from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.factory import create_model
 from pyramidzoo.files import packaged
-from pyramidzoo.manifest import Preprocessing, load_manifest
-from pyramidzoo.preprocessing import Normalize
 
 CPU = Settings(torch.device("cpu"), batch_size=8)
 

@@ -10,7 +10,7 @@ import torch
 from conftest import foreign_checkpoint, random_state
 
 import hubconf
-from pyramidzoo.architectures import architectures
+from pyramidzoo.catalog.architectures import architectures
 
 ROOT = str(Path(__file__).resolve().parents[1])
 
@@ -33,7 +33,7 @@ def test_load_without_weights() -> None:
 
 @pytest.mark.usefixtures("quick_unpickle")
 def test_load_by_file_and_by_name(tmp_path: Path) -> None:
-    from pyramidzoo.convert import convert_file
+    from pyramidzoo.convert.conversion import convert_file
 
     state = random_state("wrn_16_1")
     torch.save(foreign_checkpoint("wrn_16_1", "ferles", state), tmp_path / "in.pth")

@@ -30,21 +30,22 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pyramidzoo import cli
-from pyramidzoo.containers import Description, write_tensors
+from pyramidzoo.catalog.manifest import Preprocessing, Result, load_manifest
+from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.data import imagenet
+from pyramidzoo.data._class_order import ordered
+from pyramidzoo.data._decoding import Decoder
+from pyramidzoo.data._encoded import EncodedSet, _Crops
+from pyramidzoo.data.datasets import Reading, Split, load_dataset, open_split
+from pyramidzoo.data.transforms import Normalize, Override, eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine
-from pyramidzoo.evaluation.datasets import Reading, Split, imagenet, load_dataset, open_split
-from pyramidzoo.evaluation.datasets._class_order import ordered
-from pyramidzoo.evaluation.datasets._decoding import Decoder
-from pyramidzoo.evaluation.datasets._encoded import EncodedSet, _Crops
 from pyramidzoo.evaluation.engine import Engine, Settings
+from pyramidzoo.evaluation.evaluation_target import Subject, load
 from pyramidzoo.evaluation.harness import conclude, evaluate, plan, protocol_of
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import read_records
-from pyramidzoo.evaluation.subjects import Subject, load
 from pyramidzoo.evaluation.tables import Measurement, from_records, table_rows
-from pyramidzoo.manifest import Preprocessing, Result, load_manifest
-from pyramidzoo.preprocessing import Normalize, Override, eval_transform
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -22,20 +22,20 @@ from torch.fx import GraphModule
 from torch.nn.utils import parametrizations, prune
 
 import pyramidzoo
-from pyramidzoo.architectures import architectures, get_architecture
+from pyramidzoo.catalog.architectures import architectures, get_architecture
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.datasets import load_dataset
 from pyramidzoo.evaluation.metrics import prediction_sha256
 from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
 from pyramidzoo.inference._forms import auto_form
 from pyramidzoo.inference._fused import fuse, in_place, slice_add
 from pyramidzoo.inference._graph import traced
 from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _fused_dtypes
-from pyramidzoo.manifest import load_manifest
 from pyramidzoo.models import model_class
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.models.vgg import CifarVgg
-from pyramidzoo.preprocessing import Normalize
 
 pytestmark = pytest.mark.contract
 

@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyramidzoo
-from pyramidzoo import convert
-from pyramidzoo.architectures import architectures, get_architecture
-from pyramidzoo.containers import check_signatures, read_metadata, signatures, write_tensors
-from pyramidzoo.convert import _folded, get_layout
+from pyramidzoo.catalog.architectures import architectures, get_architecture
+from pyramidzoo.checkpoints.safetensors_file import check_signatures, read_metadata, signatures, write_tensors
+from pyramidzoo.convert import conversion as convert
 from pyramidzoo.convert._layout import Opened
 from pyramidzoo.convert._recognition import signatures_of
+from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.convert.layouts import _folded
 from pyramidzoo.errors import IntegrityError
 
 # one small network a family, each with what is special about its names
@@ -403,8 +404,8 @@ def test_names(layout: str, architecture: str, names: set[str]) -> None:
 
 def test_the_real_densenet_knows_its_images(origins: Path, data_dir: Path, tmp_path: Path) -> None:
     """A network that is wrong anywhere would guess. Its layout is recognised."""
-    from pyramidzoo.evaluation.datasets import load_dataset
-    from pyramidzoo.preprocessing import Normalize
+    from pyramidzoo.data.datasets import load_dataset
+    from pyramidzoo.data.transforms import Normalize
 
     result = convert.convert_file(
         origins / "dice" / "checkpoint_100.pth.tar",

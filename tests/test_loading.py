@@ -16,13 +16,13 @@ from conftest import random_state
 from torch import Tensor, nn
 
 import pyramidzoo
-from pyramidzoo import loading
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.containers import Content, Description, read_tensors, write_tensors
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.checkpoints import loading
+from pyramidzoo.checkpoints.safetensors_file import Content, Description, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.subjects import Subject
+from pyramidzoo.evaluation.evaluation_target import Subject
 from pyramidzoo.files import file_hash, packaged, replacing
-from pyramidzoo.manifest import load_manifest
 from pyramidzoo.models import build, uninitialised
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -15,8 +15,8 @@ import timm
 import torch
 import torchvision
 
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.manifest import manifest_path
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import manifest_path
 from pyramidzoo.models import build, uninitialised
 from tools import make_manifest as tool
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.convert import LAYOUTS, get_layout
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import Manifest, Preprocessing, load_manifest, manifest_path, read_manifest
+from pyramidzoo.convert.conversion import LAYOUTS, get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.metrics import STATISTICS
-from pyramidzoo.manifest import Manifest, Preprocessing, load_manifest, manifest_path, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 ID = "resnet20_fattorib.cifar10"
@@ -324,6 +324,6 @@ def test_a_wheel_carries_the_manifest_and_the_tables(tmp_path: Path) -> None:
         archive.extractall(installed)
     assert where(installed, elsewhere) == installed / "pyramidzoo" / "weights_manifest.json"
     bundled = [entry.bundled.path for entry in load_manifest().entries.values() if entry.bundled]
-    data = ["evaluation/targets.json", "bundled/digits.safetensors", "bundled/README.md", "py.typed", *bundled]
+    data = ["catalog/targets.json", "bundled/digits.safetensors", "bundled/README.md", "py.typed", *bundled]
     assert {f"pyramidzoo/{name}" for name in [*data, "convert/_unpickle.py"]} <= set(names)
     assert not any(name.startswith(("tests/", "docs/")) for name in names)

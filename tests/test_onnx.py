@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyramidzoo
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.evaluation.datasets import load_dataset
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.inference import optimize
-from pyramidzoo.manifest import load_manifest
-from pyramidzoo.models._contract import ImageClassifier
-from pyramidzoo.preprocessing import Normalize
+from pyramidzoo.models._interface import ImageClassifier
 
 # In floats both runtimes err by rounding alone (6e-8 an operation): 7e-6 of the largest logit was seen.
 TOLERANCE = 1e-4

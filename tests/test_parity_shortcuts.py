@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyramidzoo
-from pyramidzoo.architectures import Architecture, architectures
+from pyramidzoo.catalog.architectures import Architecture, architectures
 from pyramidzoo.inference._fused import slice_add
 from pyramidzoo.models._blocks import pad_channels
 from pyramidzoo.models.preresnet import CifarBottleneckPreResNet, CifarPreResNet

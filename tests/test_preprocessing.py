@@ -17,10 +17,10 @@ from torch import nn
 from torchvision import transforms
 
 import pyramidzoo
+from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.data._decoding import Decoder
+from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.datasets._decoding import Decoder
-from pyramidzoo.manifest import Preprocessing, load_manifest
-from pyramidzoo.preprocessing import Normalize, eval_transform
 
 COLOUR = Preprocessing((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 GREY = Preprocessing((1, 28, 28), (0.1307,), (0.3081,))

@@ -29,17 +29,27 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 import pyramidzoo
-from pyramidzoo import cli, loading, manifest, model_card, publish
-from pyramidzoo.architectures import get_architecture
-from pyramidzoo.containers import Description, read_tensors, tensors_sha256, write_tensors
-from pyramidzoo.convert.timm import TWINS
+from pyramidzoo import cli
+from pyramidzoo.catalog import manifest
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import (
+    License,
+    Preprocessing,
+    WeightsEntry,
+    load_manifest,
+    own_manifest_path,
+    read_manifest,
+)
+from pyramidzoo.checkpoints import loading
+from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256, write_tensors
+from pyramidzoo.convert.layouts.timm import TWINS
+from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.metrics import wilson_interval
 from pyramidzoo.files import file_hash
-from pyramidzoo.manifest import License, Preprocessing, WeightsEntry, load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.hub import model_card, publish
 from pyramidzoo.models import build
-from pyramidzoo.preprocessing import eval_transform
-from pyramidzoo.weights import fetch
+from pyramidzoo.weights.fetch import fetch
 
 OWN = own_manifest_path()
 DIGITS = ("wrn_16_1.digits_zoo", "resnet20.digits_zoo")

@@ -21,11 +21,14 @@ from hub_server import HubServer
 from torch import Tensor
 
 import pyramidzoo
-from pyramidzoo import cache, factory, remote, weights
-from pyramidzoo.containers import write_tensors
+from pyramidzoo import factory
+from pyramidzoo.catalog.manifest import FileHash, Hub, Manifest, Origin, WeightsEntry, load_manifest
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
-from pyramidzoo.manifest import FileHash, Hub, Manifest, Origin, WeightsEntry, load_manifest
+from pyramidzoo.weights import cache
+from pyramidzoo.weights import download as remote
+from pyramidzoo.weights import fetch as weights
 
 ID = "wrn_16_1.cifar10_ferles"
 REPOSITORY, FILE = "somebody/net", "model.safetensors"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyramidzoo.architectures import get_architecture
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.data.datasets import ImageSet, get_dataset
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.datasets import ImageSet, get_dataset
 from pyramidzoo.evaluation.tables import published
 from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe
 from pyramidzoo.training.step import TrainingData, TrainingRun

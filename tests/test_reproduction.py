@@ -13,11 +13,11 @@ import torch
 
 import pyramidzoo
 from pyramidzoo import cli
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError
-from pyramidzoo.evaluation.datasets import load_dataset
-from pyramidzoo.manifest import load_manifest
-from pyramidzoo.preprocessing import Normalize
-from pyramidzoo.weights import fetch
+from pyramidzoo.weights.fetch import fetch
 
 # wrong, top-5 correct; counted once by code that shares nothing with this project (the akamaster and WRN files' by us)
 COUNTS = {

@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import foreign_checkpoint, random_state
 
+from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.evaluation.records import read_records
 from pyramidzoo.files import write_text
-from pyramidzoo.manifest import load_manifest
 
 WEIGHTS = "wrn_16_1.digits_zoo"
 RECORDED = load_manifest().find(WEIGHTS).results[0].prediction_sha256

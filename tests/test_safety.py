@@ -31,9 +31,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pyramidzoo import containers
-from pyramidzoo.containers import read_content, read_tensors
-from pyramidzoo.convert import _confined, _reading, _sandbox, _torch7, _unpickle, read_checkpoint, unpickle
+from pyramidzoo.checkpoints import safetensors_file as containers
+from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors
+from pyramidzoo.convert import _confined, _reading, _sandbox, _torch7, _unpickle
+from pyramidzoo.convert.conversion import read_checkpoint, unpickle
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
 MIB = 1 << 20

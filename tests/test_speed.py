@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo import cli
-from pyramidzoo.architectures import architectures, get_architecture
+from pyramidzoo.bench import measuring, peers, speed_table, timing
+from pyramidzoo.bench.counting import activation_bytes, multiply_adds, weights_bytes
+from pyramidzoo.bench.measuring import Peaks, Settings, Subject, measured, settled, timed, unequal
+from pyramidzoo.bench.pytorchcv_names import names_of
+from pyramidzoo.catalog.architectures import architectures, get_architecture
+from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.evaluation import engine
 from pyramidzoo.inference import optimize
-from pyramidzoo.manifest import load_manifest
 from pyramidzoo.models import build
-from pyramidzoo.models._contract import ImageClassifier
-from pyramidzoo.speed import measuring, peers, table, timing
-from pyramidzoo.speed.counting import activation_bytes, multiply_adds, weights_bytes
-from pyramidzoo.speed.measuring import Peaks, Settings, Subject, measured, settled, timed, unequal
-from pyramidzoo.speed.pytorchcv_names import names_of
+from pyramidzoo.models._interface import ImageClassifier
 from tools import make_speed
 
 CPU = torch.device("cpu")
@@ -630,7 +630,7 @@ def test_the_table_that_comes_with_the_package() -> None:
 @pytest.fixture
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "speed.json"
-    monkeypatch.setattr(table, "packaged", lambda name: path)
+    monkeypatch.setattr(speed_table, "packaged", lambda name: path)
     monkeypatch.setattr(make_speed, "TABLE", path)
     return path
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pyramidzoo.architectures import architectures
+from pyramidzoo.catalog.architectures import architectures
+from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.tables import OTHERS, from_manifest, parameters, published, table_ids, table_rows
-from pyramidzoo.manifest import load_manifest
 
 
 @pytest.fixture(scope="module")

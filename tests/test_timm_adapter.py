@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 import pyramidzoo
 from pyramidzoo import timm_adapter
-from pyramidzoo.architectures import architectures, get_architecture
-from pyramidzoo.containers import write_tensors
+from pyramidzoo.catalog.architectures import architectures, get_architecture
+from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
+from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
-from pyramidzoo.manifest import Preprocessing, load_manifest
 from pyramidzoo.models import uninitialised
-from pyramidzoo.preprocessing import eval_transform
 from pyramidzoo.timm_adapter import PREFIX, crop_fraction, register_with_timm
-from pyramidzoo.weights import Located
+from pyramidzoo.weights.fetch import Located
 
 pytestmark = pytest.mark.contract
 
@@ -78,7 +78,7 @@ def test_registration_imports_no_family() -> None:
     program = (
         "import sys; from pyramidzoo.timm_adapter import register_with_timm; register_with_timm();"
         "families = {name for name in sys.modules if name.startswith('pyramidzoo.models.')};"
-        "assert families == {'pyramidzoo.models._contract'}, families"
+        "assert families == {'pyramidzoo.models._interface'}, families"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
@@ -221,7 +221,7 @@ def test_a_file_that_is_not_exactly_the_networks_is_refused(tmp_path: Path, monk
     state["layer1.0.conv1.weight_extra"] = torch.zeros(1)
     path = tmp_path / "damaged.safetensors"
     write_tensors(path, state, {})
-    monkeypatch.setattr("pyramidzoo.weights.packaged", lambda name: path)
+    monkeypatch.setattr("pyramidzoo.weights.fetch.packaged", lambda name: path)
     with pytest.raises(IntegrityError, match="altered"):
         timm.create_model(DIGITS, pretrained=True)
     monkeypatch.setattr("pyramidzoo.factory.fetch", lambda entry: Located(path, file_hash(path), "bundled"))

@@ -17,12 +17,12 @@ import torch7_writer as lua
 from layout_tools import converted, loaded, require_equal
 from torch import Tensor
 
-from pyramidzoo.architectures import architectures, get_architecture
-from pyramidzoo.containers import check_signatures, signatures
+from pyramidzoo.catalog.architectures import architectures, get_architecture
+from pyramidzoo.checkpoints.safetensors_file import check_signatures, signatures
 from pyramidzoo.convert import _torch7 as child
-from pyramidzoo.convert import convert_file, get_layout, read_checkpoint, recognise
 from pyramidzoo.convert._layout import Opened
 from pyramidzoo.convert._recognition import signatures_of
+from pyramidzoo.convert.conversion import convert_file, get_layout, read_checkpoint, recognise
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 Tree = Callable[[networks.Builder], lua.Lua]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pyramidzoo
-from pyramidzoo.containers import read_metadata
+from pyramidzoo.checkpoints.safetensors_file import read_metadata
 from pyramidzoo.training.checkpoints import load_checkpoint
 from pyramidzoo.training.recipes import RECIPES, get_recipe
 

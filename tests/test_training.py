@@ -19,14 +19,14 @@ from torch.nn import functional as F
 
 import pyramidzoo
 from pyramidzoo import cli
-from pyramidzoo.containers import read_metadata, read_tensors, write_tensors
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors, write_tensors
+from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError
-from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
 from pyramidzoo.evaluation.engine import Settings
+from pyramidzoo.evaluation.evaluation_target import Subject
 from pyramidzoo.evaluation.harness import evaluate
-from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.files import packaged
-from pyramidzoo.preprocessing import Normalize
 from pyramidzoo.training import loop, step
 from pyramidzoo.training.checkpoints import save_checkpoint
 from pyramidzoo.training.loop import METADATA_KEY, Epoch, Trained, train

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
+from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.step import CapturedStep, TrainingData, TrainingRun
 

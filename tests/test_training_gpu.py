@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
+from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.evaluation.engine import Settings
 from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.evaluation.evaluation_target import Subject
 from pyramidzoo.evaluation.harness import evaluate
-from pyramidzoo.evaluation.subjects import Subject
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.loop import Epoch, Task, Trained, train, train_together
 from pyramidzoo.training.recipes import Recipe, get_recipe

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from pyramidzoo import cli
-from pyramidzoo.containers import Description, read_metadata, read_tensors
+from pyramidzoo.checkpoints.safetensors_file import Description, read_metadata, read_tensors
+from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.datasets import ImageSet, load_dataset
 from pyramidzoo.training import loop, recipes
 from pyramidzoo.training.loop import METADATA_KEY, Epoch, Task, Trained, train, train_together
 from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe

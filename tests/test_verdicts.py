@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
+from pyramidzoo.catalog.manifest import Result
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, flip_budget, paper_verdict, recorded_verdict
-from pyramidzoo.manifest import Result
 
 RESULT = Result(
     split="test",

@@ -16,12 +16,14 @@ from conftest import foreign_checkpoint, random_state
 from torch import Tensor, nn
 
 import pyramidzoo
-from pyramidzoo import cache, factory, weights
-from pyramidzoo.containers import read_content, read_tensors, tensors_sha256, write_tensors
+from pyramidzoo import factory
+from pyramidzoo.catalog.manifest import FileHash, Manifest, Origin, WeightsEntry, load_manifest
+from pyramidzoo.checkpoints.loading import load_weights
+from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors, tensors_sha256, write_tensors
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
-from pyramidzoo.loading import load_weights
-from pyramidzoo.manifest import FileHash, Manifest, Origin, WeightsEntry, load_manifest
+from pyramidzoo.weights import cache
+from pyramidzoo.weights import fetch as weights
 
 ID = "wrn_16_1.cifar10_ferles"
 

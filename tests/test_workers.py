@@ -18,16 +18,16 @@ import torch
 from conftest import random_state
 
 from pyramidzoo import cli
-from pyramidzoo.containers import Description, write_tensors
+from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers
-from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.evaluation.engine import Engine, Settings
+from pyramidzoo.evaluation.evaluation_target import Subject, load
 from pyramidzoo.evaluation.harness import Job, evaluate, plan
 from pyramidzoo.evaluation.records import Record, read_records
-from pyramidzoo.evaluation.subjects import Subject, load
 from pyramidzoo.evaluation.workers import Done, Failure, Share, Worker, evaluated, this_worker
-from pyramidzoo.manifest import Preprocessing
 
 CPU = Settings(torch.device("cpu"), batch_size=8)
 PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

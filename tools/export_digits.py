@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits  # type: ignore[import-not-found, unused-ignore]
 
-from pyramidzoo.containers import write_tensors
-from pyramidzoo.evaluation.datasets.digits import FILE
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
+from pyramidzoo.data.digits import FILE
 from pyramidzoo.files import file_hash, packaged
 
 _METADATA = {

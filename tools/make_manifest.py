@@ -26,8 +26,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from pyramidzoo.catalog.manifest import FILE_NAME, FORMAT, License, read_manifest
 from pyramidzoo.files import write_text
-from pyramidzoo.manifest import FILE_NAME, FORMAT, License, read_manifest
 
 MANIFEST = Path(__file__).resolve().parents[1] / FILE_NAME
 FACTS = Path(__file__).with_name("facts.json")

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from pyramidzoo.architectures import architectures, list_models
+from pyramidzoo.bench.measuring import Peaks, Settings, Subject, measured
+from pyramidzoo.bench.speed_table import FILE
+from pyramidzoo.catalog.architectures import architectures, list_models
 from pyramidzoo.evaluation.environment import device_name, keep_memory, versions
 from pyramidzoo.files import write_text
-from pyramidzoo.speed.measuring import Peaks, Settings, Subject, measured
-from pyramidzoo.speed.table import FILE
 
 TABLE = Path(__file__).resolve().parents[1] / "pyramidzoo" / FILE
 BATCHES = {32: (64, 1), 224: (16, 1)}  # by the side of the images

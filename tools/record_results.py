@@ -12,9 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
+from pyramidzoo.catalog.manifest import FILE_NAME, read_manifest
 from pyramidzoo.evaluation.records import read_records, result_of
 from pyramidzoo.files import write_text
-from pyramidzoo.manifest import FILE_NAME, read_manifest
 
 MANIFEST = Path(__file__).resolve().parents[1] / FILE_NAME
 

@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.evaluation.records import Record, read_records
 from pyramidzoo.files import write_text
-from pyramidzoo.formats import render
-from pyramidzoo.manifest import load_manifest
+from pyramidzoo.text_output import render
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "checkpoints.md"
 HEAD = """# The checkpoints at hand

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.architectures import Architecture, architectures, get_architecture, near_matches
-from pyramidzoo.cache import cache_paths
+from pyramidzoo.bench.speed_table import packaged_speed
+from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
+from pyramidzoo.catalog.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
 from pyramidzoo.commands.catalogue import license_of, top1_error
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import names_a_file, packaged, user_path, weights_file
-from pyramidzoo.formats import facts, line_width, render, wrapped
-from pyramidzoo.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
-from pyramidzoo.speed.table import packaged_speed
+from pyramidzoo.text_output import facts, line_width, render, wrapped
+from pyramidzoo.weights.cache import cache_paths
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -51,8 +51,8 @@ def _shown(format: str, found: dict[str, Any], page: Callable[[], str]) -> str:
 
 def _file_facts(path: Path) -> dict[str, Any]:
     """What a safetensors file, or the one in a folder, says of itself, and of which entry it is."""
-    from pyramidzoo.containers import Description, tensors_sha256
-    from pyramidzoo.loading import memoised_hash, read_weights
+    from pyramidzoo.checkpoints.loading import memoised_hash, read_weights
+    from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
 
     path = weights_file(path)
     content = read_weights(path)
@@ -75,8 +75,8 @@ def _file_facts(path: Path) -> dict[str, Any]:
 def _architecture_facts(row: Architecture, entries: list[WeightsEntry]) -> dict[str, Any]:
     import torch
 
+    from pyramidzoo.bench.counting import multiply_adds
     from pyramidzoo.models import build
-    from pyramidzoo.speed.counting import multiply_adds
 
     with torch.device("meta"):
         model = build(row).eval()

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pyramidzoo.architectures import Architecture, architectures, list_models, near_matches
+from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, near_matches
+from pyramidzoo.catalog.manifest import Manifest, Result, WeightsEntry, load_manifest
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
-from pyramidzoo.formats import line_width, render
-from pyramidzoo.manifest import Manifest, Result, WeightsEntry, load_manifest
+from pyramidzoo.text_output import line_width, render
 
 REDISTRIBUTABLE = "redistributable"
 

@@ -6,9 +6,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from pyramidzoo.architectures import get_architecture
+from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.errors import UsageError
-from pyramidzoo.formats import render, show
+from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
     from pyramidzoo.training.loop import Epoch
@@ -26,7 +26,7 @@ def run_train(args: argparse.Namespace) -> int:
     if args.minutes is not None and not args.minutes > 0:  # not a number is refused too
         raise UsageError(f"--minutes {args.minutes} leaves no time; it must be positive")
 
-    from pyramidzoo.evaluation.datasets import default_data_dir, load_dataset
+    from pyramidzoo.data.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
     from pyramidzoo.training.loop import Task, train_together
     from pyramidzoo.training.recipes import get_recipe

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pyramidzoo.cache import cache_dir, noted_from
+from pyramidzoo.catalog.manifest import Hub, WeightsEntry
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.files import packaged, user_path
-from pyramidzoo.manifest import Hub, WeightsEntry
+from pyramidzoo.weights.cache import cache_dir, noted_from
 
 
 def places(entries: Iterable[WeightsEntry]) -> dict[str, str]:

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyramidzoo.architectures import architectures
+from pyramidzoo.catalog.architectures import architectures
+from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.files import names_a_file, user_path
-from pyramidzoo.formats import facts, render
-from pyramidzoo.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.text_output import facts, render
 
 if TYPE_CHECKING:
-    from pyramidzoo.weights import Located
+    from pyramidzoo.weights.fetch import Located
 
 _WILD = re.compile(r"[*?\[]")
 
@@ -46,7 +46,7 @@ def split(names: list[str]) -> tuple[list[WeightsEntry], list[Path]]:
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Have each set of weights as a verified file here, and print where; a failure does not stop the rest."""
-    from pyramidzoo.weights import fetch_all, locate_file
+    from pyramidzoo.weights.fetch import fetch_all, locate_file
 
     if args.jobs < 1:
         raise UsageError(f"-j {args.jobs}: at least one download at a time is needed")
@@ -76,7 +76,7 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Hash again what is on this machine, and say what is good, altered, missing or unknown."""
-    from pyramidzoo.weights import unknown_files, verify, verify_file
+    from pyramidzoo.weights.fetch import unknown_files, verify, verify_file
 
     if bool(args.weights) == args.all:
         raise UsageError("name weights to verify, or give --all")
@@ -103,7 +103,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_convert(args: argparse.Namespace) -> int:
     """Turn a foreign checkpoint into a safetensors file that `evaluate` and `create_model` can read."""
-    from pyramidzoo.convert import convert_file
+    from pyramidzoo.convert.conversion import convert_file
 
     if args.output.suffix != ".safetensors":
         raise UsageError(f"the output {args.output} must end in .safetensors")
@@ -149,7 +149,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def _data_set(name: str) -> tuple[int, tuple[int, int, int]]:
     """Classes and image size. Raises UsageError."""
-    from pyramidzoo.evaluation.datasets import get_dataset
+    from pyramidzoo.data.datasets import get_dataset
 
     source = get_dataset(name)
     return source.classes, source.image_size

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
 from pyramidzoo.commands.local import split
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
-from pyramidzoo.formats import render, show
-from pyramidzoo.manifest import WeightsEntry, load_manifest
+from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
     from pyramidzoo.evaluation.records import Record
@@ -36,13 +36,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.jobs is not None and args.jobs < 0:
         raise UsageError(f"-j {args.jobs}: the number of processes cannot be negative; 0 decodes in this one")
 
-    from pyramidzoo.evaluation.datasets import Reading, Split, default_data_dir, open_split
+    from pyramidzoo.data.datasets import Reading, Split, default_data_dir, open_split
+    from pyramidzoo.data.transforms import Override
     from pyramidzoo.evaluation.engine import Engine, Settings
     from pyramidzoo.evaluation.environment import keep_memory, own_cores, pick_device
+    from pyramidzoo.evaluation.evaluation_target import Loaded, Subject, load
     from pyramidzoo.evaluation.harness import plan, strictly
-    from pyramidzoo.evaluation.subjects import Loaded, Subject, load
     from pyramidzoo.evaluation.workers import Failure, evaluated, this_worker
-    from pyramidzoo.preprocessing import Override
 
     worker = this_worker()
     amp = (args.amp_dtype or "bf16") if args.amp else None

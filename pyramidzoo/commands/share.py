@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, manifest_path
 from pyramidzoo.commands.local import select
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
-from pyramidzoo.formats import line_width, render, show
-from pyramidzoo.manifest import WeightsEntry, load_manifest, manifest_path
+from pyramidzoo.text_output import line_width, render, show
 
 if TYPE_CHECKING:
     from pyramidzoo.evaluation.records import Record
@@ -25,7 +25,7 @@ _FOLDER = Path("publish")  # of a dry run, in the working directory
 def run_publish(args: argparse.Namespace) -> int:
     """Publish one set of weights, or all that may be, and print their manifest entries."""
     _check(args)
-    from pyramidzoo.publish import check_repo_id, measured, refusal, writable_manifest
+    from pyramidzoo.hub.publish import check_repo_id, measured, refusal, writable_manifest
 
     if args.write:
         writable_manifest()
@@ -89,7 +89,7 @@ def _own_entries() -> list[WeightsEntry]:
 
 def _publish(args: argparse.Namespace, entry: WeightsEntry, repo_id: str, records: Sequence[Record]) -> dict[str, Any]:
     """One publication, or with --dry-run its folder, as a row."""
-    from pyramidzoo.publish import entry_of, manifest_content, prepare, upload, writable_manifest, write_entry
+    from pyramidzoo.hub.publish import entry_of, manifest_content, prepare, upload, writable_manifest, write_entry
 
     kept = (args.output or _FOLDER) / entry.id if args.output or args.dry_run else None
     with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as temporary:

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.architectures import architectures, get_architecture, list_models
+from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.commands.local import select
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.files import names_a_file
-from pyramidzoo.formats import line_width, render, show, wrapped
+from pyramidzoo.text_output import line_width, render, show, wrapped
 
 if TYPE_CHECKING:
-    from pyramidzoo.speed.measuring import Subject
+    from pyramidzoo.bench.measuring import Subject
 
 # small, of different kinds, and other libraries have the same ones
 DEFAULT = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
@@ -32,9 +32,9 @@ def run_bench(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from pyramidzoo.bench.measuring import DIFFERENT, Peaks, Settings, measured
+    from pyramidzoo.bench.peers import chosen
     from pyramidzoo.evaluation.environment import device_name, keep_memory, pick_device, versions
-    from pyramidzoo.speed.measuring import DIFFERENT, Peaks, Settings, measured
-    from pyramidzoo.speed.peers import chosen
 
     subjects = _subjects(args.names or DEFAULT)
     peers = chosen(args.peers)
@@ -81,7 +81,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
 def _subjects(names: Iterable[str]) -> list[Subject]:
     """What names mean: architectures; with a dot, or as a pattern that fits none, weights. Raises UsageError."""
-    from pyramidzoo.speed.measuring import Subject
+    from pyramidzoo.bench.measuring import Subject
 
     subjects: dict[str, Subject] = {}
     for name in names:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyramidzoo.architectures import Architecture
-from pyramidzoo.containers import COUNTER, Signature, check_signatures, signatures
+from pyramidzoo.catalog.architectures import Architecture
+from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.checkpoints.safetensors_file import COUNTER, Signature, check_signatures, signatures
 from pyramidzoo.errors import IntegrityError
-from pyramidzoo.manifest import Preprocessing
 
 IMAGENET_CONSTANTS = Preprocessing(input_size=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CIFAR10_CONSTANTS = Preprocessing(input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyramidzoo.containers import read_tensors
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
 from pyramidzoo.convert import _sandbox
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError
 

@@ -11,8 +11,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pyramidzoo.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.containers import MAX_CLASSES, Signature, check_signatures, signatures, stored_signatures
+from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
+from pyramidzoo.checkpoints.safetensors_file import (
+    MAX_CLASSES,
+    Signature,
+    check_signatures,
+    signatures,
+    stored_signatures,
+)
 from pyramidzoo.convert._layout import Layout, Opened
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.models import build, uninitialised

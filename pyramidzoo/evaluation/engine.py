@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyramidzoo.data.datasets import Reading
+from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.evaluation.datasets import Reading
 from pyramidzoo.evaluation.environment import strict_arithmetic
 from pyramidzoo.inference import optimize, overwrite_sums
-from pyramidzoo.models._contract import ImageClassifier
-from pyramidzoo.preprocessing import Override
+from pyramidzoo.models._interface import ImageClassifier
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Program = Callable[[Tensor], Tensor]

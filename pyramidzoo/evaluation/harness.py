@@ -20,11 +20,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pyramidzoo.catalog.manifest import Preprocessing, Result, WeightsEntry, foreign_manifest
+from pyramidzoo.data.datasets import Split
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation import records
-from pyramidzoo.evaluation.datasets import Split
 from pyramidzoo.evaluation.engine import Engine, Form, Settings, memory_of
 from pyramidzoo.evaluation.environment import device_name, versions
+from pyramidzoo.evaluation.evaluation_target import Loaded, Subject, load
 from pyramidzoo.evaluation.metrics import STATISTICS, Flips, flips, label_ranks, prediction_sha256
 from pyramidzoo.evaluation.predictions import (
     Part,
@@ -35,11 +38,8 @@ from pyramidzoo.evaluation.predictions import (
     write_predictions,
 )
 from pyramidzoo.evaluation.records import ClaimCheck, Record, is_strict, write_record
-from pyramidzoo.evaluation.subjects import Loaded, Subject, load
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, recorded_verdict
 from pyramidzoo.files import make_folder
-from pyramidzoo.manifest import Preprocessing, Result, WeightsEntry, foreign_manifest
-from pyramidzoo.preprocessing import Normalize
 
 _BATCHES_PER_FILE = 4  # so that a small set is work for many processes, and little is lost with one
 

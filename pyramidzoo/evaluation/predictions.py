@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyramidzoo.containers import read_sealed, write_sealed
+from pyramidzoo.checkpoints.safetensors_file import read_sealed, write_sealed
 from pyramidzoo.errors import IntegrityError, UnavailableError
 
 

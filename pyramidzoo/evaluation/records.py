@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo import schema
+from pyramidzoo import json_records as schema
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.evaluation.metrics import ERROR, Flips, error_percent, wilson_interval
 from pyramidzoo.files import write_text
-from pyramidzoo.schema import Invalid
+from pyramidzoo.json_records import Invalid
 
 FORMAT = 1
 FILE_NAME = "record.json"

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from pyramidzoo.architectures import architectures, get_architecture
+from pyramidzoo.catalog.architectures import architectures, get_architecture
+from pyramidzoo.catalog.manifest import Manifest, WeightsEntry
+from pyramidzoo.data.datasets import DATASETS
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.datasets import DATASETS
 from pyramidzoo.evaluation.harness import check_claims, recorded_result
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.records import ClaimCheck, Record
 from pyramidzoo.evaluation.verdicts import paper_verdict
-from pyramidzoo.manifest import Manifest, WeightsEntry
 from pyramidzoo.models import build
 
 OTHERS = "Z"  # the table of what was measured without a published row
@@ -49,7 +49,7 @@ class Measurement:
 def published() -> Mapping[str, Any]:
     """The published rows (`targets.json`): "tables", "targets" in order, and "elsewhere": other people's weights."""
     document: Mapping[str, Any] = json.loads(
-        resources.files("pyramidzoo.evaluation").joinpath("targets.json").read_text(encoding="utf-8")
+        resources.files("pyramidzoo.catalog").joinpath("targets.json").read_text(encoding="utf-8")
     )
     return document
 

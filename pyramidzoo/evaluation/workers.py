@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from pyramidzoo.cache import until
 from pyramidzoo.errors import PyramidzooError, UnavailableError
+from pyramidzoo.evaluation.evaluation_target import Loaded
 from pyramidzoo.evaluation.harness import Job, conclude, work
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import Record
-from pyramidzoo.evaluation.subjects import Loaded
+from pyramidzoo.weights.cache import until
 
 _WAITING = datetime.timedelta(days=7)  # for the slowest of the others; torchrun ends everything when one of them fails
 

@@ -14,7 +14,7 @@ from pyramidzoo.inference._forms import PASSES, auto_form, checked_form
 from pyramidzoo.inference._fused import in_place, slice_add
 from pyramidzoo.inference._graph import has_hooks, traced
 from pyramidzoo.inference._layers import is_recorded
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._interface import ImageClassifier
 
 __all__ = ["PASSES", "OptimizedClassifier", "optimize", "overwrite_sums"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from pyramidzoo.architectures import Architecture
-    from pyramidzoo.models._contract import ImageClassifier
+    from pyramidzoo.catalog.architectures import Architecture
+    from pyramidzoo.models._interface import ImageClassifier
 
 
 def model_class(architecture: Architecture) -> type[ImageClassifier]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_a
-from pyramidzoo.models._contract import ImageClassifier, checked_choice
+from pyramidzoo.models._interface import ImageClassifier, checked_choice
 
 
 class _Unit(nn.Module):

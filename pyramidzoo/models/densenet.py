@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7
-from pyramidzoo.models._contract import ImageClassifier, Stage, checked_rate
+from pyramidzoo.models._interface import ImageClassifier, Stage, checked_rate
 
 _IMAGENET_LAYERS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._contract import checked_choice
+from pyramidzoo.models._interface import checked_choice
 from pyramidzoo.models._preact import ImagePreActNet, PreActBottleneck, PreActNet, PreActUnit
 
 

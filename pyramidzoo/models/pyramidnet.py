@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7, pad_channels
-from pyramidzoo.models._contract import ImageClassifier
+from pyramidzoo.models._interface import ImageClassifier
 
 
 def unit_widths(base: int, alpha: float, units: int, *, multiplicative: bool = False) -> list[int]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._contract import checked_choice
+from pyramidzoo.models._interface import checked_choice
 from pyramidzoo.models._postact import BasicUnit, Bottleneck, ImagePostActNet, PostActNet
 
 

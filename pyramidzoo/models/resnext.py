@@ -10,7 +10,7 @@ from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._contract import UnitFactory
+from pyramidzoo.models._interface import UnitFactory
 from pyramidzoo.models._postact import Bottleneck, ImagePostActNet, PostActNet
 
 

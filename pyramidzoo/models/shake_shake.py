@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv1x1, conv3x3
-from pyramidzoo.models._contract import ImageClassifier, checked_choice
+from pyramidzoo.models._interface import ImageClassifier, checked_choice
 
 ForwardRule = Literal["shake", "even"]
 BackwardRule = Literal["shake", "even", "keep"]

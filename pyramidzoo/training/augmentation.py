@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyramidzoo.preprocessing import Normalize
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.training.recipes import Recipe
 
 _ERASING_ATTEMPTS = 20  # of hysts' code

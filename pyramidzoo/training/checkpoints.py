@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyramidzoo.containers import read_metadata, read_sealed, write_sealed
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_sealed, write_sealed
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 

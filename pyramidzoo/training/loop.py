@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyramidzoo.containers import Description, check_finite, read_metadata, write_tensors
+from pyramidzoo.checkpoints.safetensors_file import Description, check_finite, read_metadata, write_tensors
+from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.datasets import ImageSet
 from pyramidzoo.evaluation.environment import device_name, strict_arithmetic, versions
 from pyramidzoo.evaluation.metrics import error_percent
 from pyramidzoo.files import make_folder, write_text
-from pyramidzoo.formats import render
+from pyramidzoo.text_output import render
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.recipes import Recipe

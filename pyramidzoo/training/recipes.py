@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pyramidzoo.catalog.manifest import Preprocessing
 from pyramidzoo.errors import UsageError
-from pyramidzoo.manifest import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyramidzoo.evaluation.datasets import ImageSet
+from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.factory import create_model
-from pyramidzoo.preprocessing import Normalize
 from pyramidzoo.training.augmentation import Draws, draw_epoch, join, loss_and_errors, prepare_batch
 from pyramidzoo.training.recipes import Recipe
 

@@ -1,0 +1,1 @@
+"""How fast a network is on this machine, beside the same network of other libraries."""

@@ -1,0 +1,1 @@
+"""What exists: architectures, sets of weights, published tables. Nothing here needs torch."""

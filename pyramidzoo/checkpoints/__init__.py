@@ -1,0 +1,1 @@
+"""Checkpoint files on disk: reading, writing, hashing, and loading them into a network."""

@@ -1,0 +1,20 @@
+"""akamaster/pytorch_resnet_cifar10: {state_dict, best_prec1} saved from a DataParallel wrapper."""
+
+from __future__ import annotations
+
+from pyramidzoo.catalog.architectures import Architecture
+from pyramidzoo.convert._layout import IMAGENET_CONSTANTS, Layout
+
+
+def _foreign_name(name: str, architecture: Architecture) -> str:
+    return f"linear.{name[3:]}" if name.startswith("fc.") else name
+
+
+LAYOUT = Layout(
+    name="akamaster",
+    repository="akamaster/pytorch_resnet_cifar10",
+    supports=lambda row: row.builder == "CifarResNet" and set(row.arguments) == {"depth"},  # option A, as He et al.
+    containers=("state_dict.module.",),
+    foreign_name=_foreign_name,
+    preprocessing={"cifar10": IMAGENET_CONSTANTS},
+)

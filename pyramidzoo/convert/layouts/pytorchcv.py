@@ -1,0 +1,177 @@
+"""pytorchcv (osmr/imgclsmob): zips around state dicts, `features.stageN.unitM.body.convK.conv|bn` and `output`.
+
+A BN comes after its convolution in post-activation networks and before it in pre-activation ones, in a block of that
+convolution's name either way. PyramidNets keep a unit's last BN in the unit, plain DenseNets call their only
+convolution `conv`. `wrn50_2` has its BN folded (see `_folded`). Its names for the zoo's networks:
+
+    resnet20_cifar10 resnet20_b            preresnet20_cifar10 preresnet20_rawid    resnet164bn_cifar10 resnet164
+    preresnet164bn_cifar10 preresnet164_s3 densenet40_k12_cifar10 densenet_c_40_k12 wrn28_10_cifar10 wrn_28_10
+    resnet50 resnet50_s1                   resnet50b resnet50                       resnetbc26b resnet26_bottleneck
+    bn_vgg16 vgg16_bn_nobias               bn_vgg16b vgg16_bn                       wrn50_2 wide_resnet50_2
+"""
+
+from __future__ import annotations
+
+import re
+
+from pyramidzoo.catalog.architectures import Architecture
+from pyramidzoo.checkpoints.safetensors_file import Signature
+from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, Source
+from pyramidzoo.convert.layouts import _folded
+from pyramidzoo.convert.layouts._densenet import place_of
+from pyramidzoo.models.vgg import STAGES as VGG_STAGES
+
+_BLOCK = ("init_block.conv", "init_block.bn")
+_BLOCK_AND_POOL = ("init_block.conv.conv", "init_block.conv.bn")
+_BARE = ("init_block", "")
+
+# convolution and BN of the stem, by the zoo's builder
+_STEMS = {
+    "CifarResNet": _BLOCK,
+    "CifarBottleneckResNet": _BLOCK,
+    "ImageResNet": _BLOCK_AND_POOL,
+    "CifarPreResNet": _BARE,
+    "CifarBottleneckPreResNet": _BARE,
+    "ImagePreResNet": _BLOCK,
+    "WideResNet": _BARE,
+    "ImageWideResNet": _BLOCK_AND_POOL,
+    "CifarPyramidNet": _BLOCK,
+    "ImagePyramidNet": _BLOCK,
+    "CifarResNeXt": _BLOCK,
+    "ImageResNeXt": _BLOCK_AND_POOL,
+    "CifarShakeShake": _BLOCK,
+    "CifarSEResNet": _BLOCK,
+    "CifarSEPreResNet": _BLOCK,
+    "ImageSEResNet": _BLOCK_AND_POOL,
+    "ImageSEPreResNet": _BLOCK,
+    "CifarDenseNet": _BARE,
+    "ImageDenseNet": _BLOCK,
+}
+_SENET = {
+    "conv1.0": "features.init_block.conv1.conv",
+    "conv1.1": "features.init_block.conv1.bn",
+    "conv1.3": "features.init_block.conv2.conv",
+    "conv1.4": "features.init_block.conv2.bn",
+    "conv1.6": "features.init_block.conv3.conv",
+    "bn1": "features.init_block.conv3.bn",
+    "fc": "output.fc",
+}
+_VGG_HEAD = {"classifier.0": "output.fc1.fc", "classifier.3": "output.fc2.fc", "classifier.6": "output.fc3"}
+_IN_UNIT = {
+    "downsample": "identity_conv",
+    "downsample.0": "identity_conv.conv",
+    "downsample.1": "identity_conv.bn",
+    "se.fc1": "se.conv1",
+    "se.fc2": "se.conv2",
+    "shortcut.conv1": "identity_branch.conv1",
+    "shortcut.conv2": "identity_branch.conv2",
+    "shortcut.bn": "identity_branch.bn",
+}
+_IN_BLOCK = re.compile(r"(?:(branch\d)\.)?(conv|bn)(\d)")
+
+
+def _supports(row: Architecture) -> bool:
+    given = row.arguments
+    return {
+        "CifarResNet": given.get("shortcut") == "B",
+        "CifarPreResNet": dict(given) == {"depth": given.get("depth"), "shared_stages": (False, True, True)},
+        "CifarBottleneckPreResNet": set(given) == {"depth", "stride_in"},
+        "ImagePreResNet": given.get("first_bn", True),
+        "ImageWideResNet": given.get("depth") == 50,
+        "CifarPyramidNet": not given.get("multiplicative") and given.get("stem_channels", 16) == 16,
+        "CifarDenseNet": given.get("compression") == 0.5,
+        "CifarShakeShake": given.get("variant") == "pytorchcv",
+        "CifarVgg": False,
+        "ImageVgg": given.get("pool", 7) == 7,
+    }.get(row.builder, True)
+
+
+def _foreign_name(name: str, architecture: Architecture) -> str:
+    module, _, value = name.rpartition(".")
+    if architecture.builder == "ImageVgg":
+        return f"{_of_vgg(module, architecture)}.{value}"
+    if architecture.builder.endswith("DenseNet"):
+        return f"{_of_densenet(module, architecture)}.{value}"
+    return f"{_of_residual_network(module, architecture)}.{value}"
+
+
+def _of_residual_network(module: str, row: Architecture) -> str:
+    if row.builder == "SENet" and module in _SENET:
+        return _SENET[module]
+    if not module.startswith("layer"):
+        stem = _STEMS.get(row.builder, _BARE)
+        top = {"conv1": stem[0], "bn1": stem[1], "norm": "post_activ.bn"}
+        return f"features.{top[module]}" if module in top else "output"
+    stage, unit, part = module.split(".", 2)
+    return f"features.stage{stage[5:]}.unit{int(unit) + 1}.{_IN_UNIT.get(part) or _of_block(part, row)}"
+
+
+def _of_block(part: str, row: Architecture) -> str:
+    """A convolution or BN of a residual branch: `conv2` -> `body.conv2.conv`, `branch1.bn2` -> `branch1.conv2.bn`."""
+    found = _IN_BLOCK.fullmatch(part)
+    assert found is not None, part
+    branch, kind, number = found.groups()
+    if row.family == "pyramidnet" and part == _last_norm(row):
+        return "bn"
+    return f"{branch or 'body'}.conv{number}.{kind}"
+
+
+def _last_norm(row: Architecture) -> str:
+    return "bn4" if row.builder == "ImagePyramidNet" or row.arguments.get("bottleneck") else "bn3"
+
+
+def _of_densenet(module: str, row: Architecture) -> str:
+    stem = _STEMS[row.builder]
+    top = {"features.conv0": stem[0], "features.norm0": stem[1], "features.norm5": "post_activ.bn"}
+    if module in top:
+        return f"features.{top[module]}"
+    place = place_of(module)
+    if place is None:
+        return "output"
+    if place.layer is None:
+        stage = place.block + 1  # a transition opens the next stage there
+        return f"features.stage{stage}.trans{stage}.conv.{place.part}"
+    plain = row.builder == "CifarDenseNet" and not row.arguments.get("bottleneck")
+    return f"features.stage{place.block}.unit{place.layer}.conv{'' if plain else place.number}.{place.part}"
+
+
+def _of_vgg(module: str, row: Architecture) -> str:
+    if module in _VGG_HEAD:
+        return _VGG_HEAD[module]
+    index = int(module.removeprefix("features."))
+    for stage, count in enumerate(VGG_STAGES[row.arguments["depth"]], start=1):
+        if index < 3 * count:
+            return f"features.stage{stage}.unit{index // 3 + 1}.{('conv', 'bn')[index % 3]}"
+        index -= 3 * count + 1  # convolution, BN, ReLU; and the stage's pooling
+    raise AssertionError(module)
+
+
+def _is_folded(row: Architecture) -> bool:
+    return row.builder == "ImageWideResNet"
+
+
+def _source(name: str, part: Signature, architecture: Architecture) -> Source | None:
+    module, _, value = name.rpartition(".")
+    if not _is_folded(architecture) or not _folded.is_norm(module):
+        return None
+    convolution = _of_residual_network(_folded.convolution_of(module), architecture)
+    return _folded.norm_source(value, f"{convolution}.bias")
+
+
+LAYOUT = Layout(
+    name="pytorchcv",
+    repository="osmr/imgclsmob (pytorchcv)",
+    supports=_supports,
+    foreign_name=_foreign_name,
+    source=_source,
+    remark=lambda row: _folded.remark(row) if _is_folded(row) else None,
+    containers=PLAIN_OR_WRAPPED,
+    beside=TRAINING_STATE,
+    # one set of constants for all three, as its training code has it
+    preprocessing={
+        "cifar10": CIFAR10_CONSTANTS,
+        "cifar100": CIFAR10_CONSTANTS,
+        "svhn": CIFAR10_CONSTANTS,
+        "imagenet1k": IMAGENET_224,
+    },
+)

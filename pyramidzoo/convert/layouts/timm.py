@@ -1,0 +1,48 @@
+"""huggingface/pytorch-image-models: torchvision's names, except the head of its VGGs.
+
+There the two hidden linear layers are convolutions (7x7 and 1x1) in `pre_logits`: the same numbers in another shape.
+The squeeze-and-excitation networks are those of timm's own `ResNet` class (`seresnet50`, `senet154`, its gluon
+weights); `legacy_se*` are other networks (their first pooling has other windows) under other names. Its `resnet26` is
+of bottlenecks, the zoo's `resnet26_bottleneck`; its SE networks of basic units squeeze to other widths.
+
+Input size, crop and interpolation differ from one timm file to the next, so there is no default preprocessing.
+"""
+
+from __future__ import annotations
+
+from pyramidzoo.catalog.architectures import Architecture
+from pyramidzoo.checkpoints.safetensors_file import Signature
+from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, Source
+from pyramidzoo.convert.layouts.torchvision import TWINS as OF_TORCHVISION
+
+_HEAD = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+TWINS = OF_TORCHVISION | {
+    *("resnet26_bottleneck", "resnext101_32x4d"),
+    *("seresnet50", "seresnet101", "seresnet152", "senet154"),
+    *("seresnext50_32x4d", "seresnext101_32x4d", "seresnext101_32x8d", "seresnext101_64x4d"),
+}
+
+
+def _foreign_name(name: str, architecture: Architecture) -> str:
+    module, _, value = name.rpartition(".")
+    return f"{_HEAD.get(module, module)}.{value}"
+
+
+def _source(name: str, part: Signature, architecture: Architecture) -> Source | None:
+    if name not in ("classifier.0.weight", "classifier.3.weight"):
+        return None
+    out, inputs = part.shape
+    kernel = architecture.arguments.get("pool", 7) if name == "classifier.0.weight" else 1
+    return Source(_foreign_name(name, architecture), (out, inputs // kernel**2, kernel, kernel))
+
+
+LAYOUT = Layout(
+    name="timm",
+    repository="huggingface/pytorch-image-models",
+    supports=lambda row: row.name in TWINS,
+    foreign_name=_foreign_name,
+    source=_source,
+    containers=PLAIN_OR_WRAPPED,
+    beside=TRAINING_STATE,
+    preprocessing={},
+)

@@ -1,0 +1,1 @@
+"""Datasets, and the transforms that turn an image into a network's input."""

@@ -1,0 +1,49 @@
+"""The street view house numbers, cropped to 32x32, from their official Matlab files."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyramidzoo.data._source import OfficialFiles
+from pyramidzoo.errors import UnavailableError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Svhn(OfficialFiles):
+    """Images (32, 32, 3, N), and labels 1 to 10, of which 10 means the digit 0 and is class 0 here, as everywhere."""
+
+    classes: int = 10
+    image_size: tuple[int, int, int] = (3, 32, 32)
+    splits: tuple[str, ...] = ("test", "train", "extra")
+
+    def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        (content,) = self.require(split, data_dir, download=download).values()
+        if importlib.util.find_spec("scipy") is None:
+            raise UnavailableError(
+                f"{self.title} comes in Matlab files; SciPy reads those: `pip install 'pyramidzoo[svhn]'`"
+            )
+        from scipy.io import loadmat
+
+        arrays = loadmat(io.BytesIO(content), variable_names=["X", "y"])
+        return arrays["X"].transpose(3, 2, 0, 1), arrays["y"].reshape(-1).astype(np.int64) % 10
+
+    def download_arguments(self, split: str) -> dict[str, object]:
+        return {"split": split}
+
+
+SVHN = Svhn(
+    title="SVHN",
+    files={
+        "test": {"test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"},
+        "train": {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373"},
+        "extra": {"extra_32x32.mat": "a93ce644f1a588dc4d68dda5feec44a7"},
+    },
+    url="http://ufldl.stanford.edu/housenumbers",
+    torchvision="SVHN",
+)

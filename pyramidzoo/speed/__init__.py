@@ -1,1 +1,0 @@
-"""How fast a network is on this machine, beside the same network of other libraries: what `bench` and `info` show."""

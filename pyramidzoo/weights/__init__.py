@@ -1,0 +1,1 @@
+"""Getting the file of a set of weights: cache, download, verification."""
