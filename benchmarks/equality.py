@@ -28,9 +28,9 @@ from pyramidzoo import create_model
 from pyramidzoo.bench.counting import activation_bytes
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.data.datasets import default_data_dir, open_split
-from pyramidzoo.evaluation.engine import Engine, Settings
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine
 from pyramidzoo.evaluation.environment import keep_memory
-from pyramidzoo.evaluation.evaluation_target import Subject, load
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
 from pyramidzoo.evaluation.harness import plan, work
 from pyramidzoo.evaluation.metrics import flips, prediction_sha256
 from pyramidzoo.evaluation.predictions import Predictions, reduce_predictions
@@ -41,7 +41,7 @@ REFERENCE = 128
 def predicted(name: str, batch_size: int) -> Predictions:
     entry = load_manifest().find(name)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
-    job = plan(load(Subject.of_entry(entry), images), Engine(Settings(torch.device("cpu"), batch_size)))
+    job = plan(load(EvaluationTarget.of_entry(entry), images), Engine(ComputeSettings(torch.device("cpu"), batch_size)))
     return reduce_predictions(work(job, job.units), len(images))
 
 

@@ -22,11 +22,11 @@ from timing import compared, interleaved, write_results
 from pyramidzoo import create_model
 from pyramidzoo.catalog.manifest import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data.datasets import ImageSet, Reading
+from pyramidzoo.data.datasets import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize
-from pyramidzoo.evaluation.engine import Settings
+from pyramidzoo.evaluation.engine import ComputeSettings
 from pyramidzoo.evaluation.environment import keep_memory
-from pyramidzoo.evaluation.evaluation_target import Subject
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.evaluation.harness import evaluate
 
 IMAGES, BATCH = 10_000, 128
@@ -60,7 +60,7 @@ def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any
     write_tensors(path, create_model(architecture).state_dict(), description.to_metadata())
     model = create_model(architecture, weights=path).eval()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PREPROCESSING.mean, PREPROCESSING.std))
-    settings = Settings(torch.device("cpu"), BATCH)
+    settings = ComputeSettings(torch.device("cpu"), BATCH)
 
     @torch.inference_mode()
     def bare() -> int:
@@ -71,11 +71,11 @@ def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any
         return correct
 
     def in_memory() -> int:
-        return evaluate(Subject.of_file(path), images, settings).top1_correct
+        return evaluate(EvaluationTarget.of_file(path), images, settings).top1_correct
 
     def kept() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as output:
-            return evaluate(Subject.of_file(path), images, settings, output=Path(output)).top1_correct
+            return evaluate(EvaluationTarget.of_file(path), images, settings, output=Path(output)).top1_correct
 
     assert bare() == in_memory() == kept()
     runs = interleaved({"bare loop": bare, "evaluate": in_memory, "evaluate, output kept": kept}, rounds=rounds)
@@ -95,7 +95,7 @@ def data_path(rounds: int) -> list[dict[str, Any]]:
     spans = [(start, min(start + BATCH, IMAGES)) for start in range(0, IMAGES, BATCH)]
 
     def ours() -> torch.Tensor:
-        for batch in images.batches(spans, PREPROCESSING, torch.device("cpu"), Reading()):
+        for batch in images.batches(spans, PREPROCESSING, torch.device("cpu"), ReaderOptions()):
             last = normalize(batch)
         return last
 

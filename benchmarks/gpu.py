@@ -30,14 +30,13 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data.datasets import ImageSet, default_data_dir, open_split
-from pyramidzoo.evaluation.engine import Engine
-from pyramidzoo.evaluation.engine import Settings as Computing
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine
 from pyramidzoo.evaluation.environment import keep_memory, pick_device
-from pyramidzoo.evaluation.evaluation_target import Loaded, Subject, load
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
 from pyramidzoo.evaluation.harness import evaluate, plan
 from pyramidzoo.evaluation.records import Record
 from pyramidzoo.evaluation.tables import published
-from pyramidzoo.evaluation.workers import Worker, evaluated
+from pyramidzoo.evaluation.workers import Worker, evaluate_all
 from pyramidzoo.models import build
 
 NETWORKS = (
@@ -120,7 +119,7 @@ def speed(
 ) -> None:
     on_gpu = results.device.type == "cuda"
     variants = [name for name in variants if on_gpu or not any(word in name for word in ON_GPUS_ONLY)]
-    settings = measuring.Settings(results.device, (batch,), variants, list(chosen(["auto"])), rounds)
+    settings = measuring.BenchmarkSettings(results.device, (batch,), variants, list(chosen(["auto"])), rounds)
     peaks = measuring.Peaks(results.device)
     for name in networks:
         what = f"speed of {name}, {', '.join(variants)}"
@@ -128,7 +127,7 @@ def speed(
             results.leave_out(what, "no time left")
             continue
         with results.or_left_out(what):
-            rows = measuring.measured(measuring.Subject(get_architecture(name)), settings, peaks)
+            rows = measuring.measure_target(measuring.BenchmarkTarget(get_architecture(name)), settings, peaks)
             peaks.set_fractions(rows)
             for row in rows:
                 found = "{images_per_second} images/s, {ratio} x {ratio_to}, {fraction_of_peak} of peak".format(**row)
@@ -151,22 +150,22 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
                 macs[name] = multiply_adds(build(row).eval(), (3, 32, 32))
             files[name] = Path(folder, f"{name}.safetensors")
             described = Description(name, {}, "cifar10", 10, PREPROCESSING, None, None)
-            write_tensors(files[name], measuring.settled(row).state_dict(), described.to_metadata())
+            write_tensors(files[name], measuring.random_calibrated_model(row).state_dict(), described.to_metadata())
         work = 2 * sum(macs.values()) * images / 1e12
         print(f"{len(names)} graphs, {work:.0f} TFLOP for {images} images", flush=True)
         for way in ("strict", "fp16, optimized"):
-            engine = Engine(Computing(results.device, batch, **WAYS[way]))
+            engine = Engine(ComputeSettings(results.device, batch, **WAYS[way]))
             loading: dict[str, float] = {}
 
-            def loaded(position: int, loading: dict[str, float] = loading) -> Loaded:
+            def loaded(position: int, loading: dict[str, float] = loading) -> LoadedModel:
                 began = time.perf_counter()
-                found = load(Subject.of_file(files[names[position]]), split)
+                found = load(EvaluationTarget.of_file(files[names[position]]), split)
                 loading[names[position]] = round(time.perf_counter() - began, 3)
                 return found
 
             began = last = time.perf_counter()
             rows: list[dict[str, Any]] = []
-            records = evaluated(names, loaded, partial(plan, engine=engine), Worker())
+            records = evaluate_all(names, loaded, partial(plan, engine=engine), Worker())
             for name, record in zip(names, records, strict=True):
                 now = time.perf_counter()
                 computing = record.duration_seconds if isinstance(record, Record) else None
@@ -197,7 +196,7 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
 def moved(results: Results, weights: list[str], batch: int, output: Path) -> None:
     for entry in map(load_manifest().find, weights):
         with results.or_left_out(f"predictions of {entry.id}"):
-            subject = Subject.of_entry(entry)
+            subject = EvaluationTarget.of_entry(entry)
             images = open_split(entry.dataset, None, default_data_dir(), download=False)
             for way, options in WAYS.items():
                 if way == "strict":
@@ -206,7 +205,7 @@ def moved(results: Results, weights: list[str], batch: int, output: Path) -> Non
                     results.leave_out(f"{way}, {entry.id}", "no time left")
                     continue
                 with results.or_left_out(f"{way}, {entry.id}"):
-                    computing = Computing(results.device, batch, **options)
+                    computing = ComputeSettings(results.device, batch, **options)
                     record = evaluate(subject, images, computing, output=output, compare=True)  # strictly once
                     against = record.against_strict
                     assert against is not None

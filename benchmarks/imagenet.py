@@ -25,7 +25,7 @@ from torchvision import transforms
 
 from pyramidzoo import create_model
 from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.data.datasets import Reading, Split, open_split
+from pyramidzoo.data.datasets import ReaderOptions, Split, open_split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.environment import keep_memory
 
@@ -48,7 +48,7 @@ def generate(folder: Path, images: int) -> None:
         (place / f"{number:08d}.JPEG").write_bytes(stream.getvalue())
 
 
-def batches(images: Split, preprocessing: Preprocessing, reading: Reading) -> list[torch.Tensor]:
+def batches(images: Split, preprocessing: Preprocessing, reading: ReaderOptions) -> list[torch.Tensor]:
     spans = [(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
     with contextlib.closing(images.batches(spans, preprocessing, CPU, reading)) as found:
         return list(found)
@@ -69,13 +69,13 @@ def measured(folder: Path, interpolation: str, rounds: int, workers: int) -> lis
 
     variants = {
         "bare loop": bare,
-        "loader, -j 0": lambda: batches(images, preprocessing, Reading()),
-        f"loader, -j {workers}": lambda: batches(images, preprocessing, Reading(workers)),
-        "loader, -j 0, tensor resize": lambda: batches(images, preprocessing, Reading(0, True)),
-        f"loader, -j {workers}, tensor resize": lambda: batches(images, preprocessing, Reading(workers, True)),
+        "loader, -j 0": lambda: batches(images, preprocessing, ReaderOptions()),
+        f"loader, -j {workers}": lambda: batches(images, preprocessing, ReaderOptions(workers)),
+        "loader, -j 0, tensor resize": lambda: batches(images, preprocessing, ReaderOptions(0, True)),
+        f"loader, -j {workers}, tensor resize": lambda: batches(images, preprocessing, ReaderOptions(workers, True)),
     }
     rows = compared(interleaved(variants, rounds=rounds), "bare loop")
-    pixels = [torch.cat(batches(images, preprocessing, Reading(0, tensor))) for tensor in (False, True)]
+    pixels = [torch.cat(batches(images, preprocessing, ReaderOptions(0, tensor))) for tensor in (False, True)]
     off = (pixels[0].int() - pixels[1].int()).abs()
     torch.manual_seed(0)
     model, normalize = create_model("resnet18").eval(), Normalize(preprocessing)

@@ -22,7 +22,7 @@ from timing import compared, interleaved, write_results
 from torch import nn
 
 from pyramidzoo.bench.counting import multiply_adds
-from pyramidzoo.bench.measuring import settled, unequal
+from pyramidzoo.bench.measuring import random_calibrated_model, unequal
 from pyramidzoo.bench.peers import peer
 from pyramidzoo.bench.timing import convolution_peak, forward_passes, passes_for
 from pyramidzoo.catalog.architectures import get_architecture
@@ -54,7 +54,7 @@ def measured(name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float]
     row = get_architecture(name)
     image = (3, row.input_size, row.input_size)
     images = torch.randn(batch, *image, generator=torch.Generator().manual_seed(1))
-    plain = settled(row)
+    plain = random_calibrated_model(row)
     picked, low = optimize(plain), optimize(plain, dtype=torch.bfloat16)
     theirs = peer(NETWORKS[name], row, plain, image)
     assert theirs is not None, f"the peer has another network than {name}"

@@ -20,9 +20,9 @@ from timing import compared, interleaved, write_results
 from torch import nn
 
 from pyramidzoo.bench.counting import activation_bytes
-from pyramidzoo.bench.measuring import settled
+from pyramidzoo.bench.measuring import random_calibrated_model
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.evaluation.engine import Engine, Form, Settings
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine, PreparedNetwork
 from pyramidzoo.evaluation.environment import keep_memory
 from pyramidzoo.inference import optimize
 
@@ -30,7 +30,7 @@ NETWORKS = {"resnet56": 128, "pyramidnet110_a84": 128, "pyramidnet164_a270": 32,
 
 
 def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    plain = settled(get_architecture(name))
+    plain = random_calibrated_model(get_architecture(name))
     images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     models: dict[str, nn.Module] = {
         "textbook": plain,
@@ -38,8 +38,10 @@ def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
         "slice_add, in_place": optimize(plain, form=("slice_add", "in_place")),
     }
     cpu = torch.device("cpu")
-    engine = Engine(Settings(cpu, batch))
-    programs = {variant: engine.program(Form(model, (), variant), batch) for variant, model in models.items()}
+    engine = Engine(ComputeSettings(cpu, batch))
+    programs = {
+        variant: engine.program(PreparedNetwork(model, (), variant), batch) for variant, model in models.items()
+    }
     with engine.arithmetic():
         expected = programs["textbook"](images)
         for variant, program in programs.items():

@@ -14,7 +14,7 @@ T = TypeVar("T")
 _HEX = re.compile(r"[0-9a-f]*")
 
 
-class Invalid(UsageError):
+class InvalidRecord(UsageError):
     """What is wrong with a value. For who made the value in Python it is a usage error.
 
     Whoever reads a file catches it as the ValueError that it is, and raises an IntegrityError that says where it is.
@@ -44,15 +44,15 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
 def record(cls: type[T], content: Any) -> T:
     """A frozen record from a JSON object that has every field of the class and no other. Raises Invalid."""
     if not isinstance(content, Mapping):
-        raise Invalid(f"{cls.__name__} must be an object, not {type(content).__name__}")
+        raise InvalidRecord(f"{cls.__name__} must be an object, not {type(content).__name__}")
     types = _types(cls)  # type: ignore[arg-type]
     if types.keys() != content.keys():
         missing, extra = sorted(types.keys() - content.keys()), sorted(content.keys() - types.keys())
-        raise Invalid(f"{cls.__name__} lacks {missing} and has unknown {shown(extra)}")
+        raise InvalidRecord(f"{cls.__name__} lacks {missing} and has unknown {shown(extra)}")
     for name, value in content.items():
         holds = _TYPES.get(types[name])
         if holds is not None and not holds(value):
-            raise Invalid(f"{name}: {shown(value)} is not of the type {types[name]}")
+            raise InvalidRecord(f"{name}: {shown(value)} is not of the type {types[name]}")
     return cls(**content)
 
 
@@ -72,4 +72,4 @@ def require_hex(value: Any, digits: int | range) -> None:
     allowed = digits if isinstance(digits, range) else range(digits, digits + 1)
     if not isinstance(value, str) or not _HEX.fullmatch(value) or len(value) not in allowed:
         number = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
-        raise Invalid(f"{shown(value)} is not {number} hex digits")
+        raise InvalidRecord(f"{shown(value)} is not {number} hex digits")

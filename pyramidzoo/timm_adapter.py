@@ -28,7 +28,7 @@ from pyramidzoo.catalog.architectures import Architecture, architectures
 from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest, require_plausible
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import create_model
-from pyramidzoo.json_records import Invalid
+from pyramidzoo.json_records import InvalidRecord
 from pyramidzoo.models._interface import ImageClassifier
 
 PREFIX = "pyramidzoo_"
@@ -148,7 +148,7 @@ def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[s
     """Refuse a normalization that cannot be meant: a published config's, or what the caller asked for."""
     try:
         require_plausible(cfg.mean, cfg.std)
-    except Invalid as error:
+    except InvalidRecord as error:
         if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
             where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
             raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error

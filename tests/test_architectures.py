@@ -21,7 +21,7 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.files import packaged
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
-from pyramidzoo.models.pyramidnet import unit_widths
+from pyramidzoo.models.pyramidnet import block_widths
 
 TARGETS: dict[str, Any] = json.loads(packaged("catalog/targets.json").read_text(encoding="utf-8"))
 EXPECTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data/expected_graphs.json").read_text())
@@ -44,8 +44,8 @@ def test_counts_are_exact(key: str) -> None:
     if "macs" not in expected:
         return  # a peer's own class was counted, nothing more
     assert model.num_features == expected["feature_dim"]
-    if expected["unit_widths"]:
-        assert list(model.unit_widths) == expected["unit_widths"]
+    if expected["block_widths"]:
+        assert list(model.block_widths) == expected["block_widths"]
     size = expected["input_size"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, expected["arguments"].get("in_chans", 3), size, size, device="meta"))
@@ -254,6 +254,6 @@ def test_choices_that_nobody_described(family: str, builder: str, arguments: dic
 
 def test_widths_accumulate_before_they_are_rounded() -> None:
     # a tie: k * alpha / units would give 32 at unit 9
-    assert unit_widths(16, 31, 18)[8] == 31
-    assert unit_widths(16, 48, 54)[-1] == 64
-    assert unit_widths(16, 27, 54, multiplicative=True)[-1] == 432
+    assert block_widths(16, 31, 18)[8] == 31
+    assert block_widths(16, 48, 54)[-1] == 64
+    assert block_widths(16, 27, 54, multiplicative=True)[-1] == 432

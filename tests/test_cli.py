@@ -33,7 +33,7 @@ from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import packaged
 from pyramidzoo.text_output import facts, render
-from pyramidzoo.weights.cache import cache_paths, note
+from pyramidzoo.weights.cache import cache_paths, write_sidecar
 
 pytestmark = pytest.mark.usefixtures("quick_unpickle")
 
@@ -249,7 +249,7 @@ def test_files_of_the_hub_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     noted = dataclasses.replace(entry, hub=dataclasses.replace(hub, revision=None, sha256=None))
     assert noted.hub
     assert places([dataclasses.replace(entry, hub=dataclasses.replace(hub, sha256=None))]) == {}
-    note(noted, {"url": noted.hub.url, "source_sha256": "0" * 64, "commit": "0" * 40}, published=True)
+    write_sidecar(noted, {"url": noted.hub.url, "source_sha256": "0" * 64, "commit": "0" * 40}, published=True)
     assert places([noted]) == {entry.id: "hub"}
 
 

@@ -24,7 +24,7 @@ from pyramidzoo.catalog.manifest import Manifest, load_manifest
 from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256
 from pyramidzoo.convert import _recognition
 from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert._recognition import one_of_the_same
+from pyramidzoo.convert._recognition import pick_equivalent_match
 from pyramidzoo.convert.conversion import (
     LAYOUTS,
     Match,
@@ -296,14 +296,14 @@ def test_what_a_file_cannot_tell(tmp_path: Path) -> None:
 def test_twins_with_different_preprocessing_are_not_chosen_between() -> None:
     layouts = [get_layout("torchvision"), get_layout("timm")]
     found = [Match(layout.name, "resnet18") for layout in layouts]
-    assert one_of_the_same(found, layouts, "imagenet1k", normalised=False) == ("torchvision", "resnet18")
+    assert pick_equivalent_match(found, layouts, "imagenet1k", normalised=False) == ("torchvision", "resnet18")
     others = dict(layouts[0].preprocessing) | {"imagenet1k": get_layout("torch7").preprocessing["imagenet1k"]}
     differing = [layouts[0], dataclasses.replace(layouts[1], preprocessing=others)]
-    assert one_of_the_same(found, differing, "imagenet1k", normalised=False) is None
-    assert one_of_the_same(found, differing, "imagenet1k", normalised=True) == ("torchvision", "resnet18")
+    assert pick_equivalent_match(found, differing, "imagenet1k", normalised=False) is None
+    assert pick_equivalent_match(found, differing, "imagenet1k", normalised=True) == ("torchvision", "resnet18")
     unequal = [layouts[0], get_layout("pytorchcv")]
-    assert one_of_the_same(found, unequal, "imagenet1k", normalised=True) is None
-    assert one_of_the_same([found[0], Match("timm", "resnet34")], layouts, "imagenet1k", normalised=True) is None
+    assert pick_equivalent_match(found, unequal, "imagenet1k", normalised=True) is None
+    assert pick_equivalent_match([found[0], Match("timm", "resnet34")], layouts, "imagenet1k", normalised=True) is None
 
 
 @pytest.mark.usefixtures("in_this_process")

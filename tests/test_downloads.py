@@ -229,7 +229,7 @@ def test_a_clock_that_goes_backwards(offer: Published, here: Here, monkeypatch: 
 def test_threads_that_want_the_same(offer: Published, here: Here) -> None:
     offer.strike("pause", seconds=0.02)
     entry = load_manifest().find(offer.id)
-    found: list[weights.Located] = []
+    found: list[weights.WeightsFile] = []
     threads = [threading.Thread(target=lambda: found.append(weights.fetch(entry))) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -507,7 +507,7 @@ def test_whoever_leaves_stops_the_downloads(six: list[Published], here: Here) ->
         offer.strike("pause", seconds=1)  # for each 64 KiB
     results = weights.fetch_all([load_manifest().find(offer.id) for offer in six])
     entry, located = next(results)
-    assert (entry.id, isinstance(located, weights.Located)) == (first.id, True)
+    assert (entry.id, isinstance(located, weights.WeightsFile)) == (first.id, True)
     while sum(offer.bodies() for offer in others) < 5:
         time.sleep(0.01)
     started = time.monotonic()

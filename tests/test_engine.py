@@ -25,32 +25,32 @@ from torch.fx import GraphModule
 from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data.datasets import ImageSet, Reading
+from pyramidzoo.data.datasets import ImageSet, ReaderOptions
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine, workers
-from pyramidzoo.evaluation.engine import Engine, Settings
-from pyramidzoo.evaluation.evaluation_target import Subject, load
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
 from pyramidzoo.evaluation.harness import evaluate, plan, strictly, work
 from pyramidzoo.evaluation.metrics import flips, prediction_sha256
 from pyramidzoo.evaluation.records import Record, read_records
-from pyramidzoo.evaluation.workers import Worker, evaluated
+from pyramidzoo.evaluation.workers import Worker, evaluate_all
 from pyramidzoo.factory import create_model
 from pyramidzoo.inference._layers import add_into_channels
-from pyramidzoo.weights.cache import still_wanted
+from pyramidzoo.weights.cache import raise_if_cancelled
 
 CPU = torch.device("cpu")
-STRICT = Settings(CPU, 64)
+STRICT = ComputeSettings(CPU, 64)
 PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
-def subject_of(path: Path, seed: int = 0, architecture: str = "wrn_16_1") -> Subject:
+def subject_of(path: Path, seed: int = 0, architecture: str = "wrn_16_1") -> EvaluationTarget:
     described = Description(architecture, {}, "cifar10", 10, PREPROCESSING, None, None)
     write_tensors(path, random_state(architecture, seed=seed), described.to_metadata())
-    return Subject.of_file(path)
+    return EvaluationTarget.of_file(path)
 
 
 @pytest.fixture
-def subjects(tmp_path: Path) -> list[Subject]:
+def subjects(tmp_path: Path) -> list[EvaluationTarget]:
     return [subject_of(tmp_path / f"random{seed}.safetensors", seed) for seed in (0, 1)]
 
 
@@ -81,7 +81,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 )
 def test_settings_that_do_not_go_together(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Settings(CPU, 8, **wrong)
+        ComputeSettings(CPU, 8, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,15 @@ def test_what_is_faster_is_recorded_and_compared(
     settings: dict[str, Any],
     precision: str,
     flag: dict[str, Any],
-    subjects: list[Subject],
+    subjects: list[EvaluationTarget],
     small_set: ImageSet,
     tmp_path: Path,
     traced: list[Any],
 ) -> None:
     strict = evaluate(subjects[0], small_set, STRICT)
-    record = evaluate(subjects[0], small_set, Settings(CPU, 64, **settings), output=tmp_path / "out", compare=True)
+    record = evaluate(
+        subjects[0], small_set, ComputeSettings(CPU, 64, **settings), output=tmp_path / "out", compare=True
+    )
     assert (record.precision, record.strict, record.claims) == (precision, False, ())
     assert record.flags == {"batch_size": 64, "channels_last": False, "amp": None} | flag
     assert record.against_strict is not None
@@ -124,11 +126,13 @@ def test_what_is_faster_is_recorded_and_compared(
     assert strict.prediction_sha256 in {kept.prediction_sha256 for kept in both if kept.strict}
 
 
-def test_the_strict_evaluation_is_not_compared_with_itself(subjects: list[Subject], small_set: ImageSet) -> None:
+def test_the_strict_evaluation_is_not_compared_with_itself(
+    subjects: list[EvaluationTarget], small_set: ImageSet
+) -> None:
     with pytest.raises(UsageError, match="this is the strict evaluation itself"):
         evaluate(subjects[0], small_set, STRICT, compare=True)
-    loose = Settings(CPU, 7, precision="bf16", reading=Reading(3, tensor_resize=True))
-    assert strictly(loose) == Settings(CPU, 7, reading=Reading(3))
+    loose = ComputeSettings(CPU, 7, precision="bf16", reading=ReaderOptions(3, tensor_resize=True))
+    assert strictly(loose) == ComputeSettings(CPU, 7, reading=ReaderOptions(3))
 
 
 def test_flips_are_counted_and_listed() -> None:
@@ -141,7 +145,10 @@ def test_flips_are_counted_and_listed() -> None:
 
 
 def test_every_batch_has_one_shape_where_that_matters(
-    subjects: list[Subject], small_set: ImageSet, traced: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    subjects: list[EvaluationTarget],
+    small_set: ImageSet,
+    traced: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """300 images in batches of 128: the last one has 44, is filled up, and gives 44 predictions."""
     seen = []
@@ -152,10 +159,10 @@ def test_every_batch_has_one_shape_where_that_matters(
         return forward(self, key, network, batch)
 
     monkeypatch.setattr(Engine, "_logits", spying)
-    plain = evaluate(subjects[0], small_set, Settings(CPU, 128))
+    plain = evaluate(subjects[0], small_set, ComputeSettings(CPU, 128))
     assert seen == [128, 128, 44]
     seen.clear()
-    record = evaluate(subjects[0], small_set, Settings(CPU, 128, compiled=True))
+    record = evaluate(subjects[0], small_set, ComputeSettings(CPU, 128, compiled=True))
     assert seen == [128] * 3
     assert traced == [(128, 3, 32, 32)]
     assert record.prediction_sha256 == plain.prediction_sha256
@@ -163,25 +170,29 @@ def test_every_batch_has_one_shape_where_that_matters(
 
 @pytest.mark.parametrize("optimized", [False, True])
 def test_what_was_compiled_serves_other_weights_of_the_network(
-    optimized: bool, subjects: list[Subject], small_set: ImageSet, tmp_path: Path, traced: list[tuple[int, ...]]
+    optimized: bool,
+    subjects: list[EvaluationTarget],
+    small_set: ImageSet,
+    tmp_path: Path,
+    traced: list[tuple[int, ...]],
 ) -> None:
     other = subject_of(tmp_path / "other.safetensors", architecture="resnet20")
-    settings = Settings(CPU, 64, optimized=optimized, compiled=True)
+    settings = ComputeSettings(CPU, 64, optimized=optimized, compiled=True)
     alone = {s.name: evaluate(s, small_set, settings).prediction_sha256 for s in (*subjects, other)}
     assert len(set(alone.values())) == 3
     traced.clear()
     order = [*subjects, subjects[0], other, subjects[1]]
     planned = partial(plan, engine=Engine(settings))
-    results = evaluated([s.name for s in order], lambda k: load(order[k], small_set), planned, Worker())
+    results = evaluate_all([s.name for s in order], lambda k: load(order[k], small_set), planned, Worker())
     assert [getattr(r, "prediction_sha256", r) for r in results] == [alone[s.name] for s in order]
     assert len(traced) == 3  # of one kind, of the other, and of the first again
 
 
 def test_the_loaded_network_stays_what_it_was(
-    subjects: list[Subject], small_set: ImageSet, traced: list[tuple[int, ...]]
+    subjects: list[EvaluationTarget], small_set: ImageSet, traced: list[tuple[int, ...]]
 ) -> None:
     """What is compiled has tensors of its own: those of other weights are written over it."""
-    engine_ = Engine(Settings(CPU, 64, compiled=True))
+    engine_ = Engine(ComputeSettings(CPU, 64, compiled=True))
     first, second = (load(s, small_set) for s in subjects)
     kept = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
     for loaded in (first, second):
@@ -203,7 +214,7 @@ def test_everything_happens_on_the_device_that_was_asked_for(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())
     second = torch.device("cuda", 1)
-    with Engine(Settings(second)).arithmetic():
+    with Engine(ComputeSettings(second)).arithmetic():
         assert current == [second]
     assert current == []
     with Engine(STRICT).arithmetic():
@@ -213,7 +224,7 @@ def test_everything_happens_on_the_device_that_was_asked_for(monkeypatch: pytest
 def test_compiling_does_not_end_after_some_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch compiles one function for eight networks, and computes the ninth as it is, without a word."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    engine_ = Engine(Settings(CPU, 2, compiled=True))
+    engine_ = Engine(ComputeSettings(CPU, 2, compiled=True))
     model = create_model("wrn_16_1").eval()
     for width in range(10):
         before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -223,7 +234,7 @@ def test_compiling_does_not_end_after_some_networks(monkeypatch: pytest.MonkeyPa
 
 
 def test_both_are_computed_in_batches_of_one_size(
-    subjects: list[Subject], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     compute = Engine._logits
 
@@ -234,13 +245,13 @@ def test_both_are_computed_in_batches_of_one_size(
 
     monkeypatch.setattr(Engine, "_logits", cramped)
     monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
-    evaluate(subjects[0], small_set, Settings(CPU, 64, precision="bf16"), output=tmp_path, compare=True)
+    evaluate(subjects[0], small_set, ComputeSettings(CPU, 64, precision="bf16"), output=tmp_path, compare=True)
     assert [record.flags["batch_size"] for record in read_records(tmp_path)] == [16, 16]
 
 
-def test_channels_last_leaves_strict_arithmetic_alone(subjects: list[Subject], small_set: ImageSet) -> None:
+def test_channels_last_leaves_strict_arithmetic_alone(subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
     loaded = load(subjects[0], small_set)
-    loose, strict = Engine(Settings(CPU, 64, channels_last=True)), Engine(STRICT)
+    loose, strict = Engine(ComputeSettings(CPU, 64, channels_last=True)), Engine(STRICT)
     images = torch.randn(8, 3, 32, 32)
     found = []
     for engine_ in (strict, loose, strict):
@@ -250,13 +261,13 @@ def test_channels_last_leaves_strict_arithmetic_alone(subjects: list[Subject], s
 
 
 @pytest.mark.slow
-def test_the_compiler_itself(subjects: list[Subject], small_set: ImageSet) -> None:
+def test_the_compiler_itself(subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
     strict = [evaluate(s, small_set, STRICT) for s in subjects]
-    engine_ = Engine(Settings(CPU, 64, optimized=True, compiled=True))
+    engine_ = Engine(ComputeSettings(CPU, 64, optimized=True, compiled=True))
     counted = torch._dynamo.utils.counters["stats"]
     before = counted["unique_graphs"]
     results = list(
-        evaluated(
+        evaluate_all(
             [s.name for s in subjects],
             lambda position: load(subjects[position], small_set),
             lambda loaded: plan(loaded, engine_),
@@ -267,7 +278,9 @@ def test_the_compiler_itself(subjects: list[Subject], small_set: ImageSet) -> No
     assert counted["unique_graphs"] == before + 1
 
 
-def test_a_compiler_that_fails(subjects: list[Subject], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails(
+    subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(network: nn.Module, **_: object) -> object:
         def program(batch: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("no working C++ compiler was found\n\nmore")
@@ -278,11 +291,11 @@ def test_a_compiler_that_fails(subjects: list[Subject], small_set: ImageSet, mon
     with pytest.raises(
         UnavailableError, match=r"torch.compile failed \(no working C\+\+ compiler was found\); it needs"
     ):
-        evaluate(subjects[0], small_set, Settings(CPU, 64, compiled=True))
+        evaluate(subjects[0], small_set, ComputeSettings(CPU, 64, compiled=True))
 
 
 def test_the_batch_size_is_found_once(
-    subjects: list[Subject], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+    subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
     forward = Engine._logits
@@ -302,7 +315,7 @@ def test_the_batch_size_is_found_once(
 
 
 def test_a_network_without_room_on_the_device(
-    subjects: list[Subject], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+    subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: nn.Module, *arguments: object, **options: object) -> nn.Module:
         raise torch.OutOfMemoryError
@@ -349,7 +362,7 @@ def test_a_download_ahead_ends_with_the_command() -> None:
     def loading(position: int) -> Any:
         try:
             while position:
-                still_wanted()
+                raise_if_cancelled()
                 time.sleep(0.005)
         finally:
             if position:
@@ -391,7 +404,9 @@ def test_an_optimized_network_predicts_the_same_digits(capsys: Any) -> None:
         assert record["claims"] == []
 
 
-def test_records_from_before_read_as_they_were(subjects: list[Subject], small_set: ImageSet, tmp_path: Path) -> None:
+def test_records_from_before_read_as_they_were(
+    subjects: list[EvaluationTarget], small_set: ImageSet, tmp_path: Path
+) -> None:
     record = evaluate(subjects[0], small_set, STRICT, output=tmp_path)
     (path,) = tmp_path.rglob("record.json")
     content = json.loads(path.read_text())
@@ -405,12 +420,12 @@ def test_records_from_before_read_as_they_were(subjects: list[Subject], small_se
 @pytest.mark.parametrize(
     "options", [{"cuda_graph": True}, {"precision": "tf32"}, {"precision": "fp16", "optimized": True}]
 )
-def test_ways_of_a_gpu(options: dict[str, Any], subjects: list[Subject], small_set: ImageSet) -> None:
-    settings = Settings(torch.device("cuda"), 64, **options)
+def test_ways_of_a_gpu(options: dict[str, Any], subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
+    settings = ComputeSettings(torch.device("cuda"), 64, **options)
     engine_ = Engine(settings)
-    planned = partial(plan, engine=engine_, strict=Engine(Settings(torch.device("cuda"), 64)))
+    planned = partial(plan, engine=engine_, strict=Engine(ComputeSettings(torch.device("cuda"), 64)))
     names = [subject.name for subject in subjects]  # the second takes over the graph of the first
-    for record in evaluated(names, lambda k: load(subjects[k], small_set), planned, Worker()):
+    for record in evaluate_all(names, lambda k: load(subjects[k], small_set), planned, Worker()):
         assert isinstance(record, Record)
         assert record.against_strict is not None
         assert len(record.against_strict.moved) <= (0 if "cuda_graph" in options else 3)
@@ -419,7 +434,7 @@ def test_ways_of_a_gpu(options: dict[str, Any], subjects: list[Subject], small_s
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"amp": "bf16"}, {"channels_last": True}])
 @pytest.mark.parametrize("name", ["resnet20", "resnet20_fattorib", "preresnet110_a", "pyramidnet110_a48"])
 def test_sums_in_place_change_no_bit(name: str, options: dict[str, Any]) -> None:
-    engine_, images = Engine(Settings(CPU, 3, **options)), torch.randn(3, 3, 9, 9)
+    engine_, images = Engine(ComputeSettings(CPU, 3, **options)), torch.randn(3, 3, 9, 9)
     model = create_model(name)
     model.load_state_dict(random_state(name))
     form = engine_.form(model, name)

@@ -431,7 +431,7 @@ def slowly(offer: Published, seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def until(condition: Callable[[], object]) -> Iterator[None]:
+def cancel_on(condition: Callable[[], object]) -> Iterator[None]:
     """Wait for what must come."""
     end = time.monotonic() + 30
     while not condition():
@@ -467,7 +467,7 @@ def test_killed_again_and_again(processes: Processes) -> None:
         slowly(offer, 5)
         before = offer.bodies()
         running = processes.start()
-        with until(lambda before=before: offer.bodies() > before):
+        with cancel_on(lambda before=before: offer.bodies() > before):
             time.sleep(pieces / 100)
         os.kill(running.pid, signal.SIGKILL)
         assert running.ends().code == -signal.SIGKILL
@@ -483,7 +483,7 @@ def test_interrupted(processes: Processes, number: signal.Signals) -> None:
     offer = processes.offer
     slowly(offer, 30)
     running = processes.start()
-    with until(offer.bodies):
+    with cancel_on(offer.bodies):
         time.sleep(0.3)
     started = time.monotonic()
     os.kill(running.pid, number)
@@ -503,7 +503,7 @@ def test_interrupted(processes: Processes, number: signal.Signals) -> None:
 def test_interrupted_before_another_attempt(processes: Processes, fault: dict[str, Any]) -> None:
     processes.offer.strike(**fault)
     running = processes.start()
-    with until(lambda: processes.offer.bodies() >= 2):
+    with cancel_on(lambda: processes.offer.bodies() >= 2):
         os.kill(running.pid, signal.SIGINT)
     started = time.monotonic()
     assert running.ends().code == 130
@@ -517,7 +517,7 @@ def test_interrupted_while_another_process_fetches(processes: Processes) -> None
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
         running = processes.start()
-        with until(lambda: "waiting for another process that fetches" in running.said()):
+        with cancel_on(lambda: "waiting for another process that fetches" in running.said()):
             os.kill(running.pid, signal.SIGINT)
         started = time.monotonic()
         assert running.ends().code == 130
@@ -539,9 +539,9 @@ def test_the_owner_of_a_lock_dies_while_others_wait(processes: Processes) -> Non
     offer = processes.offer
     slowly(offer, 30)
     first = processes.start()
-    with until(offer.bodies):
+    with cancel_on(offer.bodies):
         others = [processes.start() for _ in range(3)]
-    with until(lambda: all("waiting for another process" in other.said() for other in others)):
+    with cancel_on(lambda: all("waiting for another process" in other.said() for other in others)):
         offer.server.faults.clear()
     os.kill(first.pid, signal.SIGKILL)
     assert first.ends().code == -signal.SIGKILL

@@ -23,7 +23,7 @@ from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, own_manifes
 from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
-from pyramidzoo.weights.cache import cache_paths, note
+from pyramidzoo.weights.cache import cache_paths, write_sidecar
 
 SECONDS = 5  # of work on a damaged file, beside what a good one takes (the start of a process), however busy we are
 MEMORY = 256 << 20  # bytes that a mutant may add to what a good file takes
@@ -189,7 +189,7 @@ def require_hash_notices_all(count: int, seed: int, run: Run) -> None:
         path.write_bytes(original.content)
         facts = {"url": entry.origin.url, "origin": entry.origin.hash.value, "sha256": file_hash(path)}
         noted = {"source_sha256": entry.origin.hash.value, "tensors_sha256": entry.tensors_sha256}
-        note(entry, facts | noted, published=True)
+        write_sidecar(entry, facts | noted, published=True)
         ran = run("fetch", entry.id)
         assert (ran.code, ran.err) == (0, "")
         damaged = [m.content for m in chosen("safetensors", count, seed) if m.original is original]

@@ -20,9 +20,9 @@ from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import evaluation_target as subjects
-from pyramidzoo.evaluation.engine import Engine, Settings
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine
 from pyramidzoo.evaluation.environment import pick_device
-from pyramidzoo.evaluation.evaluation_target import Subject
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.evaluation.metrics import label_ranks
 from pyramidzoo.evaluation.predictions import (
@@ -37,11 +37,11 @@ from pyramidzoo.evaluation.records import read_records
 from pyramidzoo.factory import create_model
 from pyramidzoo.files import packaged
 
-CPU = Settings(torch.device("cpu"), batch_size=8)
+CPU = ComputeSettings(torch.device("cpu"), batch_size=8)
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> Subject:
+def subject(tmp_path: Path) -> EvaluationTarget:
     description = Description(
         architecture="wrn_16_1",
         arguments={},
@@ -52,7 +52,7 @@ def subject(tmp_path: Path) -> Subject:
         origin_sha256="0" * 64,
     )
     write_tensors(tmp_path / "random.safetensors", random_state("wrn_16_1"), description.to_metadata())
-    return Subject.of_file(tmp_path / "random.safetensors")
+    return EvaluationTarget.of_file(tmp_path / "random.safetensors")
 
 
 UNIT = {"a": 1}
@@ -122,7 +122,7 @@ def test_damaged_predictions_are_refused(tmp_path: Path) -> None:
     assert not is_valid(tmp_path / "nothing", {"a": 1})
 
 
-def test_counts_are_those_of_a_plain_loop(subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+def test_counts_are_those_of_a_plain_loop(subject: EvaluationTarget, small_set: ImageSet, tmp_path: Path) -> None:
     record = evaluate(subject, small_set, CPU, output=tmp_path / "out")
     model = create_model("wrn_16_1", weights=subject.path).eval()
     with torch.inference_mode():
@@ -140,13 +140,13 @@ def test_counts_are_those_of_a_plain_loop(subject: Subject, small_set: ImageSet,
     ] + ["record.json"]
 
 
-def test_batch_size_changes_no_count(subject: Subject, small_set: ImageSet) -> None:
-    records = [evaluate(subject, small_set, Settings(torch.device("cpu"), batch_size=b)) for b in (7, 300)]
+def test_batch_size_changes_no_count(subject: EvaluationTarget, small_set: ImageSet) -> None:
+    records = [evaluate(subject, small_set, ComputeSettings(torch.device("cpu"), batch_size=b)) for b in (7, 300)]
     assert records[0].prediction_sha256 == records[1].prediction_sha256
 
 
 def test_resuming_computes_only_what_is_missing(
-    subject: Subject, small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    subject: EvaluationTarget, small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     output = tmp_path / "out"
     batches: list[int] = []
@@ -177,20 +177,20 @@ def test_resuming_computes_only_what_is_missing(
     assert evaluate(subject, small_set, CPU, output=output).prediction_sha256 == resumed.prediction_sha256
     assert sum(batches) == 32
     batches[:] = []
-    evaluate(subject, small_set, Settings(torch.device("cpu"), 8, channels_last=True), output=output)
+    evaluate(subject, small_set, ComputeSettings(torch.device("cpu"), 8, channels_last=True), output=output)
     assert sum(batches) == 300  # other flags, other predictions
     assert len(read_records(output)) == 2
 
 
-def test_what_is_not_strict_is_recorded(subject: Subject, small_set: ImageSet) -> None:
-    record = evaluate(subject, small_set, Settings(torch.device("cpu"), 64, amp="bf16", channels_last=True))
+def test_what_is_not_strict_is_recorded(subject: EvaluationTarget, small_set: ImageSet) -> None:
+    record = evaluate(subject, small_set, ComputeSettings(torch.device("cpu"), 64, amp="bf16", channels_last=True))
     assert record.precision == "bf16"
     assert not record.strict
     assert record.claims == ()
     assert record.flags == {"batch_size": 64, "channels_last": True, "amp": "bf16"}
 
 
-def test_strict_arithmetic_is_put_back(subject: Subject, small_set: ImageSet) -> None:
+def test_strict_arithmetic_is_put_back(subject: EvaluationTarget, small_set: ImageSet) -> None:
     seen = []
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark)
@@ -214,7 +214,7 @@ def test_strict_arithmetic_is_put_back(subject: Subject, small_set: ImageSet) ->
     assert (matmul.fp32_precision, cudnn.conv.fp32_precision) == before[:2]
 
 
-def test_requests_that_make_no_sense(subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+def test_requests_that_make_no_sense(subject: EvaluationTarget, small_set: ImageSet, tmp_path: Path) -> None:
     other = ImageSet("cifar100", "test", 100, small_set.images, small_set.labels, "1" * 64)
     with pytest.raises(UsageError, match="was trained on cifar10, not on cifar100"):
         evaluate(subject, other, CPU)
@@ -223,9 +223,9 @@ def test_requests_that_make_no_sense(subject: Subject, small_set: ImageSet, tmp_
         evaluate(resized, small_set, CPU)
     write_tensors(tmp_path / "plain.safetensors", random_state("wrn_16_1"), {})
     with pytest.raises(UsageError, match="does not say what it holds"):
-        Subject.of_file(tmp_path / "plain.safetensors")
+        EvaluationTarget.of_file(tmp_path / "plain.safetensors")
     with pytest.raises(UsageError, match="`pyramidzoo convert"):
-        Subject.of_file(tmp_path / "in.pth")
+        EvaluationTarget.of_file(tmp_path / "in.pth")
     with pytest.raises(UsageError, match="no device is called 'gpu'"):
         pick_device("gpu")
     with pytest.raises(UnavailableError, match="CUDA devices are visible"):
@@ -257,9 +257,9 @@ def test_freed_memory_is_kept() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_gives_the_counts_of_the_cpu(subject: Subject, small_set: ImageSet) -> None:
+def test_a_gpu_gives_the_counts_of_the_cpu(subject: EvaluationTarget, small_set: ImageSet) -> None:
     on_cpu = evaluate(subject, small_set, CPU)
-    on_gpu = evaluate(subject, small_set, Settings(torch.device("cuda"), 64))
+    on_gpu = evaluate(subject, small_set, ComputeSettings(torch.device("cuda"), 64))
     assert (on_gpu.top1_correct, on_gpu.top5_correct) == (on_cpu.top1_correct, on_cpu.top5_correct)
 
 
@@ -268,7 +268,9 @@ def test_what_the_system_refuses(error: OSError, shown: str) -> None:
     assert str(UnavailableError.of(error)) == shown
 
 
-def test_files_of_one_name_keep_separate_records(subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+def test_files_of_one_name_keep_separate_records(
+    subject: EvaluationTarget, small_set: ImageSet, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     description = Description.of(subject.path)
     assert description is not None
@@ -276,12 +278,12 @@ def test_files_of_one_name_keep_separate_records(subject: Subject, small_set: Im
     write_tensors(path, random_state("wrn_16_1", seed=1), description.to_metadata())
     output = tmp_path / "out"
     first = evaluate(subject, small_set, CPU, output=output)
-    second = evaluate(Subject.of_file(path), small_set, CPU, output=output)
+    second = evaluate(EvaluationTarget.of_file(path), small_set, CPU, output=output)
     assert first.prediction_sha256 != second.prediction_sha256
     assert read_records(output) == sorted([first, second], key=lambda record: record.weights)
 
 
-def test_an_entry_must_be_loaded_with_its_own_tensors(subject: Subject, small_set: ImageSet) -> None:
+def test_an_entry_must_be_loaded_with_its_own_tensors(subject: EvaluationTarget, small_set: ImageSet) -> None:
     entry = load_manifest().find("wrn_16_1.cifar10_ferles")
     posing = dataclasses.replace(subject, name=entry.id, entry=entry)
     with pytest.raises(IntegrityError, match=r"does not hold the tensors of wrn_16_1\.cifar10_ferles"):
@@ -307,7 +309,7 @@ HOSTILE: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), HOSTILE)
-def test_hostile_descriptions(field: str, value: Any, subject: Subject, tmp_path: Path) -> None:
+def test_hostile_descriptions(field: str, value: Any, subject: EvaluationTarget, tmp_path: Path) -> None:
     description = Description.of(subject.path)
     assert description is not None
     content = json.loads(description.to_metadata()["pyramidzoo"])
@@ -319,26 +321,28 @@ def test_hostile_descriptions(field: str, value: Any, subject: Subject, tmp_path
     path = tmp_path / "hostile.safetensors"
     write_tensors(path, random_state("wrn_16_1"), {"pyramidzoo": json.dumps(content)})
     with pytest.raises(IntegrityError, match="its metadata do not describe a network"):
-        Subject.of_file(path)
+        EvaluationTarget.of_file(path)
 
 
 @pytest.mark.parametrize("arguments", [{"depth": 20}, {"foo": 1}, {"drop_rate": 2}])
 def test_arguments_that_do_not_fit_the_network(
-    arguments: dict[str, Any], subject: Subject, small_set: ImageSet, tmp_path: Path
+    arguments: dict[str, Any], subject: EvaluationTarget, small_set: ImageSet, tmp_path: Path
 ) -> None:
     description = Description.of(subject.path)
     assert description is not None
     metadata = dataclasses.replace(description, arguments=arguments).to_metadata()
     write_tensors(tmp_path / "hostile.safetensors", random_state("wrn_16_1"), metadata)
     with pytest.raises(IntegrityError, match="its metadata do not describe a wrn_16_1"):
-        evaluate(Subject.of_file(tmp_path / "hostile.safetensors"), small_set, CPU)
+        evaluate(EvaluationTarget.of_file(tmp_path / "hostile.safetensors"), small_set, CPU)
 
 
 @pytest.mark.parametrize(
     "change",
     [{"images": None}, {"images": 0}, {"images": "300"}, {"top1_correct": 301}, {"weights": []}, {"claims": [{}]}],
 )
-def test_damaged_records(change: dict[str, Any], subject: Subject, small_set: ImageSet, tmp_path: Path) -> None:
+def test_damaged_records(
+    change: dict[str, Any], subject: EvaluationTarget, small_set: ImageSet, tmp_path: Path
+) -> None:
     evaluate(subject, small_set, CPU, output=tmp_path / "out")
     (path,) = (tmp_path / "out").rglob("record.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -369,5 +373,5 @@ def test_records_and_claims_of_another_data_set_do_not_hold(tmp_path: Path, monk
     for dataset, recorded in [("digits", "exact"), ("other", "none")]:
         described = Description("wrn_16_1", {}, dataset, 10, entry.preprocessing, None, None)
         write_tensors(path, tensors, described.to_metadata())
-        record = evaluate(Subject.of_file(path), dataclasses.replace(images, name=dataset), CPU)
+        record = evaluate(EvaluationTarget.of_file(path), dataclasses.replace(images, name=dataset), CPU)
         assert record.recorded == recorded

@@ -36,12 +36,12 @@ from pyramidzoo.data import imagenet
 from pyramidzoo.data._class_order import ordered
 from pyramidzoo.data._decoding import Decoder
 from pyramidzoo.data._encoded import EncodedSet, _Crops
-from pyramidzoo.data.datasets import Reading, Split, load_dataset, open_split
+from pyramidzoo.data.datasets import ReaderOptions, Split, load_dataset, open_split
 from pyramidzoo.data.transforms import Normalize, Override, eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine
-from pyramidzoo.evaluation.engine import Engine, Settings
-from pyramidzoo.evaluation.evaluation_target import Subject, load
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
 from pyramidzoo.evaluation.harness import conclude, evaluate, plan, protocol_of
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import read_records
@@ -56,11 +56,11 @@ def prepared(resize: int, crop: int, interpolation: str) -> Preprocessing:
     return Preprocessing((3, crop, crop), MEAN, STD, resize=resize, crop=crop, interpolation=interpolation)
 
 
-def pixels_of(images: Split, preprocessing: Preprocessing, reading: Reading | None = None, batch: int = 4) -> Any:
+def pixels_of(images: Split, preprocessing: Preprocessing, reading: ReaderOptions | None = None, batch: int = 4) -> Any:
     """All images as a network sees them, in the order of their indices."""
     spans = [(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     normalize = Normalize(preprocessing)
-    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading or Reading())) as batches:
+    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading or ReaderOptions())) as batches:
         found = torch.cat([normalize(batch) for batch in batches])
     return found[np.argsort(images.index(0, len(images)))]
 
@@ -115,7 +115,7 @@ def test_processes_and_batches_change_no_pixel(odd: Path) -> None:
     images = open_split("imagenet1k", None, odd)
     alone = pixels_of(images, SMALL)
     state = torch.get_rng_state()
-    assert torch.equal(pixels_of(images, SMALL, Reading(workers=2), batch=3), alone)
+    assert torch.equal(pixels_of(images, SMALL, ReaderOptions(workers=2), batch=3), alone)
     assert torch.equal(torch.get_rng_state(), state)
     assert multiprocessing.active_children() == []
 
@@ -127,7 +127,9 @@ def test_tensors_are_resized_to_within_two_grey_levels(tmp_path: Path) -> None:
     for interpolation in ("bilinear", "bicubic"):
         protocol, levels = prepared(64, 56, interpolation), []
         for tensor_resize in (False, True):
-            with contextlib.closing(images.batches([(0, 4)], protocol, CPU, Reading(0, tensor_resize))) as batches:
+            with contextlib.closing(
+                images.batches([(0, 4)], protocol, CPU, ReaderOptions(0, tensor_resize))
+            ) as batches:
                 levels.append(next(batches).int())
         off = (levels[0] - levels[1]).abs()
         assert 0 < off.max() <= 2
@@ -153,7 +155,7 @@ def test_a_damaged_image_is_named_and_never_left_out(
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries leave it
     images = open_split("imagenet1k", None, tmp_path)
     with pytest.raises(IntegrityError, match=r"^\S*n01440764/b.JPEG is damaged: .*; get it again$") as caught:
-        pixels_of(images, SMALL, Reading(workers))
+        pixels_of(images, SMALL, ReaderOptions(workers))
     assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
     assert caught.value.exit_code == 4
     assert ImageFile.LOAD_TRUNCATED_IMAGES
@@ -165,7 +167,7 @@ def test_an_image_that_has_gone(tmp_path: Path) -> None:
     (tmp_path / "val/n01440764/a.JPEG").unlink()
     for workers in (0, 1):
         with pytest.raises(UnavailableError, match=r"a\.JPEG: No such file"):
-            pixels_of(images, SMALL, Reading(workers))
+            pixels_of(images, SMALL, ReaderOptions(workers))
 
 
 # --- where the images are ---
@@ -342,14 +344,14 @@ def test_where_an_order_does_not_help(tmp_path: Path, known: Known) -> None:
 def test_what_the_official_images_are() -> None:
     wnids, labels = imagenet._wnids(), np.arange(50_000) % 1000
     names = [f"{wnids[k % 1000]}/ILSVRC2012_val_{k + 1:08d}.JPEG" for k in range(50_000)]
-    assert imagenet.shortfall(names, labels) is None
-    assert imagenet.shortfall([f"{name[10:-5]}_{name[:9]}.JPEG" for name in names], labels) is None  # the Hub's
-    assert imagenet.shortfall(names[1:], labels[1:]) == "49,999 images are not the 50,000 of the split"
-    assert "do not have 50 images each" in str(imagenet.shortfall(names, labels // 2))
+    assert imagenet.not_the_split(names, labels) is None
+    assert imagenet.not_the_split([f"{name[10:-5]}_{name[:9]}.JPEG" for name in names], labels) is None  # the Hub's
+    assert imagenet.not_the_split(names[1:], labels[1:]) == "49,999 images are not the 50,000 of the split"
+    assert "do not have 50 images each" in str(imagenet.not_the_split(names, labels // 2))
     twice = [names[0].replace("00000001", "00000002"), *names[1:]]
-    assert "do not have the names of the split" in str(imagenet.shortfall(twice, labels))
+    assert "do not have the names of the split" in str(imagenet.not_the_split(twice, labels))
     for strange in ([name[10:] for name in names], labels), (names, np.roll(labels, 1)):
-        assert "are not those of the classes" in str(imagenet.shortfall(*strange))
+        assert "are not those of the classes" in str(imagenet.not_the_split(*strange))
 
 
 def test_the_fingerprint_covers_index_name_size_and_label(tmp_path: Path) -> None:
@@ -504,10 +506,10 @@ def test_results_of_different_orders_never_meet(known: Known, tmp_path: Path) ->
     code, again, err = run(*arguments, "--class-order", "number")
     assert (code, again["reused_files"]) == (0, 2)
     images = open_split("imagenet1k", None, known.tree)
-    assert images.flags(Reading()).keys() == {"decoder", "tensor_resize"}  # without the option nothing is new
+    assert images.flags(ReaderOptions()).keys() == {"decoder", "tensor_resize"}  # without the option nothing is new
 
 
-def posing(known: Known) -> tuple[Subject, EncodedSet]:
+def posing(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
     """The weights as an entry of the manifest, with a claim and a result that are true, and the images they are on."""
     entry = load_manifest().find("resnet18.imagenet1k")
     wrong = 2000 - known.top1
@@ -534,7 +536,7 @@ def posing(known: Known) -> tuple[Subject, EncodedSet]:
     entry = dataclasses.replace(
         entry, preprocessing=SMALL, claims=(claim, other), results=(result,), tensors_sha256=None
     )
-    subject = dataclasses.replace(Subject.of_file(known.weights), name=entry.id, entry=entry)
+    subject = dataclasses.replace(EvaluationTarget.of_file(known.weights), name=entry.id, entry=entry)
     images = open_split("imagenet1k", None, known.tree)
     assert isinstance(images, EncodedSet)
     return subject, images
@@ -543,13 +545,13 @@ def posing(known: Known) -> tuple[Subject, EncodedSet]:
 def test_verdicts_need_the_official_images(known: Known) -> None:
     subject, images = posing(known)
     part = Part("known", np.arange(2000), known.labels.numpy(), known.logits.numpy())
-    official = dataclasses.replace(images, shortfall=None)
-    record = conclude(plan(load(subject, official), Engine(Settings(CPU, 250))), [part])
+    official = dataclasses.replace(images, not_the_split=None)
+    record = conclude(plan(load(subject, official), Engine(ComputeSettings(CPU, 250))), [part])
     assert record.recorded == "exact"
     (claim,) = record.claims
     assert (claim.verdict, claim.published) == ("matched", f"{(2000 - known.top1) / 20:.2f}")
     assert "not_the_split" not in record.flags
-    record = conclude(plan(load(subject, images), Engine(Settings(CPU, 250))), [part])
+    record = conclude(plan(load(subject, images), Engine(ComputeSettings(CPU, 250))), [part])
     assert (record.recorded, record.claims) == ("none", ())
     assert record.recorded_detail == "2,000 images are not the 50,000 of the split"
 
@@ -574,17 +576,19 @@ def test_published_rows_are_about_all_images(images: int, table: str) -> None:
 
 
 @pytest.fixture
-def few(known: Known) -> tuple[Subject, EncodedSet]:
+def few(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
     """The first 60 images alone, posing as all of them: every image takes its time."""
     subject, images = posing(known)
-    return subject, dataclasses.replace(images, labels=images.labels[:60], shortfall=None)
+    return subject, dataclasses.replace(images, labels=images.labels[:60], not_the_split=None)
 
 
-def test_another_protocol_is_said_and_judged_by_its_own_claims(few: tuple[Subject, EncodedSet], tmp_path: Path) -> None:
+def test_another_protocol_is_said_and_judged_by_its_own_claims(
+    few: tuple[EvaluationTarget, EncodedSet], tmp_path: Path
+) -> None:
     subject, images = few
 
     def judged(override: Override, **settings: Any) -> Any:
-        return evaluate(subject, images, Settings(CPU, 30, override=override, **settings))
+        return evaluate(subject, images, ComputeSettings(CPU, 30, override=override, **settings))
 
     plain = judged(Override())
     assert judged(Override(36, 32, "bilinear")).flags == plain.flags  # their own
@@ -597,7 +601,7 @@ def test_another_protocol_is_said_and_judged_by_its_own_claims(few: tuple[Subjec
     assert record.prediction_sha256 != plain.prediction_sha256
     assert record.preprocessing_sha256 == prepared(40, 40, "bilinear").sha256()
     for override in (Override(), Override(40, 40)):  # one does not take the other's predictions
-        kept = evaluate(subject, images, Settings(CPU, 30, override=override), output=tmp_path)
+        kept = evaluate(subject, images, ComputeSettings(CPU, 30, override=override), output=tmp_path)
         assert kept.reused_files == 0
     bicubic = judged(Override(interpolation="bicubic"))
     assert bicubic.protocol == "resize 36, center crop 32, one pass, bicubic"
@@ -607,15 +611,15 @@ def test_another_protocol_is_said_and_judged_by_its_own_claims(few: tuple[Subjec
             judged(bad)
 
 
-def test_tensor_resizing_is_not_strict(few: tuple[Subject, EncodedSet]) -> None:
+def test_tensor_resizing_is_not_strict(few: tuple[EvaluationTarget, EncodedSet]) -> None:
     subject, images = few
-    record = evaluate(subject, images, Settings(CPU, 30, reading=Reading(0, True)))
+    record = evaluate(subject, images, ComputeSettings(CPU, 30, reading=ReaderOptions(0, True)))
     assert record.flags["tensor_resize"]
     assert not record.strict
     assert (record.arithmetic, record.claims) == ("fp32, resized as tensors", ())
 
 
-def test_weights_that_want_other_images(few: tuple[Subject, EncodedSet]) -> None:
+def test_weights_that_want_other_images(few: tuple[EvaluationTarget, EncodedSet]) -> None:
     subject, images = few
     for change in (
         {"resize": None, "crop": None},
@@ -625,10 +629,10 @@ def test_weights_that_want_other_images(few: tuple[Subject, EncodedSet]) -> None
     ):
         other = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, **change))  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="images of imagenet1k are resized and then cropped to a square"):
-            evaluate(other, images, Settings(CPU, 30))
+            evaluate(other, images, ComputeSettings(CPU, 30))
     odd = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, interpolation="magic"))
     with pytest.raises(UsageError, match="resized by 'magic'; bilinear and bicubic are possible"):
-        evaluate(odd, images, Settings(CPU, 30))
+        evaluate(odd, images, ComputeSettings(CPU, 30))
 
 
 def test_protocols_are_the_words_of_the_claims() -> None:
@@ -643,7 +647,7 @@ def test_protocols_are_the_words_of_the_claims() -> None:
 
 @pytest.mark.parametrize("wanted", [64, 20, 7])
 def test_too_little_memory_halves_the_batch(
-    wanted: int, few: tuple[Subject, EncodedSet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    wanted: int, few: tuple[EvaluationTarget, EncodedSet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What comes out, file for file, is what a run gives that was asked for the smaller batch."""
     subject, images = few
@@ -656,19 +660,19 @@ def test_too_little_memory_halves_the_batch(
         return compute(self, key, network, batch)
 
     expected = {64: 8, 20: 5, 7: 7}[wanted]
-    asked = evaluate(subject, images, Settings(CPU, expected), output=tmp_path / "out")
+    asked = evaluate(subject, images, ComputeSettings(CPU, expected), output=tmp_path / "out")
     monkeypatch.setattr(Engine, "_logits", cramped)
     monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
-    record = evaluate(subject, images, Settings(CPU, wanted))
+    record = evaluate(subject, images, ComputeSettings(CPU, wanted))
     assert max(sizes[-60 // expected :]) == expected
     assert record.prediction_sha256 == asked.prediction_sha256
     assert record.flags["batch_size"] == expected
     assert record.flags.get("batch_size_asked") == (wanted if wanted > 8 else None)
-    again = evaluate(subject, images, Settings(CPU, wanted), output=tmp_path / "out")
+    again = evaluate(subject, images, ComputeSettings(CPU, wanted), output=tmp_path / "out")
     assert again.reused_files == -(-60 // (4 * expected))
 
 
-def test_no_memory_at_all(few: tuple[Subject, EncodedSet], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_at_all(few: tuple[EvaluationTarget, EncodedSet], monkeypatch: pytest.MonkeyPatch) -> None:
     subject, images = few
 
     def none(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
@@ -676,21 +680,21 @@ def test_no_memory_at_all(few: tuple[Subject, EncodedSet], monkeypatch: pytest.M
 
     monkeypatch.setattr(Engine, "_logits", none)
     with pytest.raises(UnavailableError, match="no memory for batches of 30; try a smaller -b") as caught:  # on the way
-        evaluate(subject, images, Settings(CPU, 30, reading=Reading(1)))
+        evaluate(subject, images, ComputeSettings(CPU, 30, reading=ReaderOptions(1)))
     assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
     assert caught.value.exit_code == 5
     monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
     with pytest.raises(UnavailableError, match="no memory for batches of 1"):
-        evaluate(subject, images, Settings(CPU, 30))
+        evaluate(subject, images, ComputeSettings(CPU, 30))
 
 
 # --- processes ---
 
 
-def test_a_decoding_process_that_is_killed(few: tuple[Subject, EncodedSet]) -> None:
+def test_a_decoding_process_that_is_killed(few: tuple[EvaluationTarget, EncodedSet]) -> None:
     _, images = few
     spans, before = [(start, start + 1) for start in range(60)], signal.getsignal(signal.SIGCHLD)
-    with contextlib.closing(images.batches(spans, SMALL, CPU, Reading(1))) as batches:
+    with contextlib.closing(images.batches(spans, SMALL, CPU, ReaderOptions(1))) as batches:
         next(batches)
         (child,) = multiprocessing.active_children()
         os.kill(child.pid or 0, signal.SIGKILL)
@@ -700,9 +704,9 @@ def test_a_decoding_process_that_is_killed(few: tuple[Subject, EncodedSet]) -> N
     assert signal.getsignal(signal.SIGCHLD) is before
 
 
-def test_closing_early_ends_the_processes(few: tuple[Subject, EncodedSet]) -> None:
+def test_closing_early_ends_the_processes(few: tuple[EvaluationTarget, EncodedSet]) -> None:
     _, images = few
-    batches = images.batches([(start, start + 1) for start in range(60)], SMALL, CPU, Reading(2))
+    batches = images.batches([(start, start + 1) for start in range(60)], SMALL, CPU, ReaderOptions(2))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
@@ -763,9 +767,9 @@ def test_rows_are_indexed_as_the_tree_is(known: Known) -> None:
     assert (index != np.arange(2000)).any()
     assert torch.equal(rows.labels, tree.labels[index])
     places = np.argsort(index)[:3]
-    with contextlib.closing(rows.batches([(p, p + 1) for p in places], SMALL, CPU, Reading())) as batches:
+    with contextlib.closing(rows.batches([(p, p + 1) for p in places], SMALL, CPU, ReaderOptions())) as batches:
         found = torch.cat(list(batches))
-    with contextlib.closing(tree.batches([(0, 3)], SMALL, CPU, Reading())) as batches:
+    with contextlib.closing(tree.batches([(0, 3)], SMALL, CPU, ReaderOptions())) as batches:
         assert torch.equal(found, next(batches))
 
 

@@ -191,10 +191,13 @@ def test_folding_leaves_no_bn_behind_a_convolution() -> None:
 
 
 def test_a_leading_bn_goes_into_the_1x1_behind_it() -> None:
-    optimized = optimize(random_model("pyramidnet164_a48"), form=("fold_bn", "lead_bn"))
-    assert optimized.passes == ("fold_bn", "lead_bn")
+    optimized = optimize(random_model("pyramidnet164_a48"), form=("fold_bn", "fold_bn_into_next_conv"))
+    assert optimized.passes == ("fold_bn", "fold_bn_into_next_conv")
     assert count(optimized, nn.BatchNorm2d) == 1  # in front of the last ReLU
-    assert "lead_bn" not in optimize(random_model("pyramidnet110_a48"), form=("fold_bn", "lead_bn")).passes
+    assert (
+        "fold_bn_into_next_conv"
+        not in optimize(random_model("pyramidnet110_a48"), form=("fold_bn", "fold_bn_into_next_conv")).passes
+    )
 
 
 def test_the_constant_channel_replaces_every_leading_bn() -> None:
@@ -215,7 +218,7 @@ def test_the_constant_channel_replaces_every_leading_bn() -> None:
 
 @pytest.mark.parametrize("multiple", [8, 16])
 def test_aligned_channels_are_multiples(multiple: int) -> None:
-    form = ("fold_bn", "constant_channel", "lead_bn", f"align{multiple}")
+    form = ("fold_bn", "constant_channel", "fold_bn_into_next_conv", f"align{multiple}")
     for name in ("pyramidnet110_a48", "pyramidnet164_a48"):
         convs = [m for m in optimize(random_model(name), form=form).modules() if isinstance(m, nn.Conv2d)]
         assert all(conv.out_channels % multiple == 0 for conv in convs)

@@ -31,7 +31,7 @@ import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.checkpoints.safetensors_file import check_signatures, read_metadata, signatures, write_tensors
 from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert._layout import Opened
+from pyramidzoo.convert._layout import FlatCheckpoint
 from pyramidzoo.convert._recognition import signatures_of
 from pyramidzoo.convert.conversion import get_layout
 from pyramidzoo.convert.layouts import _folded
@@ -247,7 +247,7 @@ def test_all_names_and_shapes(layout: str, architecture: str) -> None:
 def require_all_names(state: dict[str, Tensor], layout: str, architecture: str, classes: int) -> None:
     """Exactly this state dict, batch counters included, is what the layout wants of the network."""
     row = get_architecture(architecture)
-    wanted = get_layout(layout).wanted(Opened("", state), signatures_of(row, num_classes=classes), row)
+    wanted = get_layout(layout).wanted(FlatCheckpoint("", state), signatures_of(row, num_classes=classes), row)
     check_signatures(signatures(state), wanted, what=architecture, next_step="")
     assert wanted.keys() == state.keys()
 
@@ -396,7 +396,7 @@ def test_names(layout: str, architecture: str, names: set[str]) -> None:
     key_map = get_layout(layout)
     assert key_map.supports(row)
     expected = signatures_of(row)
-    wanted = key_map.wanted(Opened("", {}), expected, row)
+    wanted = key_map.wanted(FlatCheckpoint("", {}), expected, row)
     assert names <= wanted.keys()
     filled = sum(key_map.locate(name, part, row).name is None for name, part in expected.items())
     assert len(wanted) == len(expected) - filled + len(key_map.unused(row))

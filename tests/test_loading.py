@@ -21,7 +21,7 @@ from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.checkpoints import loading
 from pyramidzoo.checkpoints.safetensors_file import Content, Description, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.evaluation_target import Subject
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.files import file_hash, packaged, replacing
 from pyramidzoo.models import build, uninitialised
 
@@ -308,4 +308,4 @@ def test_a_file_with_an_implausible_normalisation_is_refused(tmp_path: Path, sta
     with pytest.raises(IntegrityError, match=message):
         pyramidzoo.create_model("wrn_16_1", weights=path)
     with pytest.raises(IntegrityError, match="must be divided by 255"):
-        Subject.of_file(path)
+        EvaluationTarget.of_file(path)

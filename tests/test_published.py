@@ -168,7 +168,7 @@ def test_a_prefix_is_completed_by_the_first_file(folder: Path, site: str, monkey
     weights.fetch(entry)
     noted = cache.sidecar(entry)
     assert noted["source_sha256"] == file_hash(folder / "net.pth")
-    cache.note(entry, {**noted, "source_sha256": "0" * 64}, published=True)
+    cache.write_sidecar(entry, {**noted, "source_sha256": "0" * 64}, published=True)
     with pytest.raises(IntegrityError, match=f"the file noted when it first came had {'0' * 64}"):
         weights.fetch(entry, force=True)
 

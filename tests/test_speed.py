@@ -23,7 +23,15 @@ from torch.nn import functional as F
 from pyramidzoo import cli
 from pyramidzoo.bench import measuring, peers, speed_table, timing
 from pyramidzoo.bench.counting import activation_bytes, multiply_adds, weights_bytes
-from pyramidzoo.bench.measuring import Peaks, Settings, Subject, measured, settled, timed, unequal
+from pyramidzoo.bench.measuring import (
+    BenchmarkSettings,
+    BenchmarkTarget,
+    Peaks,
+    measure_target,
+    random_calibrated_model,
+    timed,
+    unequal,
+)
 from pyramidzoo.bench.pytorchcv_names import names_of
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
@@ -110,7 +118,9 @@ def test_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e8 < timing.convolution_peak(torch.float32) < 1e15  # FLOP/s of one slow core, and of a whole rack
     monkeypatch.setattr(measuring, "convolution_peak", lambda dtype, device: 1e12)
     peaks = Peaks(CPU)
-    (row,) = measured(Subject(get_architecture("wrn_16_2")), Settings(CPU, (4,), ("plain",), rounds=1), peaks)
+    (row,) = measure_target(
+        BenchmarkTarget(get_architecture("wrn_16_2")), BenchmarkSettings(CPU, (4,), ("plain",), rounds=1), peaks
+    )
     assert row["fraction_of_peak"] is None
     peaks.set_fractions([row])
     seconds = row["runs"][0] / row["forward_passes"]
@@ -155,7 +165,7 @@ def test_bytes_alive_are_counted_exactly() -> None:
 
 
 def test_rewritten_networks_hold_less() -> None:
-    plain, images = settled(get_architecture("densenet_bc_40_k12")), torch.randn(2, 3, 32, 32)
+    plain, images = random_calibrated_model(get_architecture("densenet_bc_40_k12")), torch.randn(2, 3, 32, 32)
     fast = optimize(plain)
     fast(images)  # filters are rearranged at the first pass
     held = [activation_bytes(lambda form=form: form(images), CPU) for form in (plain, fast, fast)]  # type: ignore[misc]
@@ -184,7 +194,7 @@ def test_multiply_adds() -> None:
 )
 def test_a_peer_has_our_tensors_and_our_logits(library: str, name: str, side: int) -> None:
     row = get_architecture(name)
-    model = settled(row)
+    model = random_calibrated_model(row)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     found = peers.peer(library, row, model, (3, side, side))
     assert found is not None
@@ -240,7 +250,7 @@ def other_classes(row: Any, classes: int) -> nn.Module:
 @pytest.mark.parametrize("builder", [other_epsilon, other_activation, other_depth, other_classes, lambda r, c: None])
 def test_another_graph_is_no_peer(builder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     row = get_architecture("resnet20_b")
-    model = settled(row)
+    model = random_calibrated_model(row)
     assert peers.peer("pytorchcv", row, model, (3, 32, 32)) is not None
     monkeypatch.setitem(peers.LIBRARIES, "pytorchcv", builder)
     assert peers.peer("pytorchcv", row, model, (3, 32, 32)) is None
@@ -285,13 +295,13 @@ class Off(nn.Module):
 
 
 def test_networks_that_are_off_are_found() -> None:
-    plain, images = settled(get_architecture("wrn_16_1")), torch.randn(4, 3, 32, 32)
+    plain, images = random_calibrated_model(get_architecture("wrn_16_1")), torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         sample = measuring._images(16, (3, 32, 32))
         exact = plain(sample)
         scale = exact.abs().max().item()
         rounded = (plain.bfloat16()(sample.bfloat16()).float() - exact).abs().max().item()
-    plain = settled(get_architecture("wrn_16_1"))
+    plain = random_calibrated_model(get_architecture("wrn_16_1"))
     low = optimize(plain, dtype=torch.bfloat16)
     networks = {
         "plain": plain,
@@ -309,7 +319,9 @@ def test_networks_that_are_off_are_found() -> None:
 @pytest.mark.usefixtures("quick")
 def test_what_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Off(optimize(model, dtype=dtype), 1.0))
-    rows = measured(Subject(get_architecture("wrn_16_1")), Settings(CPU, (2,), rounds=2), Peaks(CPU))
+    rows = measure_target(
+        BenchmarkTarget(get_architecture("wrn_16_1")), BenchmarkSettings(CPU, (2,), rounds=2), Peaks(CPU)
+    )
     assert [(row["variant"], row["runs"] is None) for row in rows] == [
         ("plain", False),
         ("optimized", True),
@@ -323,9 +335,9 @@ def test_settled_networks_are_the_same_every_time() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = settled(get_architecture("wrn_16_1"))
+    first = random_calibrated_model(get_architecture("wrn_16_1"))
     assert torch.equal(torch.rand(3), expected)
-    second = settled(get_architecture("wrn_16_1"))
+    second = random_calibrated_model(get_architecture("wrn_16_1"))
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
@@ -354,15 +366,15 @@ def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("quick")
 def test_memory_that_nobody_can_see_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_compiled", lambda network, batch: network)
-    settings = Settings(CPU, (2,), ("plain", "plain_compiled"), rounds=1)
-    rows = measured(Subject(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    settings = BenchmarkSettings(CPU, (2,), ("plain", "plain_compiled"), rounds=1)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [row["activations_mib"] is None for row in rows] == [False, True]
     assert [row["error"] for row in rows] == [None, None]
 
 
 def test_a_variant_has_one_precision() -> None:
     with pytest.raises(UsageError, match="'plain_bf16_fp16' names two precisions"):
-        Settings(CPU, variants=("plain_bf16_fp16",))
+        BenchmarkSettings(CPU, variants=("plain_bf16_fp16",))
 
 
 # Out of memory
@@ -388,8 +400,8 @@ class Greedy(nn.Module):
 @pytest.mark.usefixtures("quick")
 def test_a_batch_that_does_not_fit_is_said_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 20))
-    settings = Settings(CPU, (24, 4), ("plain", "optimized"), rounds=1)
-    rows = measured(Subject(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    settings = BenchmarkSettings(CPU, (24, 4), ("plain", "optimized"), rounds=1)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [(row["batch"], row["variant"], row["error"]) for row in rows] == [
         (24, "plain", None),
         (24, "optimized", "cpu has no memory for batches of 24; try a smaller -b"),
@@ -402,8 +414,8 @@ def test_a_batch_that_does_not_fit_is_said_in_its_row(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("quick")
 def test_memory_that_runs_out_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 20, times=3))
-    settings = Settings(CPU, (4,), ("plain", "optimized"), rounds=5)
-    rows = measured(Subject(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    settings = BenchmarkSettings(CPU, (4,), ("plain", "optimized"), rounds=5)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [row["error"] for row in rows] == ["cpu has no memory for batches of 4; try a smaller -b"] * 2
     assert [row["runs"] for row in rows] == [None, None]
 
@@ -519,7 +531,7 @@ def test_weights_are_measured_with_their_own_tensors_and_images(run: Run) -> Non
     assert code == 0
     assert (row["network"], row["weights"], row["image"]) == ("wrn_16_1", "wrn_16_1.digits_zoo", [1, 8, 8])
     assert (row["variant"], row["ratio"], row["ratio_to"]) == ("optimized", None, None)
-    tensors = Subject.of_entry(load_manifest().find("wrn_16_1.digits_zoo")).network().state_dict()
+    tensors = BenchmarkTarget.of_entry(load_manifest().find("wrn_16_1.digits_zoo")).network().state_dict()
     assert "digits" in load_manifest().find("wrn_16_1.digits_zoo").dataset
     assert tensors["conv1.weight"].shape[1] == 1
 
@@ -582,9 +594,11 @@ def test_failures_of_some_have_their_exit_codes(run: Run, monkeypatch: pytest.Mo
     code, _, err = run(*arguments, "--variants", "plain", "optimized")
     assert code == 5
     assert "wrn_16_1, batch 2: optimized: cpu has no memory for batches of 2" in err
-    lost = dataclasses.replace(Subject(get_architecture("wrn_16_2")), entry=load_manifest().find("wrn_16_2.cifar10"))
+    lost = dataclasses.replace(
+        BenchmarkTarget(get_architecture("wrn_16_2")), entry=load_manifest().find("wrn_16_2.cifar10")
+    )
     monkeypatch.setattr(
-        "pyramidzoo.commands.speed._subjects", lambda names: [lost, Subject(get_architecture("wrn_16_1"))]
+        "pyramidzoo.commands.speed._subjects", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
     )
     code, out, err = run(*arguments, "--variants", "plain")
     assert code == 5
@@ -665,15 +679,15 @@ def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.usefixtures("quick")
 def test_the_table_is_made_network_by_network(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, tuple[int, ...]]] = []
-    real = measured
+    real = measure_target
 
-    def counted(subject: Subject, settings: Settings, peaks: Peaks) -> list[dict[str, Any]]:
+    def counted(subject: BenchmarkTarget, settings: BenchmarkSettings, peaks: Peaks) -> list[dict[str, Any]]:
         asked.append((subject.name, tuple(settings.batches)))
         if len(asked) == 2:
             raise KeyboardInterrupt
         return real(subject, dataclasses.replace(settings, batches=(2, 1)), peaks)
 
-    monkeypatch.setattr(make_speed, "measured", counted)
+    monkeypatch.setattr(make_speed, "measure_target", counted)
     with pytest.raises(KeyboardInterrupt):
         make_speed.main(["wrn_16_2", "wrn_16_1", "--rounds", "1"])
     document = json.loads(packaged.read_text(encoding="utf-8"))
@@ -697,7 +711,7 @@ def test_the_table_is_made_network_by_network(packaged: Path, monkeypatch: pytes
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_is_measured() -> None:
     device = torch.device("cuda")
-    settings = Settings(
+    settings = BenchmarkSettings(
         device,
         (16,),
         ("plain", "plain_tf32", "optimized_fp16", "optimized_fp16_graph", "optimized_bf16"),
@@ -705,7 +719,7 @@ def test_a_gpu_is_measured() -> None:
         rounds=2,
     )
     peaks = Peaks(device)
-    rows = measured(Subject(get_architecture("wrn_16_2")), settings, peaks)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_2")), settings, peaks)
     peaks.set_fractions(rows)
     assert [row["error"] for row in rows] == [None] * 6
     for row in rows:

@@ -29,7 +29,7 @@ from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import uninitialised
 from pyramidzoo.timm_adapter import PREFIX, crop_fraction, register_with_timm
-from pyramidzoo.weights.fetch import Located
+from pyramidzoo.weights.fetch import WeightsFile
 
 pytestmark = pytest.mark.contract
 
@@ -224,7 +224,7 @@ def test_a_file_that_is_not_exactly_the_networks_is_refused(tmp_path: Path, monk
     monkeypatch.setattr("pyramidzoo.weights.fetch.packaged", lambda name: path)
     with pytest.raises(IntegrityError, match="altered"):
         timm.create_model(DIGITS, pretrained=True)
-    monkeypatch.setattr("pyramidzoo.factory.fetch", lambda entry: Located(path, file_hash(path), "bundled"))
+    monkeypatch.setattr("pyramidzoo.factory.fetch", lambda entry: WeightsFile(path, file_hash(path), "bundled"))
     with pytest.raises(IntegrityError, match=r"unexpected: layer1\.0\.conv1\.weight_extra"):
         timm.create_model(DIGITS, pretrained=True)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.checkpoints.safetensors_file import check_signatures, signatures
 from pyramidzoo.convert import _torch7 as child
-from pyramidzoo.convert._layout import Opened
+from pyramidzoo.convert._layout import FlatCheckpoint
 from pyramidzoo.convert._recognition import signatures_of
 from pyramidzoo.convert.conversion import convert_file, get_layout, read_checkpoint, recognise
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
@@ -100,7 +100,7 @@ def test_every_place_of_the_authors_trees(architecture: str) -> None:
     row = get_architecture(architecture)
     found = found_in(TREES[architecture](networks.Builder(empty)))
     expected = {name: part for name, part in signatures_of(row).items() if "num_batches" not in name}
-    wanted = get_layout("torch7").wanted(Opened("", found), expected, row)
+    wanted = get_layout("torch7").wanted(FlatCheckpoint("", found), expected, row)
     check_signatures(signatures(found), wanted, what=architecture, next_step="")
 
 
@@ -155,7 +155,9 @@ def test_other_graphs_of_the_same_shapes_are_refused() -> None:
     def require_refused(tree: lua.Lua, message: str) -> None:
         found = found_in(tree)
         with pytest.raises(IntegrityError, match=message):
-            check_signatures(signatures(found), layout.wanted(Opened("", found), expected, row), what="", next_step="")
+            check_signatures(
+                signatures(found), layout.wanted(FlatCheckpoint("", found), expected, row), what="", next_step=""
+            )
         assert recognise(found) == []
 
     require_refused(  # fb's own ResNet-50

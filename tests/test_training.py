@@ -23,8 +23,8 @@ from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors,
 from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError
-from pyramidzoo.evaluation.engine import Settings
-from pyramidzoo.evaluation.evaluation_target import Subject
+from pyramidzoo.evaluation.engine import ComputeSettings
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.files import packaged
 from pyramidzoo.training import loop, step
@@ -237,7 +237,7 @@ def test_the_bundled_logs_are_what_the_code_does(tmp_path: Path) -> None:
 def test_the_log_counts_as_evaluate_does(few: ImageSet, tmp_path: Path) -> None:
     test = load_dataset("digits", "test", None)
     trained = train("wrn_16_1", SHORT, few, test, seed=0, device=CPU, output=tmp_path)
-    record = evaluate(Subject.of_file(trained.path), test, Settings(CPU))
+    record = evaluate(EvaluationTarget.of_file(trained.path), test, ComputeSettings(CPU))
     assert trained.last["test_error"] == round(record.top1_error, 4)
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pyramidzoo.data.datasets import ImageSet, load_dataset
-from pyramidzoo.evaluation.engine import Settings
+from pyramidzoo.evaluation.engine import ComputeSettings
 from pyramidzoo.evaluation.environment import strict_arithmetic
-from pyramidzoo.evaluation.evaluation_target import Subject
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.loop import Epoch, Task, Trained, train, train_together
@@ -180,7 +180,7 @@ def test_an_interruption_on_a_gpu(small_set: ImageSet, tmp_path: Path) -> None:
 
 def test_the_test_error_is_what_evaluate_counts(small_set: ImageSet, tmp_path: Path) -> None:
     trained = train("resnet20", RECIPE, small_set, small_set, seed=0, device=CUDA, output=tmp_path)
-    record = evaluate(Subject.of_file(trained.path), small_set, Settings(CUDA))
+    record = evaluate(EvaluationTarget.of_file(trained.path), small_set, ComputeSettings(CUDA))
     assert abs(trained.last["test_error"] - record.top1_error) <= 100 / 300  # one image: the batches have other sizes
 
 

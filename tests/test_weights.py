@@ -195,7 +195,7 @@ def test_a_file_replaced_between_hash_and_load_is_noticed(
 ) -> None:
     fetched = weights.fetch
 
-    def replaced(entry: WeightsEntry) -> weights.Located:
+    def replaced(entry: WeightsEntry) -> weights.WeightsFile:
         located = fetched(entry)
         write_tensors(located.path, random_state("wrn_16_1", seed=5), {})
         return located

@@ -23,40 +23,40 @@ from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers
-from pyramidzoo.evaluation.engine import Engine, Settings
-from pyramidzoo.evaluation.evaluation_target import Subject, load
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
 from pyramidzoo.evaluation.harness import Job, evaluate, plan
 from pyramidzoo.evaluation.records import Record, read_records
-from pyramidzoo.evaluation.workers import Done, Failure, Share, Worker, evaluated, this_worker
+from pyramidzoo.evaluation.workers import EntryOutput, Failure, Worker, WorkerOutput, evaluate_all, this_worker
 
-CPU = Settings(torch.device("cpu"), batch_size=8)
+CPU = ComputeSettings(torch.device("cpu"), batch_size=8)
 PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
 @pytest.fixture
-def subjects(tmp_path: Path) -> list[Subject]:
+def subjects(tmp_path: Path) -> list[EvaluationTarget]:
     found = []
     for seed in (0, 1):
         path = tmp_path / f"random{seed}.safetensors"
         described = Description("wrn_16_1", {}, "cifar10", 10, PREPROCESSING, None, None)
         write_tensors(path, random_state("wrn_16_1", seed=seed), described.to_metadata())
-        found.append(Subject.of_file(path))
+        found.append(EvaluationTarget.of_file(path))
     return found
 
 
 def together(
-    subjects: list[Subject],
+    subjects: list[EvaluationTarget],
     images: ImageSet,
     count: int,
     monkeypatch: pytest.MonkeyPatch,
     output: Path | None = None,
-    settings: Settings = CPU,
+    settings: ComputeSettings = CPU,
     strict: Engine | None = None,
 ) -> list[Record | Failure]:
     """What `count` processes would do, one after the other in this one; the first is last, as it waits for them."""
-    sent: dict[int, list[Done]] = {}
+    sent: dict[int, list[EntryOutput]] = {}
 
-    def gathered(mine: list[Done], worker: Worker) -> list[list[Done]]:
+    def gathered(mine: list[EntryOutput], worker: Worker) -> list[list[EntryOutput]]:
         sent[worker.rank] = mine
         return [sent[rank] for rank in range(count)] if worker.is_first else []
 
@@ -66,7 +66,7 @@ def together(
     for rank in reversed(range(count)):
         loaded = lambda position: load(subjects[position], images)  # noqa: E731
         planned = partial(plan, engine=Engine(settings), output=output, strict=strict)
-        found = list(evaluated(names, loaded, planned, Worker(rank, count)))
+        found = list(evaluate_all(names, loaded, planned, Worker(rank, count)))
         assert not found or rank == 0
         results += found
     assert [len(parts) for parts in sent.values()] == [len(subjects)] * count
@@ -80,7 +80,7 @@ def together(
 def test_any_number_of_processes_gives_the_same(
     count: int,
     kept: bool,
-    subjects: list[Subject],
+    subjects: list[EvaluationTarget],
     small_set: ImageSet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -97,9 +97,9 @@ def test_any_number_of_processes_gives_the_same(
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_comparing_with_strict_arithmetic_is_shared_too(
-    kept: bool, subjects: list[Subject], small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: bool, subjects: list[EvaluationTarget], small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loose = Settings(torch.device("cpu"), batch_size=8, precision="bf16")
+    loose = ComputeSettings(torch.device("cpu"), batch_size=8, precision="bf16")
     alone = [evaluate(subject, small_set, loose, compare=True) for subject in subjects]
     output = tmp_path / "out" if kept else None
     if kept:
@@ -115,7 +115,7 @@ def test_comparing_with_strict_arithmetic_is_shared_too(
 
 
 def test_a_failure_in_one_process_is_one_of_those_weights_alone(
-    subjects: list[Subject], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
+    subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = workers.work
 
@@ -130,22 +130,22 @@ def test_a_failure_in_one_process_is_one_of_those_weights_alone(
     assert isinstance(second, Record)
 
 
-def test_processes_that_differ_give_no_number(subjects: list[Subject], small_set: ImageSet) -> None:
+def test_processes_that_differ_give_no_number(subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
     job = plan(load(subjects[0], small_set), Engine(CPU))
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
     other = unit | {"device": "cpu (another, 3 threads)"}
-    result = workers._concluded(job, [Done("x", [Share(each, [], 0, 0.0)]) for each in (unit, other)])
+    result = workers._concluded(job, [EntryOutput("x", [WorkerOutput(each, [], 0, 0.0)]) for each in (unit, other)])
     assert isinstance(result, Failure)
     assert "the processes do not agree (device cpu (" in result.error
     assert "device cpu (another, 3 threads))" in result.error
 
 
-def test_a_lost_part_gives_no_number(subjects: list[Subject], small_set: ImageSet) -> None:
+def test_a_lost_part_gives_no_number(subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
     job = plan(load(subjects[0], small_set), Engine(CPU))
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
     loaded = workers._settled(lambda _: load(subjects[0], small_set), 0)
     half = workers._share(0, "x", loaded, lambda _: job, Worker(0, 2))[1]
-    result = workers._concluded(job, [half, Done("x", [Share(unit, [], 0, 0.0)])])
+    result = workers._concluded(job, [half, EntryOutput("x", [WorkerOutput(unit, [], 0, 0.0)])])
     assert isinstance(result, Failure)
     assert result.exit_code == 4
     assert "samples were not predicted" in result.error

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from pyramidzoo.bench.measuring import Peaks, Settings, Subject, measured
+from pyramidzoo.bench.measuring import BenchmarkSettings, BenchmarkTarget, Peaks, measure_target
 from pyramidzoo.bench.speed_table import FILE
 from pyramidzoo.catalog.architectures import architectures, list_models
 from pyramidzoo.evaluation.environment import device_name, keep_memory, versions
@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
         if name in networks and not options.again:
             continue
         row = architectures()[name]
-        settings = Settings(device, BATCHES[row.input_size], ("plain", "optimized"), rounds=options.rounds)
+        settings = BenchmarkSettings(device, BATCHES[row.input_size], ("plain", "optimized"), rounds=options.rounds)
         speeds: dict[str, dict[str, float]] = defaultdict(dict)
-        for found in measured(Subject(row), settings, peaks):
+        for found in measure_target(BenchmarkTarget(row), settings, peaks):
             if found["error"]:
                 print(f"{name}, {found['variant']}: {found['error']}", flush=True)
                 continue

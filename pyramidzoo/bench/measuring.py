@@ -18,8 +18,7 @@ from pyramidzoo.bench.timing import compared, convolution_peak, forward_passes, 
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
 from pyramidzoo.catalog.manifest import WeightsEntry
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.evaluation.engine import PRECISIONS, Engine
-from pyramidzoo.evaluation.engine import Settings as Computing
+from pyramidzoo.evaluation.engine import PRECISIONS, ComputeSettings, Engine
 from pyramidzoo.evaluation.environment import strict_arithmetic
 from pyramidzoo.factory import create_model
 from pyramidzoo.models import build
@@ -51,11 +50,11 @@ def engine_of(variant: str, device: torch.device) -> Engine:
     options: dict[str, Any] = {"optimized": form == "optimized"}
     for word in rest:
         options |= WORDS[word]
-    return Engine(Computing(device, **options))
+    return Engine(ComputeSettings(device, **options))
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkTarget:
     """A network of the table with random weights, or with those of an entry."""
 
     row: Architecture
@@ -71,18 +70,18 @@ class Subject:
         return (3, size, size) if self.entry is None else self.entry.preprocessing.input_size
 
     @classmethod
-    def of_entry(cls, entry: WeightsEntry) -> Subject:
+    def of_entry(cls, entry: WeightsEntry) -> BenchmarkTarget:
         return cls(get_architecture(entry.architecture), entry)
 
     def network(self) -> ImageClassifier:
         """In float32 on the CPU, in evaluation mode. Raises IntegrityError, UnavailableError where weights lack."""
         if self.entry is None:
-            return settled(self.row)
+            return random_calibrated_model(self.row)
         return create_model(self.row.name, weights=self.entry.id).eval()
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """What is measured of every network: variants (`engine_of`) and peers, at each batch size, in so many rounds.
 
     Raises UsageError.
@@ -105,7 +104,7 @@ class Settings:
 
     @property
     def steps(self) -> int:
-        """How often `measured` reports that it has come further, for each network."""
+        """How often `measure_target` reports that it has come further, for each network."""
         return len(self.batches) * (self.rounds + 2)
 
 
@@ -129,7 +128,7 @@ class Peaks:
                 row["fraction_of_peak"] = round(row["gflops"] * 1e9 / self.known[row["precision"]], 4)
 
 
-def settled(row: Architecture) -> ImageClassifier:
+def random_calibrated_model(row: Architecture) -> ImageClassifier:
     """A network with random weights and BN under which activations stay in range, in evaluation mode.
 
     Speed does not depend on weights as long as nothing is NaN, infinite or denormal.
@@ -147,13 +146,13 @@ def settled(row: Architecture) -> ImageClassifier:
     return model.eval()
 
 
-def measured(
-    subject: Subject, settings: Settings, peaks: Peaks, *, step: Callable[[], object] = lambda: None
+def measure_target(
+    subject: BenchmarkTarget, settings: BenchmarkSettings, peaks: Peaks, *, step: Callable[[], object] = lambda: None
 ) -> list[dict[str, Any]]:
     """A row for each batch size and variant, peers first; those that cannot be measured say why in `error`.
 
     fp32 is IEEE's, without TF32. `peaks` are measured on the way, and set the fractions afterwards. Raises what
-    `Subject.network` raises, and UsageError.
+    `BenchmarkTarget.network` raises, and UsageError.
     """
     with strict_arithmetic(fixed=False):
         plain = subject.network()
@@ -189,7 +188,7 @@ def _at_one_size(
     networks: Mapping[str, nn.Module],
     images: Tensor,
     flop: int,
-    settings: Settings,
+    settings: BenchmarkSettings,
     peaks: Peaks,
     step: Callable[[], object],
 ) -> Iterator[dict[str, Any]]:

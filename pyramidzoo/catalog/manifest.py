@@ -26,7 +26,7 @@ from pyramidzoo import json_records as schema
 from pyramidzoo.catalog.architectures import architectures, near_matches
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash, packaged, user_path
-from pyramidzoo.json_records import Invalid
+from pyramidzoo.json_records import InvalidRecord
 
 FILE_NAME = "weights_manifest.json"
 FORMAT = 1
@@ -81,9 +81,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
-            raise Invalid("input_size must be three positive integers: channels, height, width")
+            raise InvalidRecord("input_size must be three positive integers: channels, height, width")
         if not len(self.mean) == len(self.std) == self.input_size[0]:
-            raise Invalid("input_size, mean and std do not have the same number of channels")
+            raise InvalidRecord("input_size, mean and std do not have the same number of channels")
         require_plausible(self.mean, self.std)
 
     def sha256(self) -> str:
@@ -108,11 +108,11 @@ def require_plausible(mean: Sequence[float], std: Sequence[float]) -> None:
     problem = " and ".join(bad)
     if any(value > 1 for value in (*mean, *std)) and all(0 <= value <= 255 for value in (*mean, *std)) and min(std) > 0:
         scaled = [[value / 255 if max(values) > 1 else value for value in values] for values in (mean, std)]
-        raise Invalid(
+        raise InvalidRecord(
             f"{problem}; values from 0 to 255 must be divided by 255, which gives the mean {_numbers(scaled[0])} and "
             f"the standard deviation {_numbers(scaled[1])}"
         )
-    raise Invalid(f"{problem}; give those of values from 0 to 1 (values from 0 to 255 must be divided by 255)")
+    raise InvalidRecord(f"{problem}; give those of values from 0 to 1 (values from 0 to 255 must be divided by 255)")
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -150,9 +150,9 @@ class Hub:
 
     def __post_init__(self) -> None:
         if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id or "--" in self.repo_id:
-            raise Invalid(f"repo_id: {schema.shown(self.repo_id)} cannot be a repository on the Hub")
+            raise InvalidRecord(f"repo_id: {schema.shown(self.repo_id)} cannot be a repository on the Hub")
         if not self.filename or "\\" in self.filename or {"", ".", ".."} & set(self.filename.split("/")):
-            raise Invalid(f"filename: {schema.shown(self.filename)} is no path in a repository")
+            raise InvalidRecord(f"filename: {schema.shown(self.filename)} is no path in a repository")
         if self.revision is not None:
             schema.require_hex(self.revision, 40)
         if self.sha256 is not None:
@@ -174,9 +174,9 @@ class FileHash:
 
     def __post_init__(self) -> None:
         if self.algorithm not in _HEX_DIGITS:
-            raise Invalid(f"algorithm {schema.shown(self.algorithm)} is none of {sorted(_HEX_DIGITS)}")
+            raise InvalidRecord(f"algorithm {schema.shown(self.algorithm)} is none of {sorted(_HEX_DIGITS)}")
         if self.of not in ("file", "member"):
-            raise Invalid(
+            raise InvalidRecord(
                 f"hash of {schema.shown(self.of)}; it can be of the 'file' itself or of the 'member' of a zip"
             )
         schema.require_hex(self.value, _HEX_DIGITS[self.algorithm])
@@ -203,7 +203,7 @@ class Origin:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("https://", "http://")):
-            raise Invalid(f"url: {schema.shown(self.url)} is no address on the web")
+            raise InvalidRecord(f"url: {schema.shown(self.url)} is no address on the web")
 
     @property
     def filename(self) -> str:
@@ -243,7 +243,7 @@ class Result:
     def __post_init__(self) -> None:
         schema.require_hex(self.prediction_sha256, 64)
         if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
-            raise Invalid("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
+            raise InvalidRecord("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
 
 
 @dataclass(frozen=True)
@@ -284,13 +284,13 @@ class WeightsEntry:
         plain = f"{self.architecture}.{self.dataset}"
         if not _ID.fullmatch(self.id) or not (self.id == plain or self.id.startswith(f"{plain}_")):
             wanted = schema.shown(plain)[1:-1]
-            raise Invalid(f"the id must be {wanted} or {wanted}_ORIGIN")
+            raise InvalidRecord(f"the id must be {wanted} or {wanted}_ORIGIN")
         if self.architecture not in architectures():
-            raise Invalid(f"no architecture is called {schema.shown(self.architecture)}")
+            raise InvalidRecord(f"no architecture is called {schema.shown(self.architecture)}")
         if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.license, License):
-            raise Invalid("preprocessing and license must be known")
+            raise InvalidRecord("preprocessing and license must be known")
         if not (self.bundled or self.hub or self.origin):
-            raise Invalid("nothing says where the bytes are: bundled, hub or origin is needed")
+            raise InvalidRecord("nothing says where the bytes are: bundled, hub or origin is needed")
         if self.tensors_sha256 is not None:
             schema.require_hex(self.tensors_sha256, 64)
 
@@ -547,8 +547,8 @@ def _nested(content: Any) -> Any:
     for name, value in content.items():
         try:
             values[name] = _value(name, value)
-        except Invalid as error:
-            raise Invalid(f"{name}: {error}") from None
+        except InvalidRecord as error:
+            raise InvalidRecord(f"{name}: {error}") from None
     return values
 
 
@@ -557,7 +557,7 @@ def _value(name: str, value: Any) -> Any:
         return schema.record(_NESTED[name], _nested(value))
     if name in _LISTS:
         if not isinstance(value, list):
-            raise Invalid(f"{schema.shown(value)} is not a list")
+            raise InvalidRecord(f"{schema.shown(value)} is not a list")
         return tuple(schema.record(_LISTS[name], _nested(item)) for item in value)
     if name in ("top1_error", "top5_error") and value is not None:
         return _published(value)
@@ -568,13 +568,13 @@ def _value(name: str, value: Any) -> Any:
 
 def _published(value: Any) -> Decimal:
     if not isinstance(value, str):
-        raise Invalid("a published error is a string: its digits carry the rounding")
+        raise InvalidRecord("a published error is a string: its digits carry the rounding")
     try:
         number = Decimal(value)
     except InvalidOperation:
-        raise Invalid(f"{schema.shown(value)} is no number") from None
+        raise InvalidRecord(f"{schema.shown(value)} is no number") from None
     if not number.is_finite() or not 0 <= number <= 100:
-        raise Invalid(f"{schema.shown(value)} is no error in percent")
+        raise InvalidRecord(f"{schema.shown(value)} is no error in percent")
     return number
 
 
@@ -582,5 +582,5 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):  # json itself would keep the last one
         counts = Counter(key for key, _ in pairs)
-        raise Invalid(f"{schema.shown(max(counts, key=counts.__getitem__))} stands twice")
+        raise InvalidRecord(f"{schema.shown(max(counts, key=counts.__getitem__))} stands twice")
     return result

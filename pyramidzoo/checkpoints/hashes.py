@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyramidzoo.catalog.manifest import FileHash
 from pyramidzoo.checkpoints.archives import is_archive, member_hash
-from pyramidzoo.checkpoints.loading import memoised_hash
+from pyramidzoo.checkpoints.loading import cached_file_hash
 
 
 def matches(path: Path, expected: FileHash) -> bool:
@@ -28,7 +28,7 @@ def digest(path: Path, like: FileHash) -> str:
         return _member_hash(path, algorithm, _state(path))
     if algorithm == "git_blob_sha1":
         return _git_blob_sha1(path, _state(path))
-    return memoised_hash(path, algorithm)
+    return cached_file_hash(path, algorithm)
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -89,13 +89,13 @@ def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def require_hash(path: Path, expected: str, next_step: str) -> str:
     """The sha256 of a file, which must be the expected one. Raises IntegrityError."""
-    found = memoised_hash(path)
+    found = cached_file_hash(path)
     if found != expected:
         raise IntegrityError(f"{path} is altered: its sha256 is {found}, expected {expected}; {next_step}")
     return found
 
 
-def memoised_hash(path: Path, algorithm: str = "sha256") -> str:
+def cached_file_hash(path: Path, algorithm: str = "sha256") -> str:
     """A file's digest, computed once in a process for the same device, inode, modification time and size."""
     identity = _identity(path)
     if identity is None:

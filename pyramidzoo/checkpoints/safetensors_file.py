@@ -62,9 +62,9 @@ class Description:
     def __post_init__(self) -> None:
         taken = self.arguments.keys() & {"num_classes", "in_chans", "weights", "pretrained"}
         if taken or not 0 < self.num_classes < MAX_CLASSES:
-            raise schema.Invalid(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
+            raise schema.InvalidRecord(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
         if (self.layout is None) != (self.origin_sha256 is None):
-            raise schema.Invalid("layout and origin_sha256 belong together")
+            raise schema.InvalidRecord("layout and origin_sha256 belong together")
         if self.origin_sha256 is not None:
             schema.require_hex(self.origin_sha256, 64)
 
@@ -218,7 +218,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
         twice = max(counts := Counter(name for name, _ in pairs), key=counts.__getitem__)
-        raise schema.Invalid(f"{twice[:60]!a} stands twice")
+        raise schema.InvalidRecord(f"{twice[:60]!a} stands twice")
     return content
 
 

@@ -51,13 +51,13 @@ def _shown(format: str, found: dict[str, Any], page: Callable[[], str]) -> str:
 
 def _file_facts(path: Path) -> dict[str, Any]:
     """What a safetensors file, or the one in a folder, says of itself, and of which entry it is."""
-    from pyramidzoo.checkpoints.loading import memoised_hash, read_weights
+    from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
     from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
 
     path = weights_file(path)
     content = read_weights(path)
     description = Description.of(path, content.metadata)
-    sha256, tensors = memoised_hash(path), tensors_sha256(content.tensors)
+    sha256, tensors = cached_file_hash(path), tensors_sha256(content.tensors)
     entry = load_manifest().with_file(sha256) or load_manifest().with_tensors(tensors)
     said = {} if description is None else _plain(description)
     if said:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyramidzoo.catalog.manifest import Hub, WeightsEntry
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.files import packaged, user_path
-from pyramidzoo.weights.cache import cache_dir, noted_from
+from pyramidzoo.weights.cache import cache_dir, sidecar_for
 
 
 def places(entries: Iterable[WeightsEntry]) -> dict[str, str]:
@@ -28,7 +28,7 @@ def places(entries: Iterable[WeightsEntry]) -> dict[str, str]:
             found[entry.id] = "cache"
         elif entry.hub is not None and entry.hub.layout is None and _folder(entry.hub) in downloaded:
             # used as it is; what is not pinned was noted when the zoo fetched it
-            noted = noted_from(entry, entry.hub.url)
+            noted = sidecar_for(entry, entry.hub.url)
             vouched = entry.hub.sha256 or noted.get("source_sha256")
             revision = str(entry.hub.revision or noted.get("commit"))
             if vouched and (hub_cache() / _folder(entry.hub) / "snapshots" / revision / entry.hub.filename).is_file():

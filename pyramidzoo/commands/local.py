@@ -16,7 +16,7 @@ from pyramidzoo.files import names_a_file, user_path
 from pyramidzoo.text_output import facts, render
 
 if TYPE_CHECKING:
-    from pyramidzoo.weights.fetch import Located
+    from pyramidzoo.weights.fetch import WeightsFile
 
 _WILD = re.compile(r"[*?\[]")
 
@@ -51,7 +51,7 @@ def run_fetch(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise UsageError(f"-j {args.jobs}: at least one download at a time is needed")
     entries, files = split(args.weights)
-    found: dict[str, Located | PyramidzooError] = {}
+    found: dict[str, WeightsFile | PyramidzooError] = {}
     for path in files:
         try:
             found[str(path)] = locate_file(path)

@@ -36,18 +36,18 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.jobs is not None and args.jobs < 0:
         raise UsageError(f"-j {args.jobs}: the number of processes cannot be negative; 0 decodes in this one")
 
-    from pyramidzoo.data.datasets import Reading, Split, default_data_dir, open_split
+    from pyramidzoo.data.datasets import ReaderOptions, Split, default_data_dir, open_split
     from pyramidzoo.data.transforms import Override
-    from pyramidzoo.evaluation.engine import Engine, Settings
+    from pyramidzoo.evaluation.engine import ComputeSettings, Engine
     from pyramidzoo.evaluation.environment import keep_memory, own_cores, pick_device
-    from pyramidzoo.evaluation.evaluation_target import Loaded, Subject, load
+    from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
     from pyramidzoo.evaluation.harness import plan, strictly
-    from pyramidzoo.evaluation.workers import Failure, evaluated, this_worker
+    from pyramidzoo.evaluation.workers import Failure, evaluate_all, this_worker
 
     worker = this_worker()
     amp = (args.amp_dtype or "bf16") if args.amp else None
     keep_memory()
-    settings = Settings(
+    settings = ComputeSettings(
         device=pick_device(args.device, worker.local_rank),
         batch_size=args.batch_size,
         amp=amp,
@@ -56,7 +56,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         optimized=args.optimize,
         compiled=args.compile,
         cuda_graph=args.cuda_graph,
-        reading=Reading(own_cores() if args.jobs is None else args.jobs, args.tensor_resize),
+        reading=ReaderOptions(own_cores() if args.jobs is None else args.jobs, args.tensor_resize),
         override=Override(args.resize, args.crop, args.interpolation),
     )
     engine, strict = Engine(settings), Engine(strictly(settings)) if args.compare else None
@@ -78,17 +78,19 @@ def run_evaluate(args: argparse.Namespace) -> int:
             with contextlib.suppress(PyramidzooError):
                 images_of(dataset)
 
-    def loaded_of(position: int) -> Loaded:
+    def loaded_of(position: int) -> LoadedModel:
         target = targets[position]
         if isinstance(target, Path):
-            subject = Subject.of_file(target)
+            subject = EvaluationTarget.of_file(target)
             return load(subject, images_of(subject.dataset), settings.override)
         images = images_of(target.dataset)  # first: without images there is no use in fetching weights
-        return load(Subject.of_entry(target), images, settings.override)
+        return load(EvaluationTarget.of_entry(target), images, settings.override)
 
     records: list[Record] = []
     failures: list[Failure] = []
-    for result in evaluated(names, loaded_of, partial(plan, engine=engine, output=args.output, strict=strict), worker):
+    for result in evaluate_all(
+        names, loaded_of, partial(plan, engine=engine, output=args.output, strict=strict), worker
+    ):
         if isinstance(result, Failure):
             failures.append(result)
             named = "" if result.name in result.error else f"{result.name}: "

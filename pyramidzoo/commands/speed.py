@@ -17,7 +17,7 @@ from pyramidzoo.files import names_a_file
 from pyramidzoo.text_output import line_width, render, show, wrapped
 
 if TYPE_CHECKING:
-    from pyramidzoo.bench.measuring import Subject
+    from pyramidzoo.bench.measuring import BenchmarkTarget
 
 # small, of different kinds, and other libraries have the same ones
 DEFAULT = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
@@ -32,13 +32,13 @@ def run_bench(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from pyramidzoo.bench.measuring import DIFFERENT, Peaks, Settings, measured
+    from pyramidzoo.bench.measuring import DIFFERENT, BenchmarkSettings, Peaks, measure_target
     from pyramidzoo.bench.peers import chosen
     from pyramidzoo.evaluation.environment import device_name, keep_memory, pick_device, versions
 
     subjects = _subjects(args.names or DEFAULT)
     peers = chosen(args.peers)
-    settings = Settings(pick_device(args.device), args.batch_size, args.variants, tuple(peers), args.rounds)
+    settings = BenchmarkSettings(pick_device(args.device), args.batch_size, args.variants, tuple(peers), args.rounds)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     keep_memory()
@@ -49,7 +49,7 @@ def run_bench(args: argparse.Namespace) -> int:
         for done, subject in enumerate(subjects, start=1):
             bar.set_description(subject.name)
             try:
-                found = measured(subject, settings, peaks, step=bar.update)
+                found = measure_target(subject, settings, peaks, step=bar.update)
             except PyramidzooError as error:  # of one set of weights; the rest go on
                 failures.append((subject.name, str(error), error.exit_code))
                 found = []
@@ -79,20 +79,20 @@ def run_bench(args: argparse.Namespace) -> int:
     return worst_exit_code([code for _, _, code in failures])
 
 
-def _subjects(names: Iterable[str]) -> list[Subject]:
+def _subjects(names: Iterable[str]) -> list[BenchmarkTarget]:
     """What names mean: architectures; with a dot, or as a pattern that fits none, weights. Raises UsageError."""
-    from pyramidzoo.bench.measuring import Subject
+    from pyramidzoo.bench.measuring import BenchmarkTarget
 
-    subjects: dict[str, Subject] = {}
+    subjects: dict[str, BenchmarkTarget] = {}
     for name in names:
         if names_a_file(name):
             raise UsageError(f"{name} is a file; bench takes architectures, ids of weights and patterns of either")
         if fitting := list_models(name):
-            found = [Subject(architectures()[fit]) for fit in fitting]
+            found = [BenchmarkTarget(architectures()[fit]) for fit in fitting]
         elif re.search(r"[.*?\[]", name):
-            found = [Subject.of_entry(entry) for entry in select([name])]
+            found = [BenchmarkTarget.of_entry(entry) for entry in select([name])]
         else:
-            found = [Subject(get_architecture(name))]  # it says what was meant
+            found = [BenchmarkTarget(get_architecture(name))]  # it says what was meant
         subjects |= {subject.name: subject for subject in found}
     return list(subjects.values())
 

@@ -30,7 +30,7 @@ PLAIN_OR_WRAPPED = ("", "module.", "model.", "model.module.", "state_dict.", "st
 TRAINING_STATE = ("optimizer.", "optim.", "scheduler.", "lr_scheduler.", "scaler.", "amp_scaler.")
 
 
-class Source(NamedTuple):
+class TensorSource(NamedTuple):
     """Where one tensor of a network comes from: `name` in the file, with the same values in another shape perhaps.
 
     Without a name the file has no such tensor, and every element is `fill`.
@@ -41,7 +41,7 @@ class Source(NamedTuple):
     fill: float = 0.0
 
 
-class Opened(NamedTuple):
+class FlatCheckpoint(NamedTuple):
     """A file's tensors by their path in it, and the part of the path that its state dict has, with the last dot."""
 
     container: str
@@ -81,7 +81,7 @@ class Layout:
     supports: Callable[[Architecture], bool]
     preprocessing: Mapping[str, Preprocessing]
     foreign_name: Callable[[str, Architecture], str] = same_name
-    source: Callable[[str, Signature, Architecture], Source | None] | None = None
+    source: Callable[[str, Signature, Architecture], TensorSource | None] | None = None
     unused: Callable[[Architecture], dict[str, Signature]] = nothing_unused
     containers: tuple[str, ...] = ("",)
     beside: tuple[str, ...] = ()
@@ -89,12 +89,12 @@ class Layout:
     half: bool = False
     remark: Callable[[Architecture], str | None] = no_remark
 
-    def locate(self, name: str, part: Signature, architecture: Architecture) -> Source:
+    def locate(self, name: str, part: Signature, architecture: Architecture) -> TensorSource:
         """Where a tensor of the network is to be found."""
         special = self.source(name, part, architecture) if self.source else None
-        return special or Source(self.foreign_name(name, architecture))
+        return special or TensorSource(self.foreign_name(name, architecture))
 
-    def opened(self, checkpoint: Mapping[str, Tensor], stem: str, *, what: str) -> Opened:
+    def opened(self, checkpoint: Mapping[str, Tensor], stem: str, *, what: str) -> FlatCheckpoint:
         """A file's tensors under today's names, without training state; the container is where the name `stem` is.
 
         Raises IntegrityError for a name that occurs twice.
@@ -107,10 +107,10 @@ class Layout:
                 raise IntegrityError(f"{what}: two tensors are called {name}")
             if name.startswith(container) or not name.startswith(self.beside):
                 tensors[name] = tensor
-        return Opened(container, tensors)
+        return FlatCheckpoint(container, tensors)
 
     def wanted(
-        self, opened: Opened, expected: Mapping[str, Signature], architecture: Architecture
+        self, opened: FlatCheckpoint, expected: Mapping[str, Signature], architecture: Architecture
     ) -> dict[str, Signature]:
         """What a file of this network (`expected`) must hold, given the width of the floats that it does hold."""
         wanted = {opened.container + name: part for name, part in self.unused(architecture).items()}
@@ -125,7 +125,7 @@ class Layout:
         return wanted
 
     def read(
-        self, opened: Opened, expected: Mapping[str, Signature], architecture: Architecture, *, what: str
+        self, opened: FlatCheckpoint, expected: Mapping[str, Signature], architecture: Architecture, *, what: str
     ) -> dict[str, Tensor]:
         """The network's tensors (`expected`) out of a file; every name, dtype and shape is checked.
 

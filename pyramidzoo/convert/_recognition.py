@@ -19,7 +19,7 @@ from pyramidzoo.checkpoints.safetensors_file import (
     signatures,
     stored_signatures,
 )
-from pyramidzoo.convert._layout import Layout, Opened
+from pyramidzoo.convert._layout import FlatCheckpoint, Layout
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.models import build, uninitialised
 
@@ -31,37 +31,37 @@ class Match(NamedTuple):
     architecture: str
 
 
-class Ends(NamedTuple):
+class StemAndHead(NamedTuple):
     """What a network's stem and classifier are called in a file."""
 
     stem: str
     classifier: str
 
 
-def ends_of(layout: Layout, row: Architecture) -> Ends:
+def ends_of(layout: Layout, row: Architecture) -> StemAndHead:
     """The foreign names of the first and the last weight, which the class alone tells: nothing is built."""
     builder: Any = getattr(importlib.import_module(f"pyramidzoo.models.{row.family}"), row.builder)
     names = (f"{module}.weight" for module in (builder.stem_name, builder.classifier_name))
-    return Ends(*(layout.foreign_name(name, row) for name in names))
+    return StemAndHead(*(layout.foreign_name(name, row) for name in names))
 
 
 def matches(checkpoint: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> Iterator[tuple[Match, int]]:
     """Each fitting layout and architecture with the number of classes in the file."""
     for layout in layouts.values():
-        seen: dict[str, Opened] = {}
+        seen: dict[str, FlatCheckpoint] = {}
         for row in filter(layout.supports, architectures().values()):
             ends = ends_of(layout, row)
             if ends.stem not in seen:
                 try:
                     seen[ends.stem] = layout.opened(checkpoint, ends.stem, what="")
                 except IntegrityError:
-                    seen[ends.stem] = Opened("", {})
+                    seen[ends.stem] = FlatCheckpoint("", {})
             opened = seen[ends.stem]
             if _plausible(opened, ends, row) and _fits(layout, row, opened, ends):
                 yield Match(layout.name, row.name), opened.tensors[opened.container + ends.classifier].shape[0]
 
 
-def _plausible(opened: Opened, ends: Ends, row: Architecture) -> bool:
+def _plausible(opened: FlatCheckpoint, ends: StemAndHead, row: Architecture) -> bool:
     """A look without building the network: both ends are there, and about as many layers as its depth says."""
     stem, head = (opened.tensors.get(opened.container + name) for name in ends)
     if stem is None or stem.dim() != 4 or not 0 < stem.shape[1] < 100:
@@ -74,7 +74,7 @@ def _plausible(opened: Opened, ends: Ends, row: Architecture) -> bool:
     return depth is None or depth - 3 < weights < 2 * depth + 10
 
 
-def _fits(layout: Layout, row: Architecture, opened: Opened, ends: Ends) -> bool:
+def _fits(layout: Layout, row: Architecture, opened: FlatCheckpoint, ends: StemAndHead) -> bool:
     stem, head = (opened.tensors[opened.container + name] for name in ends)
     expected = _remembered(row.name, head.shape[0], stem.shape[1])
     try:
@@ -84,7 +84,9 @@ def _fits(layout: Layout, row: Architecture, opened: Opened, ends: Ends) -> bool
     return True
 
 
-def one_of_the_same(fitting: list[Match], layouts: list[Layout], dataset: str, *, normalised: bool) -> Match | None:
+def pick_equivalent_match(
+    fitting: list[Match], layouts: list[Layout], dataset: str, *, normalised: bool
+) -> Match | None:
     """The match to take of several that read the same tensors into the same network, their `layouts` in that order.
 
     It is the one with preprocessing for the data set. None where they differ in more than that, or where more than one

@@ -31,8 +31,8 @@ from pyramidzoo.convert._recognition import (
     ends_of,
     listed,
     matches,
-    one_of_the_same,
     only_match,
+    pick_equivalent_match,
     signatures_of,
 )
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
@@ -93,7 +93,7 @@ def _recognised(
         found += [match for match, _ in own if match not in found]
     fitting = [m for m in found if layout in (None, m.layout) and architecture in (None, m.architecture)]
     layouts = [get_layout(match.layout) for match in fitting]
-    if taken := one_of_the_same(fitting, layouts, dataset, normalised=normalised):
+    if taken := pick_equivalent_match(fitting, layouts, dataset, normalised=normalised):
         return taken
     return only_match(found, layout, architecture, checkpoint=checkpoint, what=what)
 

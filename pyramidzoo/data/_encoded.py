@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyramidzoo.catalog.manifest import Preprocessing
 from pyramidzoo.data._decoding import Decoder, decoder_name
-from pyramidzoo.data._source import Reading, Split
+from pyramidzoo.data._source import ReaderOptions, Split
 from pyramidzoo.data.transforms import INTERPOLATIONS
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError
 
 _AHEAD = 2  # batches that each process has ready
 
 
-class Encoded(ABC):
+class EncodedImages(ABC):
     """Encoded images by their place."""
 
     @abstractmethod
@@ -45,11 +45,11 @@ class EncodedSet(Split):
     name: str
     split: str
     classes: int
-    encoded: Encoded
+    encoded: EncodedImages
     labels: Tensor
     fingerprint: str
     order: NDArray[np.int64] | None = None
-    shortfall: str | None = None
+    not_the_split: str | None = None
     class_order: str | None = None
 
     def index(self, start: int, stop: int) -> NDArray[np.int64]:
@@ -69,13 +69,17 @@ class EncodedSet(Split):
                 f"{whose} wants images resized by {wanted.interpolation!r}; {' and '.join(INTERPOLATIONS)} are possible"
             )
 
-    def flags(self, reading: Reading) -> dict[str, Any]:
+    def flags(self, reading: ReaderOptions) -> dict[str, Any]:
         flags: dict[str, Any] = {"decoder": decoder_name(), "tensor_resize": reading.tensor_resize}
         # only where it was chosen: the names of folders of results are hashes of all flags
         return flags if self.class_order is None else {**flags, "class_order": self.class_order}
 
     def batches(
-        self, spans: Iterable[tuple[int, int]], preprocessing: Preprocessing, device: torch.device, reading: Reading
+        self,
+        spans: Iterable[tuple[int, int]],
+        preprocessing: Preprocessing,
+        device: torch.device,
+        reading: ReaderOptions,
     ) -> Generator[Tensor, None, None]:
         crops = _Crops(self.encoded, Decoder(preprocessing, tensor_resize=reading.tensor_resize))
         with _own_signals(), warnings.catch_warnings():
@@ -131,7 +135,7 @@ def _next(batches: Any) -> Tensor | PyramidzooError | None:
 class _Crops(Dataset[Any]):
     """Spans of places to uint8 batches (n, H, W, 3). An error comes as a value: torch would wrap it in a traceback."""
 
-    def __init__(self, encoded: Encoded, decoder: Decoder) -> None:
+    def __init__(self, encoded: EncodedImages, decoder: Decoder) -> None:
         self.encoded, self.decoder = encoded, decoder
 
     def __getitem__(self, span: Any) -> Tensor | PyramidzooError:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyramidzoo.data._encoded import Encoded
+from pyramidzoo.data._encoded import EncodedImages
 from pyramidzoo.errors import IntegrityError, UnavailableError
 
 _KEPT = 2  # row groups that a process remembers: batches that follow each other share one
@@ -31,7 +31,7 @@ class Group:
 
 
 @dataclass
-class Rows(Encoded):
+class Rows(EncodedImages):
     """Images by row; each process opens the files for itself."""
 
     groups: Sequence[Group]

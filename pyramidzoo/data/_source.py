@@ -22,7 +22,7 @@ from pyramidzoo.files import file_hash
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReaderOptions:
     """How encoded images are read: by so many processes (0: by this one), and resized as tensors or as Pillow does."""
 
     workers: int = 0
@@ -33,7 +33,7 @@ class Split(ABC):
     """What evaluation needs of the images and labels of one split.
 
     A sample has a place, by which images and `labels` (int64, N) come, and an index, by which predictions are kept and
-    hashed: the same for the same images however they are stored. `shortfall` says why these are not the split as its
+    hashed: the same for the same images however they are stored. `not_the_split` says why these are not the split as its
     authors published it, if they are not; then no number on them is held against anybody's.
     """
 
@@ -42,7 +42,7 @@ class Split(ABC):
     classes: int
     labels: Tensor
     fingerprint: str
-    shortfall: str | None = None
+    not_the_split: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,14 +57,18 @@ class Split(ABC):
 
     @abstractmethod
     def batches(
-        self, spans: Iterable[tuple[int, int]], preprocessing: Preprocessing, device: torch.device, reading: Reading
+        self,
+        spans: Iterable[tuple[int, int]],
+        preprocessing: Preprocessing,
+        device: torch.device,
+        reading: ReaderOptions,
     ) -> Generator[Tensor, None, None]:
         """uint8 images (n, C, H, W) on the device for each span of places, in order, sized but not yet normalised.
 
         Close it when done: it may hold processes. Raises IntegrityError for a damaged image, UnavailableError.
         """
 
-    def flags(self, reading: Reading) -> dict[str, Any]:
+    def flags(self, reading: ReaderOptions) -> dict[str, Any]:
         """What of the reading, and of what reads, predictions depend on."""
         return {}
 
@@ -90,7 +94,11 @@ class ImageSet(Split):
             )
 
     def batches(
-        self, spans: Iterable[tuple[int, int]], preprocessing: Preprocessing, device: torch.device, reading: Reading
+        self,
+        spans: Iterable[tuple[int, int]],
+        preprocessing: Preprocessing,
+        device: torch.device,
+        reading: ReaderOptions,
     ) -> Generator[Tensor, None, None]:
         pixels = self.images.to(device)
         for start, stop in spans:
@@ -98,7 +106,7 @@ class ImageSet(Split):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(ABC):
+class DatasetSource(ABC):
     """Where a data set comes from. `image_size` is (channels, height, width) in pixels; the first split is the test."""
 
     title: str
@@ -118,7 +126,7 @@ class Source(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InMemory(Source):
+class InMemory(DatasetSource):
     """A data set that is small enough to be held as a tensor."""
 
     @abstractmethod

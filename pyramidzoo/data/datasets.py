@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pyramidzoo.data._source import ImageSet, InMemory, Reading, Source, Split
+from pyramidzoo.data._source import DatasetSource, ImageSet, InMemory, ReaderOptions, Split
 from pyramidzoo.data.cifar import CIFAR10, CIFAR100
 from pyramidzoo.data.digits import DIGITS
 from pyramidzoo.data.imagenet import IMAGENET1K
@@ -17,9 +17,9 @@ from pyramidzoo.files import user_path
 
 __all__ = [
     "DATASETS",
+    "DatasetSource",
     "ImageSet",
-    "Reading",
-    "Source",
+    "ReaderOptions",
     "Split",
     "default_data_dir",
     "get_dataset",
@@ -27,7 +27,7 @@ __all__ = [
     "open_split",
 ]
 
-DATASETS: Mapping[str, Source] = {
+DATASETS: Mapping[str, DatasetSource] = {
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
     "svhn": SVHN,
@@ -38,7 +38,7 @@ DATASETS: Mapping[str, Source] = {
 }
 
 
-def get_dataset(name: str) -> Source:
+def get_dataset(name: str) -> DatasetSource:
     """Where a data set comes from. Raises UsageError."""
     if name not in DATASETS:
         raise UsageError(f"no data set is called {name!r}; the data sets are {', '.join(DATASETS)}")
@@ -84,7 +84,7 @@ def open_split(
     return source.open(name, wanted, data_dir, download=download, class_order=class_order)
 
 
-def _require_split(source: Source, split: str) -> None:
+def _require_split(source: DatasetSource, split: str) -> None:
     if split not in source.splits:
         raise UsageError(f"{source.title} has no split {split!r}; it has {', '.join(source.splits)}")
 

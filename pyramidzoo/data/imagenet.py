@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pyramidzoo.data import _parquet
 from pyramidzoo.data._class_order import ordered, recorded_order
-from pyramidzoo.data._encoded import Encoded, EncodedSet
-from pyramidzoo.data._source import Source
+from pyramidzoo.data._encoded import EncodedImages, EncodedSet
+from pyramidzoo.data._source import DatasetSource
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 IMAGES, CLASSES = 50_000, 1_000
@@ -32,7 +32,7 @@ _HOW = (
 
 
 @dataclass(frozen=True)
-class Files(Encoded):
+class Files(EncodedImages):
     """A file for each image."""
 
     paths: Sequence[Path]
@@ -42,7 +42,7 @@ class Files(Encoded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet(Source):
+class ImageNet(DatasetSource):
     """The classes are those of the ILSVRC 2012, in the order of their WordNet ids."""
 
     title: str = "ImageNet"
@@ -86,7 +86,7 @@ class ImageNet(Source):
 IMAGENET1K = ImageNet()
 
 
-def shortfall(names: Sequence[str], labels: NDArray[np.int64]) -> str | None:
+def not_the_split(names: Sequence[str], labels: NDArray[np.int64]) -> str | None:
     """Why these are not the validation images as published, None where nothing tells them apart."""
     if len(labels) != IMAGES:
         return f"{len(labels):,} images are not the {IMAGES:,} of the split"
@@ -129,7 +129,7 @@ def _of_tree(name: str, split: str, tree: Path, class_order: str | Path | None) 
         encoded=Files(paths),
         labels=torch.from_numpy(labels),
         fingerprint=_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
-        shortfall=shortfall(names, labels),
+        not_the_split=not_the_split(names, labels),
         class_order=None if order is None or class_order is None else recorded_order(order, class_order),
     )
 
@@ -180,7 +180,7 @@ def _of_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
         labels=torch.from_numpy(labels),
         fingerprint=_fingerprint([*rows, *((shard.name, shard.stat().st_size, -1) for shard in shards)]),
         order=order,
-        shortfall=shortfall(names, labels),
+        not_the_split=not_the_split(names, labels),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyramidzoo.data.datasets import Reading
+from pyramidzoo.data.datasets import ReaderOptions
 from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.evaluation.environment import strict_arithmetic
@@ -23,7 +23,7 @@ Program = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComputeSettings:
     """How to compute. Strict is fp32 without TF32, fixed algorithms, the plain network; anything else is recorded.
 
     `precision` is that of the whole network, `amp` (bf16 or fp16) autocast's. `optimized` takes the network that
@@ -40,7 +40,7 @@ class Settings:
     optimized: bool = False
     compiled: bool = False
     cuda_graph: bool = False
-    reading: Reading = field(default_factory=Reading)
+    reading: ReaderOptions = field(default_factory=ReaderOptions)
     override: Override = field(default_factory=Override)
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Form:
+class PreparedNetwork:
     """A network as it is computed: `passes` are its rewrites; networks of one `key` differ in their tensors alone."""
 
     network: nn.Module
@@ -94,12 +94,12 @@ class Engine:
     are of the same network; the batch size that fits is found once for each.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ComputeSettings) -> None:
         self.settings = settings
-        self._kept: _Kept | None = None
+        self._kept: CachedProgram | None = None
         self._fitting: dict[Hashable, int] = {}
 
-    def form(self, model: ImageClassifier, key: Hashable) -> Form:
+    def form(self, model: ImageClassifier, key: Hashable) -> PreparedNetwork:
         """The network as it will be computed; weights of the same `key` are weights of the same network.
 
         A plain network is computed with sums in place, where that saves padding: no bit of a logit changes, and a
@@ -111,12 +111,12 @@ class Engine:
         if settings.optimized:
             with memory_of(settings.device):
                 rewritten = optimize(model.to(settings.device), dtype=dtype)  # which form is best depends on the device
-            return Form(rewritten, rewritten.passes, (key, rewritten.passes, str(rewritten.network)))
+            return PreparedNetwork(rewritten, rewritten.passes, (key, rewritten.passes, str(rewritten.network)))
         plain = model.eval() if dtype == torch.float32 else copy.deepcopy(model).eval().to(dtype)
         network = plain if settings.compiled else overwrite_sums(plain)
-        return Form(network if dtype == torch.float32 else _Cast(network, dtype), (), key)
+        return PreparedNetwork(network if dtype == torch.float32 else _Cast(network, dtype), (), key)
 
-    def batch_size(self, form: Form, input_size: tuple[int, int, int]) -> int:
+    def batch_size(self, form: PreparedNetwork, input_size: tuple[int, int, int]) -> int:
         """The batch size that the device has memory for: the one asked for, halved as often as it takes.
 
         It is found before any work is planned, with images that are all zero: units, files and predictions are those of
@@ -141,13 +141,13 @@ class Engine:
         return batch_size
 
     @contextlib.contextmanager
-    def running(self, form: Form, batch_size: int) -> Iterator[Program]:
+    def running(self, form: PreparedNetwork, batch_size: int) -> Iterator[Program]:
         """The `program` of a form, in the arithmetic of the settings."""
         program = self.program(form, batch_size)
         with self.arithmetic():
             yield program
 
-    def program(self, form: Form, batch_size: int) -> Program:
+    def program(self, form: PreparedNetwork, batch_size: int) -> Program:
         """A function from normalised images (n, C, H, W), n at most `batch_size`, to float32 logits (n, classes).
 
         It raises UnavailableError where the device has too little memory. Where the shape is fixed, every batch is
@@ -166,7 +166,7 @@ class Engine:
 
         return run
 
-    def _placed(self, form: Form) -> nn.Module:
+    def _placed(self, form: PreparedNetwork) -> nn.Module:
         """The network, on its device and in its layout. Raises UnavailableError where it has too little memory."""
         with memory_of(self.settings.device):
             network = form.network.to(self.settings.device)
@@ -200,7 +200,9 @@ class Engine:
             with torch.inference_mode(False):
                 own = copy.deepcopy(network)  # others' tensors will be written over it
             program: Program = _compiled(own, batch) if self.settings.compiled else own
-            self._kept = _Kept(known, own, _Captured(program, batch) if self.settings.cuda_graph else program, network)
+            self._kept = CachedProgram(
+                known, own, CapturedGraph(program, batch) if self.settings.cuda_graph else program, network
+            )
         if self._kept.holds is not network:
             for mine, its in zip(self._kept.network.state_dict().values(), network.state_dict().values(), strict=True):
                 mine.copy_(its)
@@ -209,7 +211,7 @@ class Engine:
 
 
 @dataclass
-class _Kept:
+class CachedProgram:
     """What was made of a network of its own, whose tensors are, for now, those that `holds` has."""
 
     key: Hashable
@@ -245,7 +247,7 @@ def _compiled(network: nn.Module, batch: Tensor) -> Program:
     return program
 
 
-class _Captured:
+class CapturedGraph:
     """The kernels of one forward pass on a GPU, recorded once; a replay has no cost on the CPU but its own launch."""
 
     def __init__(self, program: Program, batch: Tensor) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
-from pyramidzoo.checkpoints.loading import memoised_hash, read_weights
+from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
 from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
 from pyramidzoo.data.datasets import Split
 from pyramidzoo.data.transforms import Override
@@ -22,7 +22,7 @@ from pyramidzoo.weights.fetch import fetch
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationTarget:
     """What is evaluated: a verified safetensors file, and how its images must be prepared.
 
     `entry` is the manifest's entry whose tensors these are, if any; then its record and its claims apply.
@@ -38,7 +38,7 @@ class Subject:
     entry: WeightsEntry | None = None
 
     @classmethod
-    def of_entry(cls, entry: WeightsEntry) -> Subject:
+    def of_entry(cls, entry: WeightsEntry) -> EvaluationTarget:
         """Fetch an entry's file. Raises IntegrityError, UnavailableError."""
         located = fetch(entry)
         return cls(
@@ -53,7 +53,7 @@ class Subject:
         )
 
     @classmethod
-    def of_file(cls, path: Path) -> Subject:
+    def of_file(cls, path: Path) -> EvaluationTarget:
         """A file of the zoo, or a folder with one; it says itself what it holds. Raises UsageError, IntegrityError."""
         path = weights_file(path)
         if path.suffix != ".safetensors":
@@ -68,7 +68,7 @@ class Subject:
                 "`pyramidzoo convert` makes files that do"
             )
         get_architecture(description.architecture)
-        sha256 = memoised_hash(path)
+        sha256 = cached_file_hash(path)
         return cls(
             name=f"{path.stem}@{sha256[:8]}",  # never an id, and never another file's name
             architecture=description.architecture,
@@ -81,14 +81,14 @@ class Subject:
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """Weights in their network, on the CPU, checked against the images that they are to be evaluated on.
 
     `preprocessing` is how the images will be prepared, `tensors` the sha256 of what the network holds, `entry` the
     manifest's entry that has the same tensors and wants the same preprocessing.
     """
 
-    subject: Subject
+    subject: EvaluationTarget
     images: Split
     preprocessing: Preprocessing
     model: ImageClassifier
@@ -102,7 +102,7 @@ class Loaded:
         return subject.architecture, json.dumps(dict(subject.arguments), sort_keys=True), self.model.num_classes
 
 
-def load(subject: Subject, images: Split, override: Override | None = None) -> Loaded:
+def load(subject: EvaluationTarget, images: Split, override: Override | None = None) -> LoadedModel:
     """Build the network of some weights and hold both to the images. Raises UsageError, IntegrityError."""
     if subject.dataset != images.name:
         raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
@@ -120,7 +120,7 @@ def load(subject: Subject, images: Split, override: Override | None = None) -> L
             f"{subject.entry.tensors_sha256}; `pyramidzoo fetch --force {subject.name}` makes it anew"
         )
     entry = subject.entry or _known_as(tensors, subject.preprocessing, subject.dataset)
-    return Loaded(subject, images, preprocessing, model, tensors, entry)
+    return LoadedModel(subject, images, preprocessing, model, tensors, entry)
 
 
 def _known_as(content: str, preprocessing: Preprocessing, dataset: str | None = None) -> WeightsEntry | None:

@@ -25,9 +25,9 @@ from pyramidzoo.data.datasets import Split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation import records
-from pyramidzoo.evaluation.engine import Engine, Form, Settings, memory_of
+from pyramidzoo.evaluation.engine import ComputeSettings, Engine, PreparedNetwork, memory_of
 from pyramidzoo.evaluation.environment import device_name, versions
-from pyramidzoo.evaluation.evaluation_target import Loaded, Subject, load
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
 from pyramidzoo.evaluation.metrics import STATISTICS, Flips, flips, label_ranks, prediction_sha256
 from pyramidzoo.evaluation.predictions import (
     Part,
@@ -54,14 +54,14 @@ class Job:
     begins its work; `seconds` is what that took.
     """
 
-    subject: Subject
+    subject: EvaluationTarget
     entry: WeightsEntry | None
     images: Split
     preprocessing: Preprocessing
     tensors: str
     parameters: int
     engine: Engine
-    form: Form | None
+    form: PreparedNetwork | None
     batch_size: int
     flags: Mapping[str, Any]
     units: list[Mapping[str, Any]] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Job:
     seconds: float = 0.0
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ComputeSettings:
         return self.engine.settings
 
     def file_of(self, unit: Mapping[str, Any]) -> Path:
@@ -80,7 +80,12 @@ class Job:
 
 
 def evaluate(
-    subject: Subject, images: Split, settings: Settings, *, output: Path | None = None, compare: bool = False
+    subject: EvaluationTarget,
+    images: Split,
+    settings: ComputeSettings,
+    *,
+    output: Path | None = None,
+    compare: bool = False,
 ) -> Record:
     """Evaluate weights on a split and judge the result.
 
@@ -95,16 +100,16 @@ def evaluate(
     return conclude(job, work(job, job.units), strict)
 
 
-def strictly(settings: Settings) -> Settings:
+def strictly(settings: ComputeSettings) -> ComputeSettings:
     """The settings for what others are compared with: the same device, batch size and protocol. Raises UsageError."""
-    strict = Settings(settings.device, settings.batch_size, override=settings.override)
+    strict = ComputeSettings(settings.device, settings.batch_size, override=settings.override)
     strict = dataclasses.replace(strict, reading=dataclasses.replace(settings.reading, tensor_resize=False))
     if strict == settings:
         raise UsageError("this is the strict evaluation itself: there is nothing to compare it with")
     return strict
 
 
-def plan(loaded: Loaded, engine: Engine, *, output: Path | None = None, strict: Engine | None = None) -> Job:
+def plan(loaded: LoadedModel, engine: Engine, *, output: Path | None = None, strict: Engine | None = None) -> Job:
     """Divide the work. `strict` computes what it is compared with, in batches as large. Raises UnavailableError."""
     engines = [engine, strict] if strict else [engine]
     forms = [each.form(loaded.model, loaded.network) for each in engines]
@@ -115,7 +120,7 @@ def plan(loaded: Loaded, engine: Engine, *, output: Path | None = None, strict: 
     return jobs[0]
 
 
-def _planned(loaded: Loaded, engine: Engine, form: Form, batch_size: int, output: Path | None) -> Job:
+def _planned(loaded: LoadedModel, engine: Engine, form: PreparedNetwork, batch_size: int, output: Path | None) -> Job:
     settings = engine.settings
     job = Job(
         subject=loaded.subject,
@@ -202,12 +207,12 @@ def _record(job: Job, predictions: Predictions, against: Flips | None = None) ->
     statistics = {name: statistic(ranks < 1) for name, statistic in STATISTICS.items()}
     protocol = protocol_of(job.preprocessing, subject.preprocessing)
     flags = _flags(job)
-    if images.shortfall:
-        recorded, detail = recorded_verdict(measured, None)[0], images.shortfall
+    if images.not_the_split:
+        recorded, detail = recorded_verdict(measured, None)[0], images.not_the_split
     else:
         recorded, detail = recorded_verdict(measured, recorded_result(entry, images.split, protocol))
     # an author is not answerable for our shortcuts: only strict arithmetic is compared with a claim
-    judged = is_strict(settings.arithmetic, flags) and not images.shortfall
+    judged = is_strict(settings.arithmetic, flags) and not images.not_the_split
     return Record(
         format=records.FORMAT,
         weights=subject.name,
@@ -255,8 +260,8 @@ def _flags(job: Job) -> dict[str, Any]:
         flags["batch_size_asked"] = job.settings.batch_size
     if job.preprocessing != job.subject.preprocessing:
         flags["preprocessing"] = dataclasses.asdict(job.preprocessing)
-    if job.images.shortfall:
-        flags["not_the_split"] = job.images.shortfall
+    if job.images.not_the_split:
+        flags["not_the_split"] = job.images.not_the_split
     return flags
 
 

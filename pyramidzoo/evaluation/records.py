@@ -14,7 +14,7 @@ from pyramidzoo import json_records as schema
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.evaluation.metrics import ERROR, Flips, error_percent, wilson_interval
 from pyramidzoo.files import write_text
-from pyramidzoo.json_records import Invalid
+from pyramidzoo.json_records import InvalidRecord
 
 FORMAT = 1
 FILE_NAME = "record.json"
@@ -83,7 +83,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
-            raise Invalid("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
+            raise InvalidRecord("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
 
     @property
     def strict(self) -> bool:

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from pyramidzoo.errors import PyramidzooError, UnavailableError
-from pyramidzoo.evaluation.evaluation_target import Loaded
+from pyramidzoo.evaluation.evaluation_target import LoadedModel
 from pyramidzoo.evaluation.harness import Job, conclude, work
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import Record
-from pyramidzoo.weights.cache import until
+from pyramidzoo.weights.cache import cancel_on
 
 _WAITING = datetime.timedelta(days=7)  # for the slowest of the others; torchrun ends everything when one of them fails
 
@@ -62,7 +62,7 @@ class Failure:
 
 
 @dataclass
-class Share:
+class WorkerOutput:
     """One process's part of a job: parts where there is no folder, and what all its units have in common."""
 
     unit: dict[str, Any]
@@ -72,11 +72,11 @@ class Share:
 
 
 @dataclass
-class Done:
+class EntryOutput:
     """What one process has of one set of weights: its share of the job and of the strict one, or why it failed."""
 
     name: str
-    shares: list[Share] = field(default_factory=list)
+    shares: list[WorkerOutput] = field(default_factory=list)
     failure: Failure | None = None
 
 
@@ -89,8 +89,8 @@ def this_worker() -> Worker:
     return Worker(rank, count, local_rank, max(0, most - started))
 
 
-def evaluated(
-    names: Sequence[str], load: Callable[[int], Loaded], plan: Callable[[Loaded], Job], worker: Worker
+def evaluate_all(
+    names: Sequence[str], load: Callable[[int], LoadedModel], plan: Callable[[LoadedModel], Job], worker: Worker
 ) -> Iterator[Record | Failure]:
     """Evaluate many sets of weights, which `load` makes by their position, with all processes of a command.
 
@@ -99,7 +99,7 @@ def evaluated(
     only one, else when all are done. The others yield nothing. A failure, in whatever process, is one of these weights
     alone.
     """
-    mine: list[tuple[Job | None, Done]] = []
+    mine: list[tuple[Job | None, EntryOutput]] = []
     with contextlib.closing(_ahead(load, len(names))) as coming:
         for position, loaded in enumerate(coming):
             job, done = _share(position, names[position], loaded, plan, worker)
@@ -115,17 +115,17 @@ def evaluated(
             yield _concluded(job, of_all)
 
 
-def _ahead(load: Callable[[int], Loaded], count: int) -> Generator[Future[Loaded], None, None]:
+def _ahead(load: Callable[[int], LoadedModel], count: int) -> Generator[Future[LoadedModel], None, None]:
     """What `load` gave or raised for each position; the next one is under way, in a thread, meanwhile."""
     stop = threading.Event()
 
-    def loading(position: int) -> Loaded:
-        with until(stop):
+    def loading(position: int) -> LoadedModel:
+        with cancel_on(stop):
             return load(position)
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="load")
     try:
-        coming: list[Future[Loaded]] = []
+        coming: list[Future[LoadedModel]] = []
         for position in range(count):
             loaded = coming.pop() if coming else _settled(load, position)  # the first one where an interrupt reaches it
             wait([loaded])
@@ -137,8 +137,8 @@ def _ahead(load: Callable[[int], Loaded], count: int) -> Generator[Future[Loaded
         pool.shutdown(cancel_futures=True)
 
 
-def _settled(load: Callable[[int], Loaded], position: int) -> Future[Loaded]:
-    settled: Future[Loaded] = Future()
+def _settled(load: Callable[[int], LoadedModel], position: int) -> Future[LoadedModel]:
+    settled: Future[LoadedModel] = Future()
     try:
         settled.set_result(load(position))
     except (PyramidzooError, OSError) as error:
@@ -147,10 +147,10 @@ def _settled(load: Callable[[int], Loaded], position: int) -> Future[Loaded]:
 
 
 def _share(
-    position: int, name: str, loaded: Future[Loaded], plan: Callable[[Loaded], Job], worker: Worker
-) -> tuple[Job | None, Done]:
+    position: int, name: str, loaded: Future[LoadedModel], plan: Callable[[LoadedModel], Job], worker: Worker
+) -> tuple[Job | None, EntryOutput]:
     """Do this process's part of one set of weights."""
-    done, job = Done(name), None
+    done, job = EntryOutput(name), None
     try:
         job = plan(loaded.result())
         # the strict one first: its network is the plain one, which others may change
@@ -164,14 +164,14 @@ def _jobs(job: Job) -> list[Job]:
     return [job] if job.strict is None else [job, job.strict]
 
 
-def _done(job: Job, position: int, worker: Worker) -> Share:
+def _done(job: Job, position: int, worker: Worker) -> WorkerOutput:
     units = [unit for k, unit in enumerate(job.units, position) if k % worker.count == worker.rank]
     parts = work(job, units)
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
-    return Share(unit, parts, job.reused, job.seconds)
+    return WorkerOutput(unit, parts, job.reused, job.seconds)
 
 
-def _concluded(job: Job | None, done: Sequence[Done]) -> Record | Failure:
+def _concluded(job: Job | None, done: Sequence[EntryOutput]) -> Record | Failure:
     for one in done:
         if one.failure:
             return one.failure
@@ -192,7 +192,7 @@ def _concluded(job: Job | None, done: Sequence[Done]) -> Record | Failure:
         return Failure.of(done[0].name, error)
 
 
-def _gathered(mine: list[Done], worker: Worker) -> list[list[Done]]:
+def _gathered(mine: list[EntryOutput], worker: Worker) -> list[list[EntryOutput]]:
     """What each process has done, for the first one; the others get nothing."""
     from torch import distributed
 

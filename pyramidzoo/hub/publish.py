@@ -42,7 +42,7 @@ from pyramidzoo.hub.model_card import Facts, card
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.timm_adapter import PREFIX, cfg_of_weights, fitted
 from pyramidzoo.weights.download import first_line
-from pyramidzoo.weights.fetch import Located, fetch
+from pyramidzoo.weights.fetch import WeightsFile, fetch
 
 WEIGHTS, CONFIG, CARD = FILES = ("model.safetensors", "config.json", "README.md")
 _OTHERWISE_NAMED = {"resnet26_bottleneck": "resnet26"}  # in timm, where its graph has another name
@@ -302,7 +302,7 @@ def _source_of(entry: WeightsEntry, repo_id: str) -> Origin | None:
 
 
 def _write_weights(
-    entry: WeightsEntry, located: Located, content: Content, destination: Path
+    entry: WeightsEntry, located: WeightsFile, content: Content, destination: Path
 ) -> tuple[str, Description]:
     """The file to publish, its sha256, and what it says of itself."""
     found = Description.of(located.path, content.metadata)

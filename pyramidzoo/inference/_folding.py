@@ -32,7 +32,7 @@ def fold_bn(graph_module: GraphModule) -> bool:
     return found
 
 
-def lead_bn(graph_module: GraphModule) -> bool:
+def fold_bn_into_next_conv(graph_module: GraphModule) -> bool:
     """BN-conv1x1 as one convolution: W (s x + t) + b = (W s) x + (W t + b), and without padding every pixel sees t."""
     found = False
     for node, norm in nodes_of(graph_module, nn.BatchNorm2d):

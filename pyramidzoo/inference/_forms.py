@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from pyramidzoo.errors import UsageError
 from pyramidzoo.inference._channels import align, constant_channel
 from pyramidzoo.inference._dense import concat_buffer
-from pyramidzoo.inference._folding import clamp, fold_bn, lead_bn
+from pyramidzoo.inference._folding import clamp, fold_bn, fold_bn_into_next_conv
 from pyramidzoo.inference._fused import fuse, in_place, slice_add
 
 
@@ -24,7 +24,7 @@ def channels_last(graph_module: GraphModule) -> bool:
 # in the order in which they are applied: each tells whether it found something to do
 PASSES: dict[str, Callable[[GraphModule], bool]] = {
     "fold_bn": fold_bn,
-    "lead_bn": lead_bn,
+    "fold_bn_into_next_conv": fold_bn_into_next_conv,
     "constant_channel": constant_channel,
     "clamp": clamp,
     "align8": partial(align, multiple=8),
@@ -37,7 +37,7 @@ PASSES: dict[str, Callable[[GraphModule], bool]] = {
 }
 
 _OVERWRITING = ("slice_add", "in_place")
-_FOLDED = ("fold_bn", "lead_bn", "constant_channel")
+_FOLDED = ("fold_bn", "fold_bn_into_next_conv", "constant_channel")
 
 
 def auto_form(family: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:

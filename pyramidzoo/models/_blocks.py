@@ -68,7 +68,7 @@ def conv7x7(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
 
 
-def pooled(x: Tensor) -> Tensor:
+def relu_maxpool(x: Tensor) -> Tensor:
     """ReLU and 3x3 max pooling with stride 2: how those networks' stems end."""
     return F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
 
@@ -99,7 +99,7 @@ _BOTTLENECK = {
 }
 
 
-def imagenet_units(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
+def imagenet_blocks(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
     """Units in each of the four ImageNet stages. Raises ValueError for a depth that nobody published."""
     table = _BOTTLENECK if bottleneck else _BASIC
     if depth not in table:

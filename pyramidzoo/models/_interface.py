@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-UnitFactory = Callable[[int, int, int, int, int], nn.Module]
+BlockFactory = Callable[[int, int, int, int, int], nn.Module]
 
 
 class Stage(nn.Sequential):
@@ -115,7 +115,7 @@ class ImageClassifier(nn.Module):
         self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
 
     def _add_stages(
-        self, counts: Sequence[int], widths: Sequence[int], unit: UnitFactory, *, channels: int, reduction: int
+        self, counts: Sequence[int], widths: Sequence[int], unit: BlockFactory, *, channels: int, reduction: int
     ) -> None:
         """Stages of `counts` units at `widths` channels, the first unit of every stage but the first with stride 2.
 

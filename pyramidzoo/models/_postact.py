@@ -10,11 +10,11 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_a
+from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, relu_maxpool, shortcut_a
 from pyramidzoo.models._interface import ImageClassifier, checked_choice
 
 
-class BasicUnit(nn.Module):
+class BasicBlock(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN-[SE] plus shortcut, then ReLU.
 
     Shortcut "A": every second pixel, zero channels half before and half after. "B": strided conv1x1 and BN. `channels`
@@ -120,4 +120,4 @@ class ImagePostActNet(PostActNet):
     """The same for large images: the stem ends with max pooling."""
 
     def _stem(self, x: Tensor) -> Tensor:
-        return pooled(self.bn1(self.conv1(x)))
+        return relu_maxpool(self.bn1(self.conv1(x)))

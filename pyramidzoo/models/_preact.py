@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, pooled, shortcut_a
+from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, relu_maxpool, shortcut_a
 from pyramidzoo.models._interface import ImageClassifier, checked_choice
 
 
@@ -62,7 +62,7 @@ class _Unit(nn.Module):
         return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
 
 
-class PreActUnit(_Unit):
+class PreActBlock(_Unit):
     """BN-ReLU-conv3x3-BN-ReLU-[dropout]-conv3x3 plus a shortcut, nothing after the sum."""
 
     def __init__(
@@ -144,4 +144,4 @@ class ImagePreActNet(PreActNet):
     bn1: nn.BatchNorm2d
 
     def _stem(self, x: Tensor) -> Tensor:
-        return pooled(self.bn1(self.conv1(x)))
+        return relu_maxpool(self.bn1(self.conv1(x)))

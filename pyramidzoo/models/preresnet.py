@@ -9,7 +9,7 @@ from torch import nn
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
 from pyramidzoo.models._interface import checked_choice
-from pyramidzoo.models._preact import ImagePreActNet, PreActBottleneck, PreActNet, PreActUnit
+from pyramidzoo.models._preact import ImagePreActNet, PreActBlock, PreActBottleneck, PreActNet
 
 
 class CifarPreResNet(PreActNet):
@@ -41,7 +41,7 @@ class CifarPreResNet(PreActNet):
         self.conv1 = conv3x3(in_chans, 16 * width)
 
         def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            return PreActUnit(
+            return PreActBlock(
                 channels,
                 out,
                 stride=stride,
@@ -112,7 +112,7 @@ class ImagePreResNet(ImagePreActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_units("An ImageNet PreResNet", depth, bottleneck)
+        counts = _blocks.imagenet_blocks("An ImageNet PreResNet", depth, bottleneck)
         widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
         features = 2048 if bottleneck else 512
         super().__init__(num_classes=num_classes, num_features=features, drop_rate=drop_rate)
@@ -123,7 +123,7 @@ class ImagePreResNet(ImagePreActNet):
         def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
             shared = channels != out
             if not bottleneck:
-                return PreActUnit(channels, out, stride=stride, shared=shared)
+                return PreActBlock(channels, out, stride=stride, shared=shared)
             own = first_bn or stage > 0 or k > 0
             return PreActBottleneck(channels, out, stride=stride, shared=shared, stride_in=stride_in, first_bn=own)
 

@@ -15,7 +15,7 @@ from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7, pad_channels
 from pyramidzoo.models._interface import ImageClassifier
 
 
-def unit_widths(base: int, alpha: float, units: int, *, multiplicative: bool = False) -> list[int]:
+def block_widths(base: int, alpha: float, units: int, *, multiplicative: bool = False) -> list[int]:
     """Channels of every unit: from `base`, alpha is added (or multiplied) in equal steps over all units.
 
     One double accumulates and only its reading is rounded, half up, as in the authors' Lua: rounding the accumulator,
@@ -46,7 +46,7 @@ class _Unit(nn.Module):
         return y + pad_channels(shortcut, before=0, after=self.pad_after)
 
 
-class BasicUnit(_Unit):
+class BasicBlock(_Unit):
     """BN-conv3x3-BN-ReLU-conv3x3-BN plus shortcut; no ReLU before the first convolution, none after the sum."""
 
     expansion = 1
@@ -95,14 +95,14 @@ class _PyramidNet(ImageClassifier):
         *,
         units: tuple[int, ...],
         widths: list[int],
-        unit: type[BasicUnit] | type[Bottleneck],
+        unit: type[BasicBlock] | type[Bottleneck],
         stem: nn.Conv2d,
         first_reduction: int,
         num_classes: int,
         drop_rate: float,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=widths[-1] * unit.expansion, drop_rate=drop_rate)
-        self.unit_widths = tuple(widths)
+        self.block_widths = tuple(widths)
         self.conv1 = stem
         self.bn1 = nn.BatchNorm2d(stem.out_channels)
         channels, remaining = stem.out_channels, iter(widths)
@@ -124,7 +124,7 @@ class _PyramidNet(ImageClassifier):
 
 
 class CifarPyramidNet(_PyramidNet):
-    """PyramidNet on 32x32 images: conv3x3(16)-BN without ReLU, three stages; `unit_widths` lists all widths.
+    """PyramidNet on 32x32 images: conv3x3(16)-BN without ReLU, three stages; `block_widths` lists all widths.
 
     Basic units (depth 6n+2) or `bottleneck` ones (9n+2); depth alone cannot tell them apart (164 is both). alpha is
     the total over the network, added or, with `multiplicative`, multiplied. `stem_channels` is 64 in one early
@@ -146,8 +146,8 @@ class CifarPyramidNet(_PyramidNet):
         n = _blocks.units_per_stage("A CIFAR PyramidNet", depth, 3 if bottleneck else 2)
         super().__init__(
             units=(n, n, n),
-            widths=unit_widths(16, alpha, 3 * n, multiplicative=multiplicative),
-            unit=Bottleneck if bottleneck else BasicUnit,
+            widths=block_widths(16, alpha, 3 * n, multiplicative=multiplicative),
+            unit=Bottleneck if bottleneck else BasicBlock,
             stem=conv3x3(in_chans, stem_channels),
             first_reduction=1,
             num_classes=num_classes,
@@ -165,10 +165,10 @@ class ImagePyramidNet(_PyramidNet):
     def __init__(
         self, *, depth: int, alpha: float, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        units = _blocks.imagenet_units("An ImageNet PyramidNet", depth, bottleneck=True)
+        units = _blocks.imagenet_blocks("An ImageNet PyramidNet", depth, bottleneck=True)
         super().__init__(
             units=units,
-            widths=unit_widths(64, alpha, sum(units)),
+            widths=block_widths(64, alpha, sum(units)),
             unit=Bottleneck,
             stem=conv7x7(in_chans, 64),
             first_reduction=4,
@@ -177,4 +177,4 @@ class ImagePyramidNet(_PyramidNet):
         )
 
     def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.pooled(self.bn1(self.conv1(x)))
+        return _blocks.relu_maxpool(self.bn1(self.conv1(x)))

@@ -12,7 +12,7 @@ from torch import nn
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
 from pyramidzoo.models._interface import checked_choice
-from pyramidzoo.models._postact import BasicUnit, Bottleneck, ImagePostActNet, PostActNet
+from pyramidzoo.models._postact import BasicBlock, Bottleneck, ImagePostActNet, PostActNet
 
 
 class CifarResNet(PostActNet):
@@ -48,7 +48,7 @@ class CifarResNet(PostActNet):
                 else:
                     out = next_width if k == n - 1 else width
                     inner, strides = width, (1, out // width)
-                units.append(BasicUnit(channels, out, channels=inner, strides=strides, shortcut=shortcut))
+                units.append(BasicBlock(channels, out, channels=inner, strides=strides, shortcut=shortcut))
                 channels, reduction = out, reduction * strides[0] * strides[1]
             self._add_stage(units, channels=channels, reduction=reduction)
         # fattorib starts from fan-in, He et al. and fb.resnet.torch from fan-out
@@ -95,7 +95,7 @@ class ImageResNet(ImagePostActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_units("An ImageNet ResNet", depth, bottleneck)
+        counts = _blocks.imagenet_blocks("An ImageNet ResNet", depth, bottleneck)
         widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
         features = 2048 if bottleneck else 512
         super().__init__(num_classes=num_classes, num_features=features, drop_rate=drop_rate)
@@ -106,7 +106,7 @@ class ImageResNet(ImagePostActNet):
         def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
             if bottleneck:
                 return Bottleneck(channels, out, inner=out // 4, stride=stride, stride_in=stride_in)
-            return BasicUnit(channels, out, strides=(stride, 1))
+            return BasicBlock(channels, out, strides=(stride, 1))
 
         self._add_stages(counts, widths, unit, channels=stem, reduction=4)
         self._complete("fan_out")

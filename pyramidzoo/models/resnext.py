@@ -10,11 +10,11 @@ from torch import nn
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._interface import UnitFactory
+from pyramidzoo.models._interface import BlockFactory
 from pyramidzoo.models._postact import Bottleneck, ImagePostActNet, PostActNet
 
 
-def _grouped(cardinality: int, base_width: int) -> UnitFactory:
+def _grouped(cardinality: int, base_width: int) -> BlockFactory:
     """Bottlenecks whose 3x3 has `cardinality` groups."""
 
     def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
@@ -66,7 +66,7 @@ class ImageResNeXt(ImagePostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        counts = _blocks.imagenet_units("An ImageNet ResNeXt", depth, bottleneck=True)
+        counts = _blocks.imagenet_blocks("An ImageNet ResNeXt", depth, bottleneck=True)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
         unit = _grouped(cardinality, base_width)

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._postact import BasicUnit, Bottleneck, ImagePostActNet, PostActNet
-from pyramidzoo.models._preact import ImagePreActNet, PreActBottleneck, PreActNet, PreActUnit
+from pyramidzoo.models._postact import BasicBlock, Bottleneck, ImagePostActNet, PostActNet
+from pyramidzoo.models._preact import ImagePreActNet, PreActBlock, PreActBottleneck, PreActNet
 
 
 def _basic(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-    return PreActUnit(channels, out, stride=stride, shared=channels != out, se=True)
+    return PreActBlock(channels, out, stride=stride, shared=channels != out, se=True)
 
 
 def _bottleneck(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
@@ -49,7 +49,7 @@ class CifarSEResNet(PostActNet):
         def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
             if bottleneck:
                 return Bottleneck(channels, out, inner=out // 4, stride=stride, se=True)
-            return BasicUnit(channels, out, strides=(stride, 1), se=True)
+            return BasicBlock(channels, out, strides=(stride, 1), se=True)
 
         self._add_stages((n, n, n), widths, unit, channels=16, reduction=1)
         self._complete("fan_out")
@@ -103,7 +103,7 @@ class ImageSEResNet(ImagePostActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_units("An ImageNet SE-ResNet", depth, bottleneck)
+        counts = _blocks.imagenet_blocks("An ImageNet SE-ResNet", depth, bottleneck)
         widths = [w * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
         super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
         self.conv1 = conv7x7(in_chans, 64)
@@ -111,7 +111,7 @@ class ImageSEResNet(ImagePostActNet):
 
         def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
             if not bottleneck:
-                return BasicUnit(channels, out, strides=(stride, 1), se=True)
+                return BasicBlock(channels, out, strides=(stride, 1), se=True)
             inner = _blocks.grouped_width(out, cardinality, base_width)
             return Bottleneck(
                 channels, out, inner=inner, stride=stride, groups=cardinality, stride_in=stride_in, se=True
@@ -136,7 +136,7 @@ class ImageSEPreResNet(ImagePreActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_units("An ImageNet SE-PreResNet", depth, bottleneck)
+        counts = _blocks.imagenet_blocks("An ImageNet SE-PreResNet", depth, bottleneck)
         widths = [w * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
         super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
         self.conv1 = conv7x7(in_chans, 64)
@@ -167,7 +167,7 @@ class SENet(ImagePostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        counts = _blocks.imagenet_units("A SENet (two layers of stem left out)", depth - 2, bottleneck=True)
+        counts = _blocks.imagenet_blocks("A SENet (two layers of stem left out)", depth - 2, bottleneck=True)
         self.conv1 = nn.Sequential(
             conv3x3(in_chans, 64, 2),
             nn.BatchNorm2d(64),

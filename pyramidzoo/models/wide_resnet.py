@@ -8,7 +8,7 @@ from pyramidzoo.models import _blocks
 from pyramidzoo.models._blocks import conv3x3, conv7x7
 from pyramidzoo.models._interface import checked_rate
 from pyramidzoo.models._postact import Bottleneck, ImagePostActNet
-from pyramidzoo.models._preact import PreActNet, PreActUnit
+from pyramidzoo.models._preact import PreActBlock, PreActNet
 
 
 class WideResNet(PreActNet):
@@ -30,7 +30,7 @@ class WideResNet(PreActNet):
         self.conv1 = conv3x3(in_chans, 16)
 
         def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            return PreActUnit(channels, out, stride=stride, shared=channels != out, drop_rate=rate)
+            return PreActBlock(channels, out, stride=stride, shared=channels != out, drop_rate=rate)
 
         self._add_stages((n, n, n), [w * width for w in (16, 32, 64)], unit, channels=16, reduction=1)
         self.norm = nn.BatchNorm2d(64 * width)
@@ -51,7 +51,7 @@ class ImageWideResNet(ImagePostActNet):
         self, *, depth: int, width: int, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        counts = _blocks.imagenet_units("An ImageNet wide ResNet", depth, bottleneck=True)
+        counts = _blocks.imagenet_blocks("An ImageNet wide ResNet", depth, bottleneck=True)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
         self._add_stages(

@@ -27,12 +27,12 @@ _PATIENCE_SECONDS = 2, 1800  # before it is said that we wait; until what the ot
 _stop: ContextVar[threading.Event | None] = ContextVar("_stop", default=None)
 
 
-class Interrupted(Exception):
+class Cancelled(Exception):
     """What this thread fetches is no longer wanted."""
 
 
 @contextlib.contextmanager
-def until(stop: threading.Event) -> Iterator[None]:
+def cancel_on(stop: threading.Event) -> Iterator[None]:
     """From when it is set, what this thread fetches is no longer wanted."""
     token = _stop.set(stop)
     try:
@@ -41,11 +41,11 @@ def until(stop: threading.Event) -> Iterator[None]:
         _stop.reset(token)
 
 
-def still_wanted() -> None:
+def raise_if_cancelled() -> None:
     """Raises Interrupted where whoever wants what this thread fetches has left."""
     stop = _stop.get()
     if stop and stop.is_set():
-        raise Interrupted
+        raise Cancelled
 
 
 def cache_dir() -> Path:
@@ -79,15 +79,15 @@ def sidecar(entry: WeightsEntry) -> dict[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def noted_from(entry: WeightsEntry, url: str) -> dict[str, Any]:
+def sidecar_for(entry: WeightsEntry, url: str) -> dict[str, Any]:
     """What was noted of the file that came from this address; nothing where none did."""
     noted = sidecar(entry)
     return noted if noted.get("url") == url else {}
 
 
-def hold_to_note(entry: WeightsEntry, url: str, sha256: str) -> None:
+def check_sidecar(entry: WeightsEntry, url: str, sha256: str) -> None:
     """Require what was noted when the first file came from this address, if one did. Raises IntegrityError."""
-    before = noted_from(entry, url).get("source_sha256")
+    before = sidecar_for(entry, url).get("source_sha256")
     if before not in (None, sha256):
         raise IntegrityError(
             f"{url} has sha256 {sha256} now; the file noted when it first came had {before}. If the new one is to be "
@@ -95,7 +95,7 @@ def hold_to_note(entry: WeightsEntry, url: str, sha256: str) -> None:
         )
 
 
-def note(entry: WeightsEntry, facts: dict[str, Any], *, published: bool) -> None:
+def write_sidecar(entry: WeightsEntry, facts: dict[str, Any], *, published: bool) -> None:
     """Replace what is noted of the entry's file; `published` is whether anybody has published a hash of it.
 
     If nobody has, the first note is said on stderr: from then on it is all that vouches for the file. Raises
@@ -114,7 +114,7 @@ def note(entry: WeightsEntry, facts: dict[str, Any], *, published: bool) -> None
 
 
 @contextlib.contextmanager
-def alone(entry: WeightsEntry) -> Iterator[None]:
+def entry_lock(entry: WeightsEntry) -> Iterator[None]:
     """Have the other processes of this machine that want the same weights wait: one downloads, the others find it.
 
     What an earlier one left behind when it was killed is swept up. The kernel releases the lock of a dead process.
@@ -147,7 +147,7 @@ def _acquire(lock: FileLock, seconds: float) -> None:
 
     end = time.monotonic() + seconds
     while True:
-        still_wanted()
+        raise_if_cancelled()
         try:
             lock.acquire(timeout=0.5)
             return

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pyramidzoo.catalog.manifest import Hub, Origin
 from pyramidzoo.checkpoints.archives import MAX_BYTES
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
-from pyramidzoo.weights.cache import Interrupted, still_wanted, until
+from pyramidzoo.weights.cache import Cancelled, cancel_on, raise_if_cancelled
 
 _ATTEMPTS = 5  # at a body that breaks off; each goes on where the last one stopped
 _UNREACHED = 3  # attempts, where not a byte came
@@ -32,7 +32,7 @@ _WINDOW_SECONDS = 60.0
 _OFFLINE = "offline, as HF_HUB_OFFLINE says"
 
 
-class Together:
+class DownloadGroup:
     """One progress bar for several downloads at once, and one way to stop them all."""
 
     def __init__(self, number: int, total: int | None) -> None:
@@ -59,15 +59,15 @@ class Together:
         self._bar.close()
 
 
-_together: ContextVar[Together | None] = ContextVar("_together", default=None)
+_together: ContextVar[DownloadGroup | None] = ContextVar("_together", default=None)
 
 
 @contextlib.contextmanager
-def joining(together: Together) -> Iterator[None]:
+def in_group(together: DownloadGroup) -> Iterator[None]:
     """What this thread downloads moves the shared bar, and stops with the others."""
     token = _together.set(together)
     try:
-        with until(together.stop):
+        with cancel_on(together.stop):
             yield
     finally:
         _together.reset(token)
@@ -94,7 +94,7 @@ def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
                     tqdm_class=together.bar() if together else None,
                 )
             return Path(path)
-        except (UnavailableError, Interrupted):
+        except (UnavailableError, Cancelled):
             raise
         except Exception as raised:  # the client has many error classes of its own, and those of its HTTP library
             error = _cause(raised)
@@ -196,7 +196,7 @@ def _back_off(attempt: int) -> None:
     if together is None:
         time.sleep(seconds)
     elif together.stop.wait(seconds):
-        raise Interrupted
+        raise Cancelled
 
 
 def first_line(error: BaseException) -> str:
@@ -276,7 +276,7 @@ def _watched() -> Iterator[None]:
 
     The client is one for the whole process; its other users are left alone.
     """
-    still_wanted()
+    raise_if_cancelled()
     token = _watching.set(True)
     try:
         with _Session.current():
@@ -342,7 +342,7 @@ class _Session:
 
 def _watch(answer: Any) -> None:
     if _watching.get():
-        still_wanted()
+        raise_if_cancelled()
         kind = type("_Watched", (_WatchedStream, _http_library().SyncByteStream), {})
         answer.stream = kind(answer.stream)
 
@@ -356,7 +356,7 @@ class _WatchedStream:
     def __iter__(self) -> Iterator[bytes]:
         start, received = time.monotonic(), 0
         for chunk in self._stream:
-            still_wanted()
+            raise_if_cancelled()
             received += len(chunk)
             seconds = time.monotonic() - start
             if seconds > _WINDOW_SECONDS:

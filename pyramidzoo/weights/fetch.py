@@ -16,21 +16,21 @@ from typing import Any, Literal
 
 from pyramidzoo.catalog.manifest import Hub, Manifest, Origin, WeightsEntry, load_manifest, own_manifest
 from pyramidzoo.checkpoints.hashes import digest, matches
-from pyramidzoo.checkpoints.loading import forget_verified, memoised_hash, read_weights, require_hash
+from pyramidzoo.checkpoints.loading import cached_file_hash, forget_verified, read_weights, require_hash
 from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
 from pyramidzoo.convert.conversion import convert_file, get_layout
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash, packaged, user_path, weights_file
 from pyramidzoo.weights import download as remote
 from pyramidzoo.weights.cache import (
-    alone,
     cache_dir,
     cache_paths,
-    hold_to_note,
-    note,
-    noted_from,
+    check_sidecar,
+    entry_lock,
     sidecar,
+    sidecar_for,
     temporary_folder,
+    write_sidecar,
 )
 
 _converting = threading.BoundedSemaphore(2)  # each takes several times the memory of its file
@@ -38,7 +38,7 @@ _UNRECOGNISABLE = "nobody has published a hash of this file, so PYRAMIDZOO_ORIGI
 
 
 @dataclass(frozen=True)
-class Located:
+class WeightsFile:
     """A verified safetensors file, its sha256, and where it was found ("cache", "origins", "hub", ...)."""
 
     path: Path
@@ -46,7 +46,7 @@ class Located:
     place: str
 
 
-def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
+def fetch(entry: WeightsEntry, *, force: bool = False) -> WeightsFile:
     """The entry's verified file: bundled, cached, or from `PYRAMIDZOO_ORIGINS`, the Hub, the origin, in this order.
 
     A foreign checkpoint is converted on arrival and kept in the cache; `force` does so again. A file whose hash nobody
@@ -56,16 +56,16 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> Located:
     """
     if entry.bundled is not None:
         path = packaged(entry.bundled.path)
-        return Located(path, require_hash(path, entry.bundled.sha256, "reinstall pyramidzoo"), "bundled")
+        return WeightsFile(path, require_hash(path, entry.bundled.sha256, "reinstall pyramidzoo"), "bundled")
     if not force and (cached := _cached(entry)):
         return cached
-    with alone(entry):
+    with entry_lock(entry):
         if not force and (cached := _cached(entry)):
             return cached  # by the process that we waited for
         return _gotten(entry, force=force)
 
 
-def _gotten(entry: WeightsEntry, *, force: bool) -> Located:
+def _gotten(entry: WeightsEntry, *, force: bool) -> WeightsFile:
     """The entry's file from the first place that has it."""
     failures: list[PyramidzooError] = []
     for attempt in (_from_folders, _from_hub, _from_url):
@@ -85,17 +85,17 @@ def _gotten(entry: WeightsEntry, *, force: bool) -> Located:
 
 def fetch_all(
     entries: Iterable[WeightsEntry], *, force: bool = False, jobs: int = 8
-) -> Iterator[tuple[WeightsEntry, Located | PyramidzooError]]:
+) -> Iterator[tuple[WeightsEntry, WeightsFile | PyramidzooError]]:
     """Fetch several entries at once under one progress bar, and yield each as it is done: its file, or what failed.
 
     When the caller leaves, or is interrupted, the downloads under way stop.
     """
     wanted = list(entries)
     to_come = [entry for entry in wanted if not entry.bundled and (force or not _is_here(entry))]
-    together = remote.Together(len(wanted), sum(_bytes(entry) or 0 for entry in to_come))
+    together = remote.DownloadGroup(len(wanted), sum(_bytes(entry) or 0 for entry in to_come))
 
-    def one(entry: WeightsEntry) -> Located | PyramidzooError:
-        with remote.joining(together):
+    def one(entry: WeightsEntry) -> WeightsFile | PyramidzooError:
+        with remote.in_group(together):
             try:
                 return fetch(entry, force=force)
             except PyramidzooError as error:
@@ -115,7 +115,7 @@ def fetch_all(
 
 
 @dataclass(frozen=True)
-class State:
+class FileStatus:
     """What `verify` found: "good", "altered", "missing", or "unknown" (a file in the cache that no entry names)."""
 
     name: str
@@ -124,56 +124,62 @@ class State:
     detail: str
 
 
-def verify(entry: WeightsEntry) -> State:
+def verify(entry: WeightsEntry) -> FileStatus:
     """Hash an entry's local file again, and its tensors where the manifest knows their hash."""
     path, expected = _local(entry)
     if path is None or not path.is_file():
         get = "reinstall pyramidzoo" if entry.bundled else f"`pyramidzoo fetch {entry.id}` gets it"
-        return State(entry.id, "missing", None, get)
+        return FileStatus(entry.id, "missing", None, get)
     again = "reinstall pyramidzoo" if entry.bundled else f"`pyramidzoo fetch --force {entry.id}` makes it anew"
     if expected is None:
-        return State(entry.id, "altered", path, f"nothing vouches for it: its sidecar is missing or damaged; {again}")
+        return FileStatus(
+            entry.id, "altered", path, f"nothing vouches for it: its sidecar is missing or damaged; {again}"
+        )
     try:
         found = file_hash(path)
     except UnavailableError as error:
-        return State(entry.id, "altered", path, str(error))
+        return FileStatus(entry.id, "altered", path, str(error))
     if found != expected:
-        return State(entry.id, "altered", path, f"sha256 {found}, expected {expected}; {again}")
+        return FileStatus(entry.id, "altered", path, f"sha256 {found}, expected {expected}; {again}")
     try:
         content = tensors_sha256(read_tensors(path)) if entry.tensors_sha256 else None
     except PyramidzooError as error:
-        return State(entry.id, "altered", path, f"{error}; {again}")
+        return FileStatus(entry.id, "altered", path, f"{error}; {again}")
     if content != entry.tensors_sha256:
-        return State(entry.id, "altered", path, f"tensors sha256 {content}, expected {entry.tensors_sha256}; {again}")
-    return State(entry.id, "good", path, f"sha256 {found}")
+        return FileStatus(
+            entry.id, "altered", path, f"tensors sha256 {content}, expected {entry.tensors_sha256}; {again}"
+        )
+    return FileStatus(entry.id, "good", path, f"sha256 {found}")
 
 
-def locate_file(path: Path) -> Located:
+def locate_file(path: Path) -> WeightsFile:
     """A file that the user names, or the one in a folder; nothing but itself vouches for it.
 
     Raises UsageError for a folder without one, IntegrityError where it is damaged, UnavailableError.
     """
     path = weights_file(path)
     read_weights(path)
-    return Located(path, memoised_hash(path), "file")
+    return WeightsFile(path, cached_file_hash(path), "file")
 
 
-def verify_file(path: Path) -> State:
+def verify_file(path: Path) -> FileStatus:
     """Read a file, or the one in a folder, and say of which entry it is: "good", or "unknown" where it is of none."""
     name = str(path)
     try:
         path = weights_file(path)
         if not path.is_file():
-            return State(name, "missing", None, "there is no such file")
+            return FileStatus(name, "missing", None, "there is no such file")
         forget_verified()
         tensors, sha256 = read_weights(path).tensors, file_hash(path)
     except PyramidzooError as error:
-        return State(name, "altered", path, str(error))
+        return FileStatus(name, "altered", path, str(error))
     manifest, content = load_manifest(), tensors_sha256(tensors)
     entry = manifest.with_file(sha256) or manifest.with_tensors(content)
     if entry is None:
-        return State(name, "unknown", path, f"sound, but no entry has its sha256 {sha256} or its tensors' {content}")
-    return State(name, "good", path, f"{entry.id}, sha256 {sha256}")
+        return FileStatus(
+            name, "unknown", path, f"sound, but no entry has its sha256 {sha256} or its tensors' {content}"
+        )
+    return FileStatus(name, "good", path, f"{entry.id}, sha256 {sha256}")
 
 
 def _local(entry: WeightsEntry) -> tuple[Path | None, str | None]:
@@ -185,7 +191,7 @@ def _local(entry: WeightsEntry) -> tuple[Path | None, str | None]:
         return path, converted.get("sha256")
     from huggingface_hub import try_to_load_from_cache
 
-    noted = noted_from(entry, entry.hub.url)
+    noted = sidecar_for(entry, entry.hub.url)
     expected = entry.hub.sha256 or noted.get("source_sha256")
     revision = entry.hub.revision or noted.get("commit")
     found = try_to_load_from_cache(entry.hub.repo_id, entry.hub.filename, revision=revision)
@@ -199,7 +205,7 @@ def _is_here(entry: WeightsEntry) -> bool:
     return path is not None and path.is_file()
 
 
-def unknown_files(manifest: Manifest) -> list[State]:
+def unknown_files(manifest: Manifest) -> list[FileStatus]:
     """Files in the cache that belong to no entry; what is being written right now is younger than a day."""
     entries = [*manifest.entries.values(), *own_manifest().entries.values()]  # the cache serves both
     known = {path for entry in entries for path in cache_paths(entry)}
@@ -209,23 +215,23 @@ def unknown_files(manifest: Manifest) -> list[State]:
         for path in sorted((cache_dir() / "weights").glob("*"))
         if path not in known and not (path.name.startswith(".") and path.stat().st_mtime > yesterday)
     ]
-    return [State(path.name, "unknown", path, "no entry of the manifest names it") for path in found]
+    return [FileStatus(path.name, "unknown", path, "no entry of the manifest names it") for path in found]
 
 
-def _cached(entry: WeightsEntry) -> Located | None:
+def _cached(entry: WeightsEntry) -> WeightsFile | None:
     """The entry's file where it is on this machine already. Raises IntegrityError where it is altered."""
     anew = f"`pyramidzoo fetch --force {entry.id}` makes it anew"
     if entry.hub is not None and entry.hub.layout is None:
         path, expected = _local(entry)
         if path is None or expected is None:
             return None
-        if memoised_hash(path) != expected and entry.hub.revision is None and not noted_from(entry, entry.hub.url):
+        if cached_file_hash(path) != expected and entry.hub.revision is None and not sidecar_for(entry, entry.hub.url):
             return None  # another commit of main, which another program wanted
-        return Located(path, require_hash(path, expected, anew), "cache")
+        return WeightsFile(path, require_hash(path, expected, anew), "cache")
     path, noted = cache_paths(entry)[0], _usable(entry)
     if noted is None or not path.is_file():
         return None
-    return Located(path, require_hash(path, noted["sha256"], anew), "cache")
+    return WeightsFile(path, require_hash(path, noted["sha256"], anew), "cache")
 
 
 def _usable(entry: WeightsEntry) -> dict[str, Any] | None:
@@ -249,7 +255,7 @@ def _usable(entry: WeightsEntry) -> dict[str, Any] | None:
     return noted if same and known and noted.get("sha256") else None
 
 
-def _from_folders(entry: WeightsEntry, force: bool) -> Located | None:
+def _from_folders(entry: WeightsEntry, force: bool) -> WeightsFile | None:
     """Search the folders of `PYRAMIDZOO_ORIGINS` for the content, under any name."""
     folders = [user_path(p) for p in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if p]
     if not folders:
@@ -291,15 +297,15 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (path for name in sorted(names) if (path := Path(place, name)).is_file())
 
 
-def _from_hub(entry: WeightsEntry, force: bool) -> Located | None:
+def _from_hub(entry: WeightsEntry, force: bool) -> WeightsFile | None:
     """Ask the Hub; a file that differs from its pin is asked for twice, because the client compares sizes alone."""
     hub = entry.hub
     if hub is None:
         return None
-    revision = hub.revision or noted_from(entry, hub.url).get("commit") or "main"
+    revision = hub.revision or sidecar_for(entry, hub.url).get("commit") or "main"
     for again in (False, True):
         path = remote.from_hub(hub, revision, force=force or again)
-        sha256 = memoised_hash(path)
+        sha256 = cached_file_hash(path)
         if hub.sha256 in (None, sha256):
             break
         _remove_from_hub_cache(path)
@@ -315,18 +321,18 @@ def _from_hub(entry: WeightsEntry, force: bool) -> Located | None:
         raise
 
 
-def _use_hub_file(entry: WeightsEntry, hub: Hub, path: Path, place: str) -> Located:
+def _use_hub_file(entry: WeightsEntry, hub: Hub, path: Path, place: str) -> WeightsFile:
     """A verified file of the Hub as it is, or converted; what is not pinned is noted."""
     if hub.layout is not None:
         return _convert(entry, hub.layout, path, place, hub.url)
-    sha256, tensors = memoised_hash(path), read_weights(path).tensors
+    sha256, tensors = cached_file_hash(path), read_weights(path).tensors
     if entry.tensors_sha256 and (content := tensors_sha256(tensors)) != entry.tensors_sha256:
         raise IntegrityError(f"{hub.url}: its tensors have sha256 {content}, the manifest says {entry.tensors_sha256}")
     if hub.sha256 is None:
-        hold_to_note(entry, hub.url, sha256)
+        check_sidecar(entry, hub.url, sha256)
     if hub.sha256 is None or hub.revision is None:
-        commit = _commit(path) or noted_from(entry, hub.url).get("commit")
-        note(
+        commit = _commit(path) or sidecar_for(entry, hub.url).get("commit")
+        write_sidecar(
             entry,
             {"url": hub.url, "source_sha256": sha256, "commit": commit},
             published=hub.sha256 is not None,
@@ -334,7 +340,7 @@ def _use_hub_file(entry: WeightsEntry, hub: Hub, path: Path, place: str) -> Loca
     if place == "hub":  # what was converted before is not the file of this entry any more
         with contextlib.suppress(OSError):
             cache_paths(entry)[0].unlink(missing_ok=True)
-    return Located(path, sha256, place)
+    return WeightsFile(path, sha256, place)
 
 
 def _commit(path: Path) -> str | None:
@@ -355,7 +361,7 @@ def _remove_from_hub_cache(path: Path) -> None:
         ) from error
 
 
-def _from_url(entry: WeightsEntry, force: bool) -> Located | None:
+def _from_url(entry: WeightsEntry, force: bool) -> WeightsFile | None:
     origin = entry.origin
     if origin is None:
         return None
@@ -375,15 +381,15 @@ def _from_url(entry: WeightsEntry, force: bool) -> Located | None:
         return _convert(entry, origin.layout, source, "origin", origin.url)
 
 
-def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: str) -> Located:
+def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: str) -> WeightsFile:
     """Convert what was verified, as far as it can be; the cache's sidecar notes what it was."""
     path, _ = cache_paths(entry)
-    source_sha256 = memoised_hash(source)
+    source_sha256 = cached_file_hash(source)
     published = entry.hub.sha256 if entry.hub and entry.hub.url == url else None
     if entry.origin and entry.origin.url == url and entry.origin.hash:
         published = entry.origin.hash.value
     if not _pinned(entry, url):
-        hold_to_note(entry, url, source_sha256)
+        check_sidecar(entry, url, source_sha256)
     with _converting:
         converted = convert_file(
             source,
@@ -399,7 +405,7 @@ def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: st
             force=True,  # the entry itself says what its tensors were trained on
         )
     # noted last: a file whose sidecar is missing or old is made anew
-    note(
+    write_sidecar(
         entry,
         {
             "url": url,
@@ -412,7 +418,7 @@ def _convert(entry: WeightsEntry, layout: str, source: Path, place: str, url: st
         },
         published=published is not None,
     )
-    return Located(path, converted.sha256, place)
+    return WeightsFile(path, converted.sha256, place)
 
 
 def _pinned(entry: WeightsEntry, url: str) -> bool:
@@ -430,24 +436,24 @@ def _bytes(entry: WeightsEntry) -> int | None:
 
 
 def _is_hub_file(path: Path, entry: WeightsEntry, hub: Hub) -> bool:
-    sha256 = hub.sha256 or noted_from(entry, hub.url).get("source_sha256")
+    sha256 = hub.sha256 or sidecar_for(entry, hub.url).get("source_sha256")
     right_size = hub.bytes is None or path.stat().st_size == hub.bytes
-    return sha256 is not None and right_size and memoised_hash(path) == sha256
+    return sha256 is not None and right_size and cached_file_hash(path) == sha256
 
 
 def _is_origin(path: Path, entry: WeightsEntry, origin: Origin) -> bool:
     if origin.hash is None:
-        return memoised_hash(path) == noted_from(entry, origin.url).get("source_sha256")
+        return cached_file_hash(path) == sidecar_for(entry, origin.url).get("source_sha256")
     right_size = origin.bytes is None or origin.hash.of == "member" or path.stat().st_size == origin.bytes
     return right_size and matches(path, origin.hash)
 
 
 def _recognisable(entry: WeightsEntry) -> bool:
     """Whether a file can be told to be this entry's by its content."""
-    if entry.hub and (entry.hub.sha256 or noted_from(entry, entry.hub.url).get("source_sha256")):
+    if entry.hub and (entry.hub.sha256 or sidecar_for(entry, entry.hub.url).get("source_sha256")):
         return True
     origin = entry.origin
-    return origin is not None and bool(origin.hash or noted_from(entry, origin.url).get("source_sha256"))
+    return origin is not None and bool(origin.hash or sidecar_for(entry, origin.url).get("source_sha256"))
 
 
 def _names(entry: WeightsEntry) -> set[str]:

@@ -14,7 +14,7 @@ weights are for evaluation, for features, and for fine-tuning with BN kept in ev
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.convert._layout import Source
+from pyramidzoo.convert._layout import TensorSource
 
 SCALE = 0.9970828294754028
 VARIANCE = 0.9941641688346863
@@ -22,9 +22,9 @@ VARIANCE = 0.9941641688346863
 _FILL = {"weight": SCALE, "running_mean": 0.0, "running_var": VARIANCE, "num_batches_tracked": 0.0}
 
 
-def norm_source(value: str, folded_bias: str) -> Source:
+def norm_source(value: str, folded_bias: str) -> TensorSource:
     """Where a value of a BN (`weight`, `bias`, ...) comes from, its convolution's bias being called `folded_bias`."""
-    return Source(folded_bias) if value == "bias" else Source(None, fill=_FILL[value])
+    return TensorSource(folded_bias) if value == "bias" else TensorSource(None, fill=_FILL[value])
 
 
 def convolution_of(norm: str) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.checkpoints.safetensors_file import Signature
-from pyramidzoo.convert._layout import IMAGENET_224, Layout, Source
+from pyramidzoo.convert._layout import IMAGENET_224, Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
 
 _CONVOLUTIONS = {"conv1": "conv0", "conv2": "conv1", "conv3": "conv2", "downsample.0": "conv_dim"}
@@ -27,7 +27,7 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
     return f"{_module(_folded.convolution_of(module) if _folded.is_norm(module) else module)}.{value}"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> Source | None:
+def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
     module, _, value = name.rpartition(".")
     if not _folded.is_norm(module):
         return None

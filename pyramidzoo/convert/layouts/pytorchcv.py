@@ -16,7 +16,14 @@ import re
 
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.checkpoints.safetensors_file import Signature
-from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, Source
+from pyramidzoo.convert._layout import (
+    CIFAR10_CONSTANTS,
+    IMAGENET_224,
+    PLAIN_OR_WRAPPED,
+    TRAINING_STATE,
+    Layout,
+    TensorSource,
+)
 from pyramidzoo.convert.layouts import _folded
 from pyramidzoo.convert.layouts._densenet import place_of
 from pyramidzoo.models.vgg import STAGES as VGG_STAGES
@@ -150,7 +157,7 @@ def _is_folded(row: Architecture) -> bool:
     return row.builder == "ImageWideResNet"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> Source | None:
+def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
     module, _, value = name.rpartition(".")
     if not _is_folded(architecture) or not _folded.is_norm(module):
         return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.checkpoints.safetensors_file import Signature
-from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, Source
+from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, TensorSource
 from pyramidzoo.convert.layouts.torchvision import TWINS as OF_TORCHVISION
 
 _HEAD = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
@@ -28,12 +28,12 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
     return f"{_HEAD.get(module, module)}.{value}"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> Source | None:
+def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
     if name not in ("classifier.0.weight", "classifier.3.weight"):
         return None
     out, inputs = part.shape
     kernel = architecture.arguments.get("pool", 7) if name == "classifier.0.weight" else 1
-    return Source(_foreign_name(name, architecture), (out, inputs // kernel**2, kernel, kernel))
+    return TensorSource(_foreign_name(name, architecture), (out, inputs // kernel**2, kernel, kernel))
 
 
 LAYOUT = Layout(
