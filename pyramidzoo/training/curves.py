@@ -1,0 +1,126 @@
+"""Learning curves: error and loss of each epoch, drawn from the logs that a training writes."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+from pyramidzoo.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = (".png", ".svg", ".pdf")
+_COLUMNS = ("epoch", "loss", "training_error", "test_error")
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What a log file says, epoch by epoch.
+
+    Attributes:
+        name: the name of the file without its suffix, which is the network, the recipe and the seed.
+        epoch: the numbers of the epochs, from 1.
+        loss: mean training loss of each epoch.
+        training_error: error on the training images as they were changed, in percent.
+        test_error: error on the test images after the epoch, in percent.
+    """
+
+    name: str
+    epoch: list[int]
+    loss: list[float]
+    training_error: list[float]
+    test_error: list[float]
+
+
+def read_log(path: Path) -> TrainingLog:
+    """Read the CSV log of a training.
+
+    Args:
+        path: the file that `pyramidzoo train` wrote beside the weights.
+
+    Returns:
+        Its columns.
+
+    Raises:
+        UnavailableError: the file cannot be read.
+        IntegrityError: the file is not such a log, or it has no epoch yet.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.DictReader(stream))
+    except OSError as error:
+        raise UnavailableError(f"cannot read the log {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise IntegrityError(f"{path} is not a log of a training: {error}") from error
+    if not lines:
+        raise IntegrityError(f"{path} has no epoch; train first, or name the CSV file beside the weights")
+    missing = [name for name in _COLUMNS if name not in lines[0]]
+    if missing:
+        raise IntegrityError(f"{path} is not a log of a training: it has no column {', '.join(missing)}")
+    try:
+        numbers = {name: [float(line[name]) for line in lines] for name in _COLUMNS}
+    except (TypeError, ValueError) as error:
+        raise IntegrityError(f"{path} is not a log of a training: {error}") from error
+    return TrainingLog(
+        path.stem,
+        [int(epoch) for epoch in numbers["epoch"]],
+        numbers["loss"],
+        numbers["training_error"],
+        numbers["test_error"],
+    )
+
+
+def draw_curves(logs: Sequence[TrainingLog], output: Path) -> None:
+    """Draw the errors and the loss of some trainings into one figure with two panels.
+
+    The test error is a full line, the training error a dashed one of the same colour.
+
+    Args:
+        logs: one or more trainings.
+        output: the figure, a .png, .svg or .pdf file. It is replaced as a whole.
+
+    Raises:
+        UsageError: there is no log, or the suffix of `output` is none of these.
+        UnavailableError: matplotlib is not installed.
+        NotWritableError: the figure cannot be written.
+    """
+    if not logs:
+        raise UsageError("there is no log to draw; name the CSV files that `pyramidzoo train` wrote")
+    if output.suffix.lower() not in FORMATS:
+        raise UsageError(f"{output} is none of the formats {', '.join(FORMATS)}; give it one of these suffixes")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UnavailableError("matplotlib draws the curves, and it is not installed: `pip install 'pyramidzoo[plots]'`")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    errors, losses = figure.subplots(1, 2)
+    for place, log in enumerate(logs):
+        colour = f"C{place % 10}"
+        errors.plot(log.epoch, log.test_error, color=colour, label=f"{log.name}: {log.test_error[-1]:.2f} %")
+        errors.plot(log.epoch, log.training_error, color=colour, linestyle="--", linewidth=0.8)
+        losses.plot(log.epoch, log.loss, color=colour)
+    _finish_panel(errors, "error, % (test: full line, training: dashed)")
+    _finish_panel(losses, "training loss")
+    figure.legend(loc="outside lower center", fontsize="small", ncols=1 if len(logs) < 4 else 2)
+    metadata: dict[str, Any] = {"Date": None} if output.suffix.lower() == ".svg" else {}
+    # the same logs give the same bytes: no date and no random names in an SVG
+    with replacing(output) as part, rc_context({"svg.hashsalt": "pyramidzoo"}):
+        figure.savefig(part, format=output.suffix.lower()[1:], dpi=150, metadata=metadata)
+
+
+def _finish_panel(panel: Axes, title: str) -> None:
+    """Label one panel. Its vertical axis is logarithmic, because errors fall by powers of ten."""
+    values = [value for line in panel.get_lines() for value in line.get_ydata()]
+    if values and all(math.isfinite(value) and value > 0 for value in values):
+        panel.set_yscale("log")
+    panel.set_xlabel("epoch")
+    panel.set_title(title, fontsize="medium")
+    panel.grid(True, which="both", linewidth=0.3)
