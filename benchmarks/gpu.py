@@ -24,7 +24,7 @@ import torch
 from timing import save_results
 
 from pyramidzoo.bench import measuring
-from pyramidzoo.bench.counting import multiply_adds
+from pyramidzoo.bench.counting import count_multiply_adds
 from pyramidzoo.bench.peers import chosen
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
@@ -147,7 +147,7 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
         for name in names:
             row = get_architecture(name)
             with torch.device("meta"):
-                macs[name] = multiply_adds(build(row).eval(), (3, 32, 32))
+                macs[name] = count_multiply_adds(build(row).eval(), (3, 32, 32))
             files[name] = Path(folder, f"{name}.safetensors")
             described = Description(name, {}, "cifar10", 10, PREPROCESSING, None, None)
             write_tensors(files[name], measuring.random_calibrated_model(row).state_dict(), described.to_metadata())

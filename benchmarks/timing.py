@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.bench.timing import compared, interleaved
+from pyramidzoo.bench.timing import compare_runs, time_in_turns
 
-__all__ = ["compared", "interleaved", "write_results"]
+__all__ = ["compare_runs", "time_in_turns", "write_results"]
 
 RESULTS = Path(__file__).with_name("results")
 

@@ -152,7 +152,11 @@ def build_parser() -> argparse.ArgumentParser:
         "plain optimized optimized_bf16)",
     )
     p.add_argument(
-        "--peers", nargs="+", default=["auto"], metavar="P", help="pytorchcv, timm, torchvision, none (default: auto)"
+        "--peers",
+        nargs="+",
+        default=["auto"],
+        metavar="P",
+        help="pytorchcv, timm, torchvision, alone or with the words of --variants; none (default: auto)",
     )
     p.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each (default: %(default)s)")
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
