@@ -82,7 +82,7 @@ def draw_epoch(recipe: Recipe, images: int, size: tuple[int, int], generator: to
     return [_draw_batch(recipe, index, size, generator) for index in batches]
 
 
-def join(batches: list[Draws]) -> Draws:
+def join_draws(batches: list[Draws]) -> Draws:
     """Put the draws of several batches into one, in order."""
     columns = [batch.tensors() for batch in batches]
     return Draws(**{name: torch.cat([column[name] for column in columns]) for name in columns[0]})
@@ -186,7 +186,7 @@ def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Norma
     return result
 
 
-def loss_and_errors(logits: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def compute_loss_and_errors(logits: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Compute the mean cross-entropy of a batch, and how many images are wrong.
 
     Args:
