@@ -199,9 +199,7 @@ def test_the_steps_of_he2015_at_full_length() -> None:
 
 def test_the_epochs_of_the_ablation_at_full_length() -> None:
     schedule = make_schedule(get_recipe("hysts_ablation"), 390)
-    found = [
-        run.schedule.learning_rate(epoch * 390 + step) for epoch in (0, 79, 80, 119, 120, 159) for step in (0, 389)
-    ]
+    found = [schedule.learning_rate(epoch * 390 + step) for epoch in (0, 79, 80, 119, 120, 159) for step in (0, 389)]
     assert found == pytest.approx([0.2] * 4 + [0.02] * 4 + [0.002] * 4, rel=1e-15)
 
 
