@@ -25,7 +25,7 @@ import torch
 from timing import save_results
 
 from pyramidzoo import create_model
-from pyramidzoo.bench.counting import activation_bytes
+from pyramidzoo.bench.counting import count_activation_bytes
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.data.datasets import default_data_dir, open_split
 from pyramidzoo.evaluation.engine import ComputeSettings, Engine
@@ -49,7 +49,7 @@ def bytes_per_image(name: str) -> int:
     """Of the activations of one forward pass; nothing is computed."""
     entry = load_manifest().find(name)
     model = create_model(entry.architecture).eval()
-    return activation_bytes(lambda: model(torch.zeros(1, *entry.preprocessing.input_size)), torch.device("cpu"))
+    return count_activation_bytes(lambda: model(torch.zeros(1, *entry.preprocessing.input_size)), torch.device("cpu"))
 
 
 def batch_sizes(name: str, batches: list[int]) -> list[dict[str, Any]]:

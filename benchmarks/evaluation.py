@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import compared, interleaved, write_results
+from timing import compare_runs, time_in_turns, write_results
 
 from pyramidzoo import create_model
 from pyramidzoo.catalog.manifest import Preprocessing
@@ -78,8 +78,8 @@ def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any
             return evaluate(EvaluationTarget.of_file(path), images, settings, output=Path(output)).top1_correct
 
     assert bare() == in_memory() == kept()
-    runs = interleaved({"bare loop": bare, "evaluate": in_memory, "evaluate, output kept": kept}, rounds=rounds)
-    return [{"subject": architecture, **row} for row in compared(runs, "bare loop")]
+    runs = time_in_turns({"bare loop": bare, "evaluate": in_memory, "evaluate, output kept": kept}, rounds=rounds)
+    return [{"subject": architecture, **row} for row in compare_runs(runs, "bare loop")]
 
 
 def data_path(rounds: int) -> list[dict[str, Any]]:
@@ -108,10 +108,10 @@ def data_path(rounds: int) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     try:
         assert torch.equal(ours(), one_by_one())
-        runs = interleaved({"torchvision, image by image": one_by_one, "whole batches": ours}, rounds=rounds)
+        runs = time_in_turns({"torchvision, image by image": one_by_one, "whole batches": ours}, rounds=rounds)
     finally:
         torch.set_num_threads(threads)
-    rows = compared(runs, "torchvision, image by image")
+    rows = compare_runs(runs, "torchvision, image by image")
     return [{"subject": "data path", "images_per_second": round(IMAGES / row["median"]), **row} for row in rows]
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from timing import compared, write_results
+from timing import compare_runs, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +46,7 @@ def main() -> None:
     for command in commands()[: 2 if args.tests else 1]:
         name = command.split("&&")[-1].strip().removeprefix(".venv/bin/")
         runs = {name: [run(command) for _ in range(args.rounds)]}
-        rows += [{"subject": "installed and run", **row} for row in compared(runs, name)]
+        rows += [{"subject": "installed and run", **row} for row in compare_runs(runs, name)]
     write_results("first_commands", rows)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timing import compared, interleaved, write_results
+from timing import compare_runs, time_in_turns, write_results
 from torchvision import transforms
 
 from pyramidzoo import create_model
@@ -74,7 +74,7 @@ def measured(folder: Path, interpolation: str, rounds: int, workers: int) -> lis
         "loader, -j 0, tensor resize": lambda: batches(images, preprocessing, ReaderOptions(0, True)),
         f"loader, -j {workers}, tensor resize": lambda: batches(images, preprocessing, ReaderOptions(workers, True)),
     }
-    rows = compared(interleaved(variants, rounds=rounds), "bare loop")
+    rows = compare_runs(time_in_turns(variants, rounds=rounds), "bare loop")
     pixels = [torch.cat(batches(images, preprocessing, ReaderOptions(0, tensor))) for tensor in (False, True)]
     off = (pixels[0].int() - pixels[1].int()).abs()
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from timing import compared, interleaved, write_results
+from timing import compare_runs, time_in_turns, write_results
 from torch import nn
 
 from pyramidzoo import create_model
@@ -37,8 +37,8 @@ def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any
 
     for (name, a), b in zip(usual().state_dict().items(), ours().state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    runs = interleaved({"initialise, then load": usual, "create_model(weights=PATH)": ours}, rounds=rounds)
-    return [{"subject": architecture, **row} for row in compared(runs, "initialise, then load")]
+    runs = time_in_turns({"initialise, then load": usual, "create_model(weights=PATH)": ours}, rounds=rounds)
+    return [{"subject": architecture, **row} for row in compare_runs(runs, "initialise, then load")]
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-from timing import compared, write_results
+from timing import compare_runs, write_results
 
 # seconds of the second pass, minor page faults in it, peak memory in MiB
 PROGRAM = """
@@ -49,7 +49,7 @@ def main() -> None:
         for _ in range(rounds):
             for variant, results in runs.items():
                 results.append(once(name, images, batch, variant))
-        for row in compared({variant: [r[0] for r in results] for variant, results in runs.items()}, "given back"):
+        for row in compare_runs({variant: [r[0] for r in results] for variant, results in runs.items()}, "given back"):
             extra = {"page_faults": runs[row["variant"]][-1][1], "peak_mib": max(r[2] for r in runs[row["variant"]])}
             rows.append({"subject": f"{name}, batch {batch}", **row, **extra})
     write_results("memory", rows)

@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from timing import compared, interleaved, write_results
+from timing import compare_runs, time_in_turns, write_results
 from torch import nn
 
-from pyramidzoo.bench.counting import activation_bytes
-from pyramidzoo.bench.measuring import random_calibrated_model
+from pyramidzoo.bench.counting import count_activation_bytes
+from pyramidzoo.bench.targets import random_calibrated_model
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.evaluation.engine import ComputeSettings, Engine, PreparedNetwork
 from pyramidzoo.evaluation.environment import keep_memory
@@ -47,12 +47,12 @@ def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
         for variant, program in programs.items():
             assert torch.equal(program(images), expected), f"{name}: {variant} has other logits"
         computing = {variant: partial(program, images) for variant, program in programs.items()}
-        runs = interleaved(computing, rounds=rounds)
-        memory = {variant: activation_bytes(compute, cpu) for variant, compute in computing.items()}
+        runs = time_in_turns(computing, rounds=rounds)
+        memory = {variant: count_activation_bytes(compute, cpu) for variant, compute in computing.items()}
     subject = f"{name}, batch {batch}"
     return [
         {"subject": subject, **row, "mib": round(memory[row["variant"]] / 2**20, 1)}
-        for row in compared(runs, "textbook")
+        for row in compare_runs(runs, "textbook")
     ]
 
 

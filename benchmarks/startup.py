@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from timing import compared, interleaved, write_results
+from timing import compare_runs, time_in_turns, write_results
 
 HEAVY = "timm torchvision PIL pandas matplotlib"
 
@@ -50,10 +50,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     check_what_is_imported()
-    imports = interleaved({name: process(["-c", code]) for name, code in IMPORTS.items()}, rounds=rounds)
-    commands = interleaved({name: process(arguments) for name, arguments in COMMANDS.items()}, rounds=rounds)
-    rows = [{"subject": "import", **row} for row in compared(imports, "import torch")]
-    rows += [{"subject": "command", **row} for row in compared(commands, "python -c pass")]
+    imports = time_in_turns({name: process(["-c", code]) for name, code in IMPORTS.items()}, rounds=rounds)
+    commands = time_in_turns({name: process(arguments) for name, arguments in COMMANDS.items()}, rounds=rounds)
+    rows = [{"subject": "import", **row} for row in compare_runs(imports, "import torch")]
+    rows += [{"subject": "command", **row} for row in compare_runs(commands, "python -c pass")]
     write_results("startup", rows)
 
 

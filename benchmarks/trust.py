@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from safetensors.torch import save_file
-from timing import compared, interleaved, write_results
+from timing import compare_runs, time_in_turns, write_results
 from torch import nn
 
 ARCHITECTURE = "wrn_28_10"  # 146 MB
@@ -73,10 +73,10 @@ def main() -> None:
             )
 
         subject = f"{ARCHITECTURE}, {path.stat().st_size / 1e6:.0f} MB"
-        runs = interleaved({"sha256": lambda: file_hash(path), "first load": first}, rounds=rounds)
-        rows = [{"subject": subject, **row} for row in compared(runs, "sha256")]
-        runs = interleaved({"trusting": trusting, "second load": again}, rounds=5 * rounds)
-        rows += [{"subject": subject, **row} for row in compared(runs, "trusting")]
+        runs = time_in_turns({"sha256": lambda: file_hash(path), "first load": first}, rounds=rounds)
+        rows = [{"subject": subject, **row} for row in compare_runs(runs, "sha256")]
+        runs = time_in_turns({"trusting": trusting, "second load": again}, rounds=5 * rounds)
+        rows += [{"subject": subject, **row} for row in compare_runs(runs, "trusting")]
     write_results("trust", rows)
 
 

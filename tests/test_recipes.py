@@ -13,8 +13,9 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.data.datasets import ImageSet, get_dataset
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.tables import published
+from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe
-from pyramidzoo.training.step import TrainingData, TrainingRun
+from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")
 SLOW = {"preresnet50_w4"}  # the largest network; the other networks of its recipe are trained in every run
@@ -44,7 +45,7 @@ PAIRS = [
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_two_steps(name: str, architecture: str) -> None:
     recipe = dataclasses.replace(get_recipe(name), batch_size=4)
-    run = TrainingRun(architecture, recipe, TrainingData(random_images(recipe, 9), CPU), 0, CPU)
+    run = TrainingRun(architecture, recipe, TrainingImages(random_images(recipe, 9), CPU), 0, CPU)
     before = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
     run.start_epoch(run.draw_epoch())
     for step in range(2):

@@ -27,11 +27,14 @@ from pyramidzoo.evaluation.engine import ComputeSettings
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.files import packaged
-from pyramidzoo.training import loop, step
+from pyramidzoo.training import device_images, logged_run
 from pyramidzoo.training.checkpoints import save_checkpoint
-from pyramidzoo.training.loop import METADATA_KEY, Epoch, Trained, train
+from pyramidzoo.training.device_images import TrainingImages
+from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, TrainingResult
+from pyramidzoo.training.loop import train
 from pyramidzoo.training.recipes import Recipe, get_recipe
-from pyramidzoo.training.step import TrainingData, TrainingRun, cosine_rates
+from pyramidzoo.training.schedule import cosine_rates
+from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")
 SHORT = dataclasses.replace(get_recipe("digits"), epochs=3)
@@ -69,7 +72,7 @@ def few() -> ImageSet:
 
 def run(
     few: ImageSet, output: Path, recipe: Recipe = SHORT, seed: int = 0, report: Any = lambda epoch: None
-) -> Trained:
+) -> TrainingResult:
     return train("wrn_16_1", recipe, few, few, seed=seed, device=CPU, output=output, report=report)
 
 
@@ -83,7 +86,7 @@ def test_a_seed_decides_every_bit(few: ImageSet, tmp_path: Path) -> None:
 
 
 def training_run(few: ImageSet, recipe: Recipe = SHORT, seed: int = 0) -> TrainingRun:
-    return TrainingRun("wrn_16_1", recipe, TrainingData(few, CPU), seed, CPU)
+    return TrainingRun("wrn_16_1", recipe, TrainingImages(few, CPU), seed, CPU)
 
 
 def test_the_order_depends_on_the_seed(few: ImageSet) -> None:
@@ -244,7 +247,7 @@ def test_the_log_counts_as_evaluate_does(few: ImageSet, tmp_path: Path) -> None:
 def test_measuring_changes_nothing(few: ImageSet) -> None:
     training = training_run(few)
     before = {name: tensor.clone() for name, tensor in training.model.state_dict().items()}
-    training.count_wrong(step.TestImages(few, CPU))
+    training.count_wrong(device_images.TestImages(few, CPU))
     assert all(torch.equal(tensor, before[name]) for name, tensor in training.model.state_dict().items())
 
 
@@ -298,7 +301,7 @@ def test_an_interruption_before_the_weights_are_written(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "write_tensors", stop)
+        patched.setattr(logged_run, "write_tensors", stop)
         with pytest.raises(KeyboardInterrupt):
             run(few, tmp_path / "cut", recipe)
     seen: list[Epoch] = []
@@ -362,7 +365,7 @@ def test_a_run_that_goes_on_elsewhere_says_so(few: ImageSet, tmp_path: Path, mon
 
     with pytest.raises(KeyboardInterrupt):
         run(few, tmp_path, report=stop)
-    monkeypatch.setattr(loop, "device_name", lambda device: "another one")
+    monkeypatch.setattr(logged_run, "device_name", lambda device: "another one")
     story = json.loads(read_metadata(run(few, tmp_path).path)[METADATA_KEY])
     assert [part["from_epoch"] for part in story["computed"]] == [1, 2]
     assert story["computed"][1]["device"] == "another one"

@@ -16,8 +16,9 @@ from pyramidzoo import cli
 from pyramidzoo.checkpoints.safetensors_file import Description, read_metadata, read_tensors
 from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.training import loop, recipes
-from pyramidzoo.training.loop import METADATA_KEY, Epoch, Task, Trained, train, train_together
+from pyramidzoo.training import logged_run, loop, recipes
+from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, Task, TrainingResult
+from pyramidzoo.training.loop import train, train_together
 from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe
 
 CPU = torch.device("cpu")
@@ -32,11 +33,11 @@ def few() -> ImageSet:
     return dataclasses.replace(whole, images=whole.images[:150], labels=whole.labels[:150], fingerprint="f" * 64)
 
 
-def together(few: ImageSet, output: Path, *tasks: Task, **options: Any) -> list[Trained | None]:
+def together(few: ImageSet, output: Path, *tasks: Task, **options: Any) -> list[TrainingResult | None]:
     return train_together(tasks, few, few, device=CPU, output=output, **options)
 
 
-def paths(results: list[Trained | None]) -> list[Path]:
+def paths(results: list[TrainingResult | None]) -> list[Path]:
     """The files of trainings that all have ended."""
     assert None not in results
     return [done.path for done in results if done is not None]
@@ -87,7 +88,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
+    for module in (loop, logged_run):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
     return clock
 
 
@@ -119,13 +121,13 @@ def test_the_time_is_over(few: ImageSet, tmp_path: Path, clock: Clock, checkpoin
 
 def test_no_time_for_an_epoch(few: ImageSet, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Making the network has taken the time: nothing is trained, and the checkpoint is there."""
-    real = loop.TrainingRun.__init__
+    real = logged_run.TrainingRun.__init__
 
     def slow(*arguments: Any) -> None:
         real(*arguments)
         clock.now += 60
 
-    monkeypatch.setattr(loop.TrainingRun, "__init__", slow)
+    monkeypatch.setattr(logged_run.TrainingRun, "__init__", slow)
     assert together(few, tmp_path, Task("wrn_16_1", SHORT, 0), minutes=0.5) == [None]
     assert [path.name for path in tmp_path.iterdir()] == ["wrn_16_1.digits.checkpoint"]
 

@@ -17,7 +17,8 @@ from pyramidzoo.files import names_a_file
 from pyramidzoo.text_output import line_width, render, show, wrapped
 
 if TYPE_CHECKING:
-    from pyramidzoo.bench.measuring import BenchmarkTarget
+    from pyramidzoo.bench.rows import BenchmarkRow
+    from pyramidzoo.bench.targets import BenchmarkTarget
 
 # small, of different kinds, and other libraries have the same ones
 DEFAULT = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
@@ -44,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "plain optimized optimized_bf16)",
     )
     parser.add_argument(
-        "--peers", nargs="+", default=["auto"], metavar="P", help="pytorchcv, timm, torchvision, none (default: auto)"
+        "--peers",
+        nargs="+",
+        default=["auto"],
+        metavar="P",
+        help="pytorchcv, timm, torchvision, alone or with the words of --variants; none (default: auto)",
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
@@ -59,42 +64,46 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from pyramidzoo.bench.measuring import DIFFERENT, BenchmarkSettings, Peaks, measure_target
-    from pyramidzoo.bench.peers import chosen
+    from pyramidzoo.bench.checking import DIFFERENT
+    from pyramidzoo.bench.measure import BenchmarkSettings, measure_target
+    from pyramidzoo.bench.peaks import Peaks
+    from pyramidzoo.bench.peers import get_library_versions, select_peers
     from pyramidzoo.evaluation.environment import device_name, keep_memory, pick_device, versions
 
     subjects = _subjects(args.names or DEFAULT)
-    peers = chosen(args.peers)
-    settings = BenchmarkSettings(pick_device(args.device), args.batch_size, args.variants, tuple(peers), args.rounds)
+    peers = select_peers(args.peers)
+    settings = BenchmarkSettings(pick_device(args.device), args.batch_size, args.variants, peers, args.rounds)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     keep_memory()
+    libraries = get_library_versions(peers)
     peaks = Peaks(settings.device)
-    rows: list[dict[str, Any]] = []
+    measured: list[BenchmarkRow] = []
     failures: list[tuple[str, str, int]] = []
     with tqdm(total=len(subjects) * settings.steps, unit="round", disable=None) as bar:
         for done, subject in enumerate(subjects, start=1):
             bar.set_description(subject.name)
             try:
-                found = measure_target(subject, settings, peaks, step=bar.update)
+                found = measure_target(subject, settings, peaks, on_progress=bar.update)
             except PyramidzooError as error:  # of one set of weights; the rest go on
                 failures.append((subject.name, str(error), error.exit_code))
                 found = []
             for row in found:
-                if row["error"]:
-                    code = _DIFFERENT if row["error"].startswith(DIFFERENT) else _UNAVAILABLE
-                    failures.append((f"{_heading(row)}: {row['variant']}", row["error"], code))
-            rows += found
+                if row.error:
+                    code = _DIFFERENT if row.error.startswith(DIFFERENT) else _UNAVAILABLE
+                    failures.append((f"{_heading(row.as_data())}: {row.variant}", row.error, code))
+            measured += found
             bar.update(done * settings.steps - bar.n)  # what could not be measured counts as done
-    peaks.set_fractions(rows)
+    peaks.set_fractions(measured)
+    rows = [row.as_data() for row in measured]
     for name, reason, _ in failures:
         print(f"pyramidzoo: {name}: {reason}", file=sys.stderr)
     conditions = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "device": device_name(settings.device),
-        "versions": {**versions(), **peers},
+        "versions": {**versions(), **libraries},
         "rounds": settings.rounds,
-        "best_convolution_gflops": {precision: round(peak / 1e9, 1) for precision, peak in peaks.known.items()},
+        "best_convolution_gflops": {precision: round(peak / 1e9, 1) for precision, peak in peaks.flops.items()},
     }
     if args.format == "json":
         failed = [{"name": name, "error": reason, "exit_code": code} for name, reason, code in failures]
@@ -102,13 +111,17 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         show(render(rows, "csv"))
     elif rows:
-        show("\n\n".join([*_tables(rows, args.format), *_sentences(conditions, rows, tuple(peers), args.format)]))
+        show(
+            "\n\n".join(
+                [*_tables(rows, args.format), *_sentences(conditions, rows, peers, tuple(libraries), args.format)]
+            )
+        )
     return worst_exit_code([code for _, _, code in failures])
 
 
 def _subjects(names: Iterable[str]) -> list[BenchmarkTarget]:
     """What names mean: architectures; with a dot, or as a pattern that fits none, weights. Raises UsageError."""
-    from pyramidzoo.bench.measuring import BenchmarkTarget
+    from pyramidzoo.bench.targets import BenchmarkTarget
 
     subjects: dict[str, BenchmarkTarget] = {}
     for name in names:
@@ -169,10 +182,14 @@ def _digits(value: float | None) -> str:
 
 
 def _sentences(
-    conditions: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], peers: Sequence[str], format: str
+    conditions: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    peers: Sequence[str],
+    libraries: Sequence[str],
+    format: str,
 ) -> list[str]:
     """What was measured on what, and what the columns are."""
-    versions = ", ".join(f"{name} {conditions['versions'][name]}" for name in ("torch", *peers))
+    versions = ", ".join(f"{name} {conditions['versions'][name]}" for name in ("torch", *libraries))
     rounds = f"{conditions['rounds']} round{'s' if conditions['rounds'] > 1 else ''}"
     parts = [
         f"Measured on {conditions['device']}, {conditions['date']}, {versions}: medians of {rounds} in which all "
@@ -212,4 +229,7 @@ def _about_ratios(rows: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> st
         return ""
     if not baselines & set(peers):
         return f"ratio: images/s over those of the plain network{'; no peer has these networks' if peers else ''}."
-    return "ratio: images/s over those of the fastest peer, or of the plain network where no peer has it."
+    return (
+        "ratio: images/s over those of the fastest peer of the same precision. Where there is none, over those of the "
+        "fastest fp32 peer, or of the plain network."
+    )

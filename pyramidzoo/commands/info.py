@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.bench.speed_table import packaged_speed
+from pyramidzoo.bench.speed_table import read_packaged_speed
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
 from pyramidzoo.catalog.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
 from pyramidzoo.commands._cells import license_of, top1_error
@@ -82,7 +82,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
 def _architecture_facts(row: Architecture, entries: list[WeightsEntry]) -> dict[str, Any]:
     import torch
 
-    from pyramidzoo.bench.counting import multiply_adds
+    from pyramidzoo.bench.counting import count_multiply_adds
     from pyramidzoo.models import build
 
     with torch.device("meta"):
@@ -97,8 +97,8 @@ def _architecture_facts(row: Architecture, entries: list[WeightsEntry]) -> dict[
         "input": f"(N, 3, {row.input_size}, {row.input_size})",
         "classes": row.num_classes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": multiply_adds(model, (3, row.input_size, row.input_size)),
-        "speed": packaged_speed(row.name),
+        "multiply_adds": count_multiply_adds(model, (3, row.input_size, row.input_size)),
+        "speed": read_packaged_speed(row.name),
         "features": model.num_features,
         "stages": [
             {"module": f["module"], "channels": f["num_chs"], "reduction": f["reduction"]} for f in model.feature_info

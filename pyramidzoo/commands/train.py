@@ -12,7 +12,7 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
-    from pyramidzoo.training.loop import Epoch
+    from pyramidzoo.training.logged_run import Epoch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     from pyramidzoo.data.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
-    from pyramidzoo.training.loop import Task, train_together
+    from pyramidzoo.training.logged_run import Task
+    from pyramidzoo.training.loop import train_together
     from pyramidzoo.training.recipes import get_recipe
 
     recipes = [get_recipe(name) for name in args.recipe or [args.dataset]]
