@@ -13,6 +13,7 @@ COMMANDS = {  # in the order of --help, with what it says of each
     "evaluate": "evaluate weights on their dataset and print both verdicts",
     "bench": "time networks, rewritten forms of them and the same in other libraries",
     "train": "train networks by recipes; resumes where it stopped",
+    "recipes": "list the recipes by which networks are trained",
     "curves": "draw error and loss of trainings into a figure",
     "tables": "print the published tables, every row, beside what was measured",
     "publish": "publish measured weights on the Hub, as their license allows",

@@ -66,6 +66,21 @@ class Draws:
         return Draws(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
 
+def choose_images(hold_out: int, images: int, seed: int) -> Tensor:
+    """Choose the training images that are used, where some are left out at random.
+
+    Args:
+        hold_out: how many are left out.
+        images: how many there are.
+        seed: the seed of the run. A generator of its own draws, so that nothing else depends on this choice.
+
+    Returns:
+        Their places in rising order, int64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(images, generator=generator)[hold_out:].sort().values
+
+
 def draw_epoch(recipe: Recipe, images: int, size: tuple[int, int], generator: torch.Generator) -> list[Draws]:
     """Draw everything that is random in one epoch.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,9 @@ def draw_curves(logs: Sequence[TrainingLog], output: Path) -> None:
     if output.suffix.lower() not in FORMATS:
         raise UsageError(f"{output} is none of the formats {', '.join(FORMATS)}; give it one of these suffixes")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UnavailableError("matplotlib draws the curves, and it is not installed: `pip install 'pyramidzoo[plots]'`")
+        raise UnavailableError(
+            "matplotlib draws the curves, and it is not installed: `pip install 'pyramidzoo[plots]'`"
+        )
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -107,8 +108,9 @@ def draw_curves(logs: Sequence[TrainingLog], output: Path) -> None:
         errors.plot(log.epoch, log.test_error, color=colour, label=f"{log.name}: {log.test_error[-1]:.2f} %")
         errors.plot(log.epoch, log.training_error, color=colour, linestyle="--", linewidth=0.8)
         losses.plot(log.epoch, log.loss, color=colour)
-    _finish_panel(errors, "error, % (test: full line, training: dashed)")
-    _finish_panel(losses, "training loss")
+    all_errors = [error for log in logs for error in (*log.test_error, *log.training_error)]
+    _finish_panel(errors, all_errors, "error, % (test: full line, training: dashed)")
+    _finish_panel(losses, [loss for log in logs for loss in log.loss], "training loss")
     figure.legend(loc="outside lower center", fontsize="small", ncols=1 if len(logs) < 4 else 2)
     metadata: dict[str, Any] = {"Date": None} if output.suffix.lower() == ".svg" else {}
     # the same logs give the same bytes: no date and no random names in an SVG
@@ -116,11 +118,10 @@ def draw_curves(logs: Sequence[TrainingLog], output: Path) -> None:
         figure.savefig(part, format=output.suffix.lower()[1:], dpi=150, metadata=metadata)
 
 
-def _finish_panel(panel: Axes, title: str) -> None:
-    """Label one panel. Its vertical axis is logarithmic, because errors fall by powers of ten."""
-    values = [value for line in panel.get_lines() for value in line.get_ydata()]
-    if values and all(math.isfinite(value) and value > 0 for value in values):
-        panel.set_yscale("log")
+def _finish_panel(panel: Axes, values: Sequence[float], title: str) -> None:
+    """Label one panel. Its vertical axis is logarithmic, because errors fall by powers of ten; zeros leave a gap."""
+    if any(value > 0 for value in values):
+        panel.set_yscale("log", nonpositive="mask")
     panel.set_xlabel("epoch")
     panel.set_title(title, fontsize="medium")
     panel.grid(True, which="both", linewidth=0.3)

@@ -139,6 +139,7 @@ class LoggedRun:
         self.task, self.data, self.settings = task, data, settings
         self.path = settings.output / f"{task.stem}.safetensors"
         self.log = settings.output / f"{task.stem}.csv"
+        self.json_log = settings.output / f"{task.stem}.jsonl"
         self.checkpoint = settings.output / f"{task.stem}.checkpoint"
         # everything that decides the result; files and checkpoints of other values are another run's
         self.identity: dict[str, Any] = {
@@ -229,6 +230,7 @@ class LoggedRun:
         lines = [dataclasses.asdict(epoch) for epoch in self.epochs]
         if lines:
             write_text(self.log, render(lines, "csv") + "\n")
+            write_text(self.json_log, "".join(json.dumps(line) + "\n" for line in lines))
         with self.training.on_stream():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.state().items()}
         tensors["order"] = self.generator_state
@@ -250,7 +252,7 @@ class LoggedRun:
         check_finite(tensors, what=f"{self.task.stem} after epoch {len(self.epochs)}")
         description = Description(
             architecture=self.task.architecture,
-            arguments={},
+            arguments=dict(self.task.recipe.arguments),
             dataset=self.task.recipe.dataset,
             num_classes=self.data.classes,
             preprocessing=self.task.recipe.preprocessing,

@@ -164,5 +164,9 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
             split.require(recipe.preprocessing, f"recipe {recipe.name}")
-        if recipe.steps_per_epoch(len(images)) == 0:
-            raise UsageError(f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {len(images)}")
+        used = len(images) - recipe.hold_out
+        if used < 1 or recipe.steps_per_epoch(used) == 0:
+            raise UsageError(
+                f"recipe {recipe.name} takes {recipe.batch_size} images a step and leaves {recipe.hold_out} out; there "
+                f"are {len(images)}"
+            )

@@ -28,11 +28,22 @@ class Schedule:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0 at the start of the training."""
         recipe = self.recipe
+        if step < recipe.warmup_steps:
+            return recipe.warmup_rate
         if recipe.schedule == "cosine":
             return self._cosine[step + recipe.first_cosine_step]
-        # milestones are steps or epochs, as the length of the recipe is
-        place = step if recipe.steps is not None else step // self.steps_per_epoch
-        return recipe.learning_rate * recipe.decay ** sum(place >= milestone for milestone in recipe.milestones)
+        if recipe.schedule == "one_cycle":
+            return recipe.learning_rate * one_cycle_factor(step, self.total_steps)
+        return recipe.learning_rate * recipe.decay ** self.passed_milestones(step)
+
+    def passed_milestones(self, step: int) -> int:
+        """Return how many milestones lie at or before a step. They are steps or epochs, as the recipe's length is."""
+        place = step if self.recipe.steps is not None else step // self.steps_per_epoch
+        return sum(place >= milestone for milestone in self.recipe.milestones)
+
+    def starts_after_milestone(self, step: int) -> bool:
+        """Return whether a step is the first one after a milestone."""
+        return step > 0 and self.passed_milestones(step) > self.passed_milestones(step - 1)
 
 
 def cosine_rates(first: float, steps: int) -> list[float]:
@@ -46,3 +57,13 @@ def cosine_rates(first: float, steps: int) -> list[float]:
         factor = (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
         rates.append(factor * rates[-1])
     return rates
+
+
+def one_cycle_factor(step: int, steps: int) -> float:
+    """Return the share of the highest learning rate that a step has in one cycle.
+
+    It rises in a straight line during the first quarter of the steps and falls in a straight line to zero after it.
+    The last step still has a rate above zero.
+    """
+    rise = max(1, steps // 4)
+    return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)

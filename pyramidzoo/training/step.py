@@ -7,6 +7,7 @@ replayed (`captured_step.py`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.factory import create_model
-from pyramidzoo.training.augmentation import Draws, compute_loss_and_errors, draw_epoch, join_draws, prepare_batch
+from pyramidzoo.training.augmentation import (
+    Draws,
+    choose_images,
+    compute_loss_and_errors,
+    draw_epoch,
+    join_draws,
+    prepare_batch,
+)
 from pyramidzoo.training.captured_step import CapturedStep
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.recipes import Recipe
@@ -43,6 +51,7 @@ class TrainingRun:
         optimizer: SGD, with its momenta.
         generator: draws all random numbers.
         schedule: the learning rates.
+        used_images: the places of the training images that are used, int64; None where all are.
         done_steps: steps since the start of the training.
         captured: the captured step; None where the operations run one after the other.
     """
@@ -58,15 +67,15 @@ class TrainingRun:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.recipe, self.data, self.device, self.precision, self.dtype = recipe, data, device, precision, dtype
-        self.schedule = Schedule(recipe, len(data))
+        self.used_images = choose_images(recipe.hold_out, len(data), seed) if recipe.hold_out else None
+        self.schedule = Schedule(recipe, len(data) - recipe.hold_out)
         self.normalize = Normalize(recipe.preprocessing).to(device)
         self.memory_format = torch.channels_last if precision == "bf16" else torch.contiguous_format
         with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
             torch.manual_seed(seed)
-            model = create_model(architecture, num_classes=data.classes, in_chans=data.channels)
+            model = create_model(architecture, num_classes=data.classes, in_chans=data.channels, **recipe.arguments)
         self.model = model.to(device, dtype).to(memory_format=self.memory_format)
-        # a captured step always has the same number of images
-        is_captured = device.type == "cuda" and (recipe.drop_incomplete or len(data) % recipe.batch_size == 0)
+        is_captured = device.type == "cuda"
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=torch.zeros((), device=device) if is_captured else recipe.learning_rate,
@@ -89,7 +98,10 @@ class TrainingRun:
 
     def draw_epoch(self) -> list[Draws]:
         """Draw the random numbers of the next epoch, batch by batch."""
-        return draw_epoch(self.recipe, len(self.data), self.data.size, self.generator)
+        batches = draw_epoch(self.recipe, len(self.data) - self.recipe.hold_out, self.data.size, self.generator)
+        if self.used_images is None:
+            return batches
+        return [dataclasses.replace(batch, index=self.used_images[batch.index]) for batch in batches]
 
     def start_epoch(self, batches: list[Draws]) -> int:
         """Make ready for an epoch with these draws, and return the number of its steps.
@@ -100,8 +112,10 @@ class TrainingRun:
         self._batches = batches
         steps = min(len(batches), self.schedule.total_steps - self.done_steps)
         if self.captured is not None:
-            rates = [self.schedule.learning_rate(self.done_steps + step) for step in range(steps)]
-            self.captured.load(join_draws(batches), torch.tensor(rates + [0.0] * (len(batches) - steps)))
+            # a captured step always has the same number of images; an incomplete last batch is not captured
+            full = [batch for batch in batches if len(batch.index) == self.recipe.batch_size]
+            rates = [self.schedule.learning_rate(self.done_steps + step) for step in range(min(steps, len(full)))]
+            self.captured.load(join_draws(full), torch.tensor(rates + [0.0] * (len(full) - len(rates))))
         with self.on_stream():
             self.loss_sum.zero_()
             self.wrong_sum.zero_()
@@ -109,13 +123,30 @@ class TrainingRun:
 
     def run_step(self, step: int) -> None:
         """Run one step of the epoch, counted from 0."""
-        if self.captured is not None:
+        if self.recipe.reset_momentum and self.schedule.starts_after_milestone(self.done_steps):
+            self.reset_momentum()
+        batch = self._batches[step]
+        if self.captured is not None and len(batch.index) == self.recipe.batch_size:
             self.captured.replay()
         else:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.schedule.learning_rate(self.done_steps)
-            self.compute_step(self._batches[step].to(self.device))
+            with self.on_stream():
+                self.set_learning_rate(self.schedule.learning_rate(self.done_steps))
+                self.compute_step(batch.to(self.device))
         self.done_steps += 1
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Give the optimizer a learning rate. A captured step reads it from a tensor, which stays in place."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def reset_momentum(self) -> None:
+        """Let the momentum start again at zero."""
+        with self.on_stream(), torch.no_grad():
+            for state in self.optimizer.state.values():
+                state["momentum_buffer"].zero_()
 
     def compute_step(self, draws: Draws) -> None:
         """Compute one step: change the images, forward, loss, backward, update."""

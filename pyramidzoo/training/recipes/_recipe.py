@@ -1,0 +1,125 @@
+"""The record of a recipe: how a network is trained. With the seed, it is everything that decides the result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pyramidzoo.catalog.manifest import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """SGD with momentum, a learning rate that falls, and random changes to the training images.
+
+    Weight decay is on every parameter, BN's included, as in the authors' code of this era. The last epoch counts.
+
+    Attributes:
+        name: how the recipe is called on the command line.
+        dataset: the dataset it trains on.
+        preprocessing: how images become inputs, in training and in evaluation.
+        epochs: passes over the training images.
+        batch_size: images in a step.
+        learning_rate: the learning rate of the first step.
+        momentum: SGD's momentum.
+        weight_decay: the factor of the L2 penalty.
+        padding: how many pixels an image may be moved each way.
+        steps: the training ends after so many steps instead of after `epochs` whole passes.
+        nesterov: whether the momentum is Nesterov's.
+        schedule: "cosine" falls to zero along half a cosine, step by step; "steps" falls at each milestone;
+            "one_cycle" rises in a straight line during the first quarter of the steps and falls in a straight line
+            to zero during the rest.
+        first_cosine_step: where on the cosine the first step is. PyTorch counted it as 1 until version 1.1.
+        milestones: after so many epochs (steps, where `steps` is set) the rate is multiplied by `decay`.
+        decay: see `milestones`.
+        warmup_steps: the first so many steps have the learning rate `warmup_rate`.
+        warmup_rate: see `warmup_steps`.
+        reset_momentum: whether the momentum starts again at zero at each milestone.
+        arguments: arguments of the network beside those of its architecture, such as a rate of dropout.
+        splits: the splits of the dataset that are trained on, one after the other.
+        hold_out: so many training images, drawn at random, are left out.
+        pad_with: what moves in: "black", "mean" (zero after normalization, the mean colour), or "reflect".
+        flip: whether half of the images, chosen at random, are mirrored left to right.
+        drop_incomplete: whether the incomplete last batch of an epoch is left out.
+        cutout: the side in pixels of the square that is set to the mean colour; 0 for none. DeVries & Taylor 2017.
+        random_erasing: the probability that a rectangle is filled with a random grey; 0 for none. Zhong et al. 2017.
+        mixup: alpha of the Beta distribution by which two images are mixed; 0 for none. Zhang et al. 2018.
+        random_area: the least and the largest share of the image that is cut out and resized to the input size; None
+            for no such crop. Its sides have a ratio from 3/4 to 4/3.
+        color_jitter: the strength of random changes to brightness, contrast and saturation; 0 for none.
+        lighting: the standard deviation of random changes along the main colours of ImageNet; 0 for none.
+        source: the file, command or paper that the numbers come from.
+        notes: where the source is silent or contradicts itself, and what was chosen.
+        rows: the published rows that the recipe answers, and the architecture of each. A row is "TABLE:ROW", or
+            "TABLE:ROW BY" where two people published numbers of one row.
+        quoted: rows that print numbers of `rows` again, in the same form.
+    """
+
+    name: str
+    dataset: str
+    preprocessing: Preprocessing
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    padding: int
+    steps: int | None = None
+    nesterov: bool = True
+    schedule: Literal["cosine", "steps", "one_cycle"] = "cosine"
+    first_cosine_step: int = 0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    warmup_steps: int = 0
+    warmup_rate: float = 0.0
+    reset_momentum: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    splits: tuple[str, ...] = ("train",)
+    hold_out: int = 0
+    pad_with: Literal["black", "mean", "reflect"] = "black"
+    flip: bool = False
+    drop_incomplete: bool = False
+    cutout: int = 0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    random_area: tuple[float, float] | None = None
+    color_jitter: float = 0.0
+    lighting: float = 0.0
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    rows: Mapping[str, str] = field(default_factory=dict)
+    quoted: Mapping[str, str] = field(default_factory=dict)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what decides the result, as JSON can hold it.
+
+        Fields that have their default value are left out. So a file that was written before a field existed still
+        equals its recipe. For the same reason the name is left out where it is the name of the dataset.
+        """
+        left_out = {"source", "notes", "rows", "quoted"}
+        if self.name == self.dataset:
+            left_out.add("name")
+        data = dataclasses.asdict(dataclasses.replace(self, rows={}, quoted={}, arguments=dict(self.arguments)))
+        defaults: dict[str, Any] = {
+            f.name: {} if f.name == "arguments" else f.default for f in dataclasses.fields(self)
+        }
+        return {name: value for name, value in data.items() if name not in left_out and value != defaults[name]}
+
+    def replace(self, **changes: Any) -> Recipe:
+        """Return a recipe with other values of some fields."""
+        return dataclasses.replace(self, **changes)
+
+    def with_epochs(self, epochs: int, images: int) -> Recipe:
+        """Return the recipe with another number of passes over so many images.
+
+        The milestones stay where they are: at epochs, or at steps where the recipe counts its length in steps.
+        """
+        steps = None if self.steps is None else epochs * self.steps_per_epoch(images)
+        return dataclasses.replace(self, epochs=epochs, steps=steps)
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Return the steps of one pass over so many images."""
+        full_batches, rest = divmod(images, self.batch_size)
+        return full_batches if self.drop_incomplete or not rest else full_batches + 1
