@@ -176,6 +176,176 @@ def test_he2015() -> None:
     require_equal(ours, model)
 
 
+class TorchSgd:
+    """optim.sgd of Torch7, line by line: its state is a table that a new one can replace."""
+
+    def __init__(self, decay: float, *, nesterov: bool = True) -> None:
+        self.decay, self.nesterov = decay, nesterov
+        self.state: dict[str, Tensor] = {}
+
+    def step(self, model: nn.Module, loss: Tensor, rate: float) -> None:
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for name, x in model.named_parameters():
+                assert x.grad is not None
+                dfdx = x.grad + self.decay * x
+                if name not in self.state:
+                    self.state[name] = torch.zeros_like(dfdx) + dfdx
+                else:
+                    self.state[name] = self.state[name] * 0.9 + dfdx
+                dfdx = dfdx + 0.9 * self.state[name] if self.nesterov else self.state[name]
+                x += -rate * dfdx
+
+
+def fb_input(image: Tensor, draws: Draws, place: int, recipe: Recipe, mode: str = "constant") -> Tensor:
+    """datasets/cifar10.lua of fb.resnet.torch: normalize, flip, pad with zeros (WRN: reflect), crop.
+
+    The image is flipped before it is cropped, so a window of a flipped image lies where ours lies from the right.
+    """
+    assert draws.shift is not None
+    assert draws.flip is not None
+    down, right = draws.shift[place].tolist()
+    pixels = normalized(image, recipe)
+    if draws.flip[place]:
+        pixels, right = pixels.flip(2), 8 - right
+    return F.pad(pixels[None], (4, 4, 4, 4), mode=mode)[0][:, down : down + 8, right : right + 8]
+
+
+def train_as_torch7(
+    ours: Ours, images: ImageSet, recipe: Recipe, rate_of: Callable[[int, int], float], mode: str = "constant"
+) -> nn.Module:
+    """train.lua of fb.resnet.torch. `rate_of` gets the epoch and the batch in it, both counted from 1."""
+    model, sgd = copy.deepcopy(ours.before), TorchSgd(recipe.weight_decay)
+    epoch, batch, last_rate = 1, 0, None
+    for draws in ours.draws:
+        batch += 1
+        rate = rate_of(epoch, batch)
+        if recipe.reset_momentum and last_rate not in (None, rate):
+            sgd.state = {}  # state.optim = tablex.deepcopy(opt), in the hook onStartEpoch
+        last_rate = rate
+        inputs = [
+            fb_input(images.images[i], draws, place, recipe, mode) for place, i in enumerate(draws.index.tolist())
+        ]
+        sgd.step(model, F.cross_entropy(model(torch.stack(inputs).double()), images.labels[draws.index]), rate)
+        if batch == ours.run.schedule.steps_per_epoch:
+            epoch, batch = epoch + 1, 0
+    return model
+
+
+def falls(epochs: tuple[int, ...], factor: float, rate: float = 0.1) -> Callable[[int, int], float]:
+    """The rate is multiplied by a factor at the start of these epochs, counted from 1."""
+    return lambda epoch, batch: rate * factor ** sum(epoch >= each for each in epochs)
+
+
+def shake_cosine(epoch: int, batch: int) -> float:
+    """learningRateCosine of xgastaldi/shake-shake with one cycle: five epochs of eleven batches."""
+    return 0.5 * 0.2 * (1 + math.cos(math.pi * ((epoch - 1) * 11 + batch) / (5 * 11)))
+
+
+TORCH7 = {
+    # the incomplete last batch of 3 images is used: 11 batches in an epoch
+    "pyramidnet_cifar10": ({"milestones": (1, 3)}, falls((2, 4), 0.1), "constant", 11),
+    "densenet_cifar10": ({"milestones": (1, 3)}, falls((2, 4), 0.1), "constant", 11),
+    "shakeshake_cifar10": ({}, shake_cosine, "constant", 11),
+    # it is skipped
+    "wrn_cifar10": ({"milestones": (1, 3)}, falls((2, 4), 0.2), "reflect", 10),
+}
+
+
+@pytest.mark.parametrize("name", TORCH7)
+def test_torch7(name: str) -> None:
+    changes, rate_of, mode, steps_per_epoch = TORCH7[name]
+    recipe = small(name, epochs=5, **changes)
+    images = make_images(3)
+    ours = Ours("wrn_16_1" if name.startswith("wrn") else "resnet20", recipe, images)
+    assert len(ours.draws) == 5 * steps_per_epoch
+    require_equal(ours, train_as_torch7(ours, images, recipe, rate_of, mode))
+
+
+def test_the_momentum_of_wrn_starts_again() -> None:
+    """Without the reset the parameters are others, by far more than the tolerance."""
+    recipe = small("wrn_cifar10", epochs=5, milestones=(1, 3))
+    images = make_images(3)
+    ours = Ours("wrn_16_1", recipe, images)
+    kept = train_as_torch7(
+        ours, images, dataclasses.replace(recipe, reset_momentum=False), falls((2, 4), 0.2), "reflect"
+    )
+    with pytest.raises(AssertionError):
+        require_equal(ours, kept)
+
+
+def test_fattorib() -> None:
+    """Train_Model.train: SGD without Nesterov, black borders, the rate falls after an epoch; images are left out."""
+    recipe = small("fattorib_cifar10", epochs=5, milestones=(2, 4), hold_out=20)
+    images = make_images(3)
+    ours = Ours("resnet20_fattorib", recipe, images)
+    assert ours.run.used_images is not None
+    used = set(ours.run.used_images.tolist())
+    assert len(used) == 63
+    assert {int(i) for draws in ours.draws for i in draws.index} == used
+    assert [len(draws.index) for draws in ours.draws[:8]] == [8] * 7 + [7]
+    model = copy.deepcopy(ours.before)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    remaining = iter(ours.draws)
+    for epoch in range(5):
+        for _ in range(8):
+            draws = next(remaining)
+            batch = [
+                hysts_input(images.images[i], draws, place, recipe) for place, i in enumerate(draws.index.tolist())
+            ]
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.stack(batch).double()), images.labels[draws.index]).backward()
+            optimizer.step()
+        if epoch + 1 in (2, 4):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 * group["lr"]
+    require_equal(ours, model)
+
+
+@pytest.mark.parametrize("name", ["he2016_cifar10", "he2015_cifar10_warmup"])
+def test_the_warm_up_at_full_length(name: str) -> None:
+    schedule = make_schedule(get_recipe(name), 390)
+    found = [schedule.learning_rate(step) for step in (0, 399, 400, 31_999, 32_000, 48_000)]
+    assert found == pytest.approx([0.01, 0.01, 0.1, 0.1, 0.01, 0.001], rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "factor"),
+    [
+        ("pyramidnet_cifar10", (150, 225), 0.1),
+        ("pyramidnet_cifar100", (150, 225), 0.1),
+        ("densenet_cifar10", (150, 225), 0.1),
+        ("resnext_cifar10", (148, 223), 0.1),
+        ("he2016_cifar10_batch64", (81, 122), 0.1),
+        ("wrn_cifar10", (60, 120, 160), 0.2),
+        ("wrn_svhn", (80, 120), 0.1),
+        ("fb_imagenet", (31, 61), 0.1),
+    ],
+)
+def test_the_epochs_of_torch7_at_full_length(name: str, epochs: tuple[int, ...], factor: float) -> None:
+    """Torch7 counts epochs from 1, and compares before the epoch."""
+    recipe = get_recipe(name)
+    schedule = make_schedule(recipe, 10)
+    rate_of = falls(epochs, factor, recipe.learning_rate)
+    for epoch in range(1, recipe.epochs + 1):
+        for batch in (0, 9):
+            step = (epoch - 1) * 10 + batch
+            assert schedule.learning_rate(step) == pytest.approx(rate_of(epoch, batch + 1), rel=1e-12)
+            assert schedule.starts_after_milestone(step) == (epoch in epochs and batch == 0)
+
+
+def test_one_cycle() -> None:
+    """It rises to the highest rate at the end of the first quarter, and falls to nearly nothing."""
+    schedule = make_schedule(dataclasses.replace(get_recipe("quick_cifar10"), epochs=4), 100)
+    rates = [schedule.learning_rate(step) for step in range(400)]
+    assert rates[99] == max(rates) == pytest.approx(0.2)
+    assert rates[0] == pytest.approx(0.002)
+    assert rates[399] == pytest.approx(0.2 / 301)
+    assert rates[:100] == sorted(rates[:100])
+    assert rates[99:] == sorted(rates[99:], reverse=True)
+
+
 @pytest.mark.parametrize("name", ["hysts_mnist", "hysts_mnist_mixup1_80epochs", "hysts_ablation_cosine"])
 def test_the_cosine_of_hysts_at_full_length(name: str) -> None:
     """LambdaLR with cosine_annealing of utils.py, stepped before the optimizer: the last step has rate zero."""

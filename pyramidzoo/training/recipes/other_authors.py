@@ -63,10 +63,12 @@ def recipes() -> Iterator[Recipe]:
         batch_size=128,
         learning_rate=0.2,
         schedule="cosine",
+        first_cosine_step=1,
         milestones=(),
         source="xgastaldi/shake-shake, README.md and train.lua",
         notes=(
-            "The learning rate falls at each step along half a cosine, without restarts.",
+            "The learning rate falls at each step along half a cosine, without restarts. The steps are counted from 1, "
+            "so that the last step has the learning rate zero.",
             "The command uses two GPUs, and batch normalization used the 64 images of each. One device normalizes over "
             "all 128 images here.",
             "The last epoch counts, as in the paper.",
