@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import json
@@ -28,10 +29,11 @@ from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.files import packaged
 from pyramidzoo.training import device_images, logged_run
+from pyramidzoo.training.augmentation import prepare_batch
 from pyramidzoo.training.checkpoints import save_checkpoint
 from pyramidzoo.training.device_images import TrainingImages
-from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, TrainingResult
-from pyramidzoo.training.loop import train
+from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, Task, TrainingResult
+from pyramidzoo.training.loop import train, train_together
 from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.schedule import cosine_rates
 from pyramidzoo.training.step import TrainingRun
@@ -268,6 +270,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(few: ImageSet, tm
     assert resumed.path.read_bytes() == whole.path.read_bytes()
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
         "wrn_16_1.digits.csv",
+        "wrn_16_1.digits.jsonl",
         "wrn_16_1.digits.safetensors",
     ]
     assert [int(line["epoch"]) for line in csv.DictReader(resumed.log.read_text().splitlines())] == [1, 2, 3]
@@ -419,10 +422,10 @@ def test_it_learns(capsys: Any, tmp_path: Path) -> None:
         (["wrn_16_1", "--minutes", "nan"], "--minutes nan leaves no time; it must be positive"),
         (["wrn_16_1", "--seeds", "0", "1"], "2 of these trainings would write wrn_16_1.digits.safetensors"),
         (["wrn_16_1", "wrn_16_1"], "2 of these trainings would write wrn_16_1.digits.safetensors"),
-        (["wrn_16_1", "--dataset", "cifar10"], "there is no recipe 'cifar10'; did you mean he2015_cifar10?"),
-        (["wrn_16_1", "--dataset", "mnist"], "there is no recipe 'mnist'; did you mean hysts_mnist"),
+        (["wrn_16_1", "--dataset", "cifar10"], "there is no recipe 'cifar10'; did you mean "),
+        (["wrn_16_1", "--dataset", "mnist"], "there is no recipe 'mnist'; did you mean "),
         (["wrn_16_1", "--recipe", "hysts_minst"], "there is no recipe 'hysts_minst'; did you mean hysts_mnist"),
-        (["wrn_16_1", "--recipe", "zzz"], "there is no recipe 'zzz'; the recipes are digits, hysts_mnist, "),
+        (["wrn_16_1", "--recipe", "zzz"], "there is no recipe 'zzz'; `pyramidzoo recipes` lists them"),
         (
             ["resnet20", "--recipe", "hysts_mnist", "he2015_cifar10"],
             "these recipes train on different datasets, cifar10 and mnist; train them in separate commands",
@@ -434,3 +437,61 @@ def test_bad_requests(options: list[str], message: str, tmp_path: Path, capsys: 
     assert cli.main(["train", *options, "--output", str(tmp_path / "out")]) == (5 if "MNIST" in message else 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_log_has_a_json_line_for_each_epoch(few: ImageSet, tmp_path: Path) -> None:
+    result = run(few, tmp_path)
+    lines = [json.loads(line) for line in result.log.with_suffix(".jsonl").read_text().splitlines()]
+    table = list(csv.DictReader(result.log.read_text().splitlines()))
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert [{name: str(value) for name, value in line.items()} for line in lines] == table
+
+
+def test_checkpointing_changes_no_bit(few: ImageSet, tmp_path: Path) -> None:
+    """Blocks are computed again in the backward pass; weights, statistics and log stay the same."""
+    task = Task("wrn_16_1", SHORT, 3)
+    plain, again = (
+        train_together([task], few, few, device=CPU, output=tmp_path / str(value), grad_checkpointing=value)[0]
+        for value in (False, True)
+    )
+    assert plain is not None
+    assert again is not None
+    assert plain.path.read_bytes() == again.path.read_bytes()
+
+
+@pytest.mark.parametrize("mixup", [0.0, 1.0])
+def test_a_batch_in_parts(few: ImageSet, mixup: float) -> None:
+    """The gradients of the parts are added up, each with its share; BN normalizes over each part."""
+    recipe = dataclasses.replace(SHORT, batch_size=50, mixup=mixup)
+    data = TrainingImages(few, CPU)
+    ours = TrainingRun("wrn_16_1", recipe, data, 0, CPU, dtype=torch.float64, accumulate=3)
+    model = copy.deepcopy(ours.model).train()
+    batches = ours.draw_epoch()
+    ours.start_epoch(batches)
+    ours.run_step(0)
+    draws = batches[0]
+    pixels = prepare_batch(data.images, draws, recipe, ours.normalize).double()
+    targets = F.one_hot(data.labels[draws.index], 10).double()
+    if mixup:
+        assert draws.weight is not None
+        share = draws.weight[0].double()
+        targets = targets * share + targets[draws.partner] * (1 - share)
+    for start, stop in ((0, 16), (16, 33), (33, 50)):  # 50 images in three parts
+        losses = -(F.log_softmax(model(pixels[start:stop]), 1) * targets[start:stop]).sum(1)
+        (losses.sum() / 50).backward()
+    for name, parameter in model.named_parameters():
+        found = dict(ours.model.named_parameters())[name].grad
+        assert found is not None
+        torch.testing.assert_close(found, parameter.grad, rtol=0, atol=1e-12)  # float64, another order of sums
+    for name, buffer in model.named_buffers():
+        assert torch.equal(dict(ours.model.named_buffers())[name], buffer)
+
+
+def test_parts_are_recorded(few: ImageSet, tmp_path: Path) -> None:
+    """A batch in parts gives another result, so it is another run."""
+    task = Task("wrn_16_1", dataclasses.replace(SHORT, epochs=1), 0)
+    (result,) = train_together([task], few, few, device=CPU, output=tmp_path, accumulate=2)
+    assert result is not None
+    assert json.loads(read_metadata(result.path)[METADATA_KEY])["run"]["accumulate"] == 2
+    with pytest.raises(UsageError, match="these settings"):
+        train_together([task], few, few, device=CPU, output=tmp_path)

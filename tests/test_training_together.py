@@ -60,7 +60,9 @@ def test_results_do_not_depend_on_what_runs_beside(few: ImageSet, tmp_path: Path
         assert path.name == alone.name == f"{task.stem}.safetensors"
         assert path.read_bytes() == alone.read_bytes()
         assert [epoch for stem, epoch in seen if stem == task.stem] == list(range(1, task.recipe.epochs + 1))
-    assert sorted(path.suffix for path in (tmp_path / "all").iterdir()) == [".csv"] * 4 + [".safetensors"] * 4
+    assert sorted(path.suffix for path in (tmp_path / "all").iterdir()) == [
+        suffix for suffix in (".csv", ".jsonl", ".safetensors") for _ in range(4)
+    ]
 
 
 def test_one_network_by_train_and_together(few: ImageSet, tmp_path: Path) -> None:
@@ -123,8 +125,8 @@ def test_no_time_for_an_epoch(few: ImageSet, tmp_path: Path, clock: Clock, monke
     """Making the network has taken the time: nothing is trained, and the checkpoint is there."""
     real = logged_run.TrainingRun.__init__
 
-    def slow(*arguments: Any) -> None:
-        real(*arguments)
+    def slow(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
         clock.now += 60
 
     monkeypatch.setattr(logged_run.TrainingRun, "__init__", slow)

@@ -214,25 +214,40 @@ def _move_and_mirror(images: Tensor, draws: Draws, recipe: Recipe) -> tuple[Tens
     return pixels, outside
 
 
-def compute_loss_and_errors(logits: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Compute the mean cross-entropy of a batch, and how many images are wrong.
+def compute_loss_and_errors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the mean cross-entropy of some images, and how many are wrong.
 
     Args:
         logits: (n, classes).
-        labels: int64 (n), those of the images before mixing.
-        draws: the draws of the batch. A mixed image has the labels of both images, each with its share. It counts as
-            wrong where the prediction is not the label with the larger share.
+        labels: int64 (n).
 
     Returns:
         The loss and the number of wrong images, both without dimensions.
     """
-    predicted = logits.detach().argmax(1)
-    if draws.partner is None or draws.weight is None:
-        return F.cross_entropy(logits, labels), (predicted != labels).sum()
-    partner_labels, weight = labels[draws.partner], draws.weight
+    return F.cross_entropy(logits, labels), (logits.detach().argmax(1) != labels).sum()
+
+
+def compute_mixed_loss_and_errors(
+    logits: Tensor, labels: Tensor, partner_labels: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute the mean cross-entropy of mixed images, and how many are wrong.
+
+    A mixed image has the labels of both images, each with its share. It counts as wrong where the prediction is not
+    the label with the larger share.
+
+    Args:
+        logits: (n, classes).
+        labels: those of the images themselves, int64 (n).
+        partner_labels: those of the images that are mixed in, int64 (n).
+        weight: the share of the images themselves, float32 (n).
+
+    Returns:
+        The loss and the number of wrong images, both without dimensions.
+    """
     losses = weight * F.cross_entropy(logits, labels, reduction="none")
     losses = losses + (1 - weight) * F.cross_entropy(logits, partner_labels, reduction="none")
-    return losses.mean(), (predicted != torch.where(weight >= 0.5, labels, partner_labels)).sum()
+    expected = torch.where(weight >= 0.5, labels, partner_labels)
+    return losses.mean(), (logits.detach().argmax(1) != expected).sum()
 
 
 def _reflect(places: Tensor, length: int) -> Tensor:

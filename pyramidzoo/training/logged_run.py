@@ -103,6 +103,8 @@ class RunSettings:
         precision: "fp32", or "bf16" for autocast.
         fixed_algorithms: whether cuDNN takes the same algorithm every time.
         checkpoint_seconds: the least time between two checkpoints of a run.
+        accumulate: in how many parts a batch goes through the network.
+        grad_checkpointing: whether blocks are computed again in the backward pass, to save memory.
     """
 
     device: torch.device
@@ -110,11 +112,19 @@ class RunSettings:
     precision: Precision = "fp32"
     fixed_algorithms: bool = True
     checkpoint_seconds: float = 0.0
+    accumulate: int = 1
+    grad_checkpointing: bool = False
 
-    def as_data(self) -> dict[str, str]:
+    def as_data(self) -> dict[str, Any]:
         """Return what decides the result, as JSON can hold it, without the defaults."""
-        data = {} if self.precision == "fp32" else {"precision": str(self.precision)}
-        return data if self.fixed_algorithms else {**data, "algorithms": "fastest"}
+        data: dict[str, Any] = {}
+        if self.precision != "fp32":
+            data["precision"] = self.precision
+        if not self.fixed_algorithms:
+            data["algorithms"] = "fastest"
+        if self.accumulate > 1:
+            data["accumulate"] = self.accumulate
+        return data
 
 
 class LoggedRun:
@@ -163,7 +173,14 @@ class LoggedRun:
         """
         task, device = self.task, self.settings.device
         self.training = TrainingRun(
-            task.architecture, task.recipe, self.data, task.seed, device, self.settings.precision
+            task.architecture,
+            task.recipe,
+            self.data,
+            task.seed,
+            device,
+            self.settings.precision,
+            accumulate=self.settings.accumulate,
+            grad_checkpointing=self.settings.grad_checkpointing,
         )
         if checkpoint := load_checkpoint(self.checkpoint, self.identity):
             self._restore(*checkpoint)

@@ -73,6 +73,8 @@ def train_together(
     fixed_algorithms: bool = True,
     minutes: float | None = None,
     checkpoint_seconds: float = 0.0,
+    accumulate: int = 1,
+    grad_checkpointing: bool = False,
     report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
 ) -> list[TrainingResult | None]:
     """Train several networks on the same images, side by side. On a GPU each has a stream of its own.
@@ -88,6 +90,10 @@ def train_together(
             finds, and two runs of the same command differ in their last bits.
         minutes: stop after the last epoch that ends within this time. The same call goes on.
         checkpoint_seconds: the least time between two checkpoints of a run.
+        accumulate: in how many parts a batch goes through the network, one after the other. Batch normalization then
+            normalizes over each part, so the result is another one.
+        grad_checkpointing: whether blocks are computed again in the backward pass instead of being kept in memory. The
+            result is the same.
         report: is called with each epoch when it ends.
 
     Returns:
@@ -103,7 +109,9 @@ def train_together(
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
     training_images, test_images = TrainingImages(images, device), TestImages(test, device)
-    settings = RunSettings(device, output, precision, fixed_algorithms, checkpoint_seconds)
+    settings = RunSettings(
+        device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing
+    )
     runs = [LoggedRun(task, training_images, settings) for task in tasks]
     make_folder(output)
     failures: list[IntegrityError] = []
@@ -166,7 +174,7 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
             split.require(recipe.preprocessing, f"recipe {recipe.name}")
         used = len(images) - recipe.hold_out
         if used < 1 or recipe.steps_per_epoch(used) == 0:
+            left_out = f" after {recipe.hold_out} are left out" if recipe.hold_out else ""
             raise UsageError(
-                f"recipe {recipe.name} takes {recipe.batch_size} images a step and leaves {recipe.hold_out} out; there "
-                f"are {len(images)}"
+                f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {max(used, 0)}{left_out}"
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from pyramidzoo.training.augmentation import (
     Draws,
     choose_images,
     compute_loss_and_errors,
+    compute_mixed_loss_and_errors,
     draw_epoch,
     join_draws,
     prepare_batch,
@@ -45,6 +47,10 @@ class TrainingRun:
         device: where it is computed.
         precision: "fp32", or "bf16" for autocast to bfloat16 with channels_last.
         dtype: of the weights, the inputs and the loss. Only tests that compare with other code change it.
+        accumulate: in how many parts a batch goes through the network, one after the other. Their gradients are added
+            up. Batch normalization then normalizes over each part, so the result is another one.
+        grad_checkpointing: whether blocks are computed again in the backward pass instead of being kept in memory.
+            The result is the same.
 
     Attributes:
         model: the network.
@@ -65,8 +71,12 @@ class TrainingRun:
         device: torch.device,
         precision: Precision = "fp32",
         dtype: torch.dtype = torch.float32,
+        *,
+        accumulate: int = 1,
+        grad_checkpointing: bool = False,
     ) -> None:
         self.recipe, self.data, self.device, self.precision, self.dtype = recipe, data, device, precision, dtype
+        self.accumulate = accumulate
         self.used_images = choose_images(recipe.hold_out, len(data), seed) if recipe.hold_out else None
         self.schedule = Schedule(recipe, len(data) - recipe.hold_out)
         self.normalize = Normalize(recipe.preprocessing).to(device)
@@ -74,6 +84,7 @@ class TrainingRun:
         with torch.random.fork_rng(devices=[]):  # leaves the caller's random numbers alone
             torch.manual_seed(seed)
             model = create_model(architecture, num_classes=data.classes, in_chans=data.channels, **recipe.arguments)
+        model.set_grad_checkpointing(grad_checkpointing)
         self.model = model.to(device, dtype).to(memory_format=self.memory_format)
         is_captured = device.type == "cuda"
         self.optimizer = torch.optim.SGD(
@@ -154,15 +165,25 @@ class TrainingRun:
         # A clone, because the strides of images with one channel can be read as either memory format.
         pixels = pixels.clone(memory_format=self.memory_format).to(self.dtype)
         labels = self.data.labels.index_select(0, draws.index)
-        # Autocast must not cache the cast weights: a captured graph must cast the weights as they are at each step.
-        with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16", cache_enabled=False):
-            logits = self.model(pixels)
-        loss, wrong = compute_loss_and_errors(logits.to(self.dtype), labels, draws)
+        # Images are mixed within the whole batch, so the labels of both are looked up before it is divided.
+        partner_labels = None if draws.partner is None else labels[draws.partner]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for part in divide(len(labels), self.accumulate):
+            # Autocast must not cache the cast weights: a captured graph must cast the weights as they are at each step.
+            with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16", cache_enabled=False):
+                logits = self.model(pixels[part]).to(self.dtype)
+            if partner_labels is None or draws.weight is None:
+                loss, wrong = compute_loss_and_errors(logits, labels[part])
+            else:
+                loss, wrong = compute_mixed_loss_and_errors(
+                    logits, labels[part], partner_labels[part], draws.weight[part]
+                )
+            images = part.stop - part.start
+            # the mean over the batch is the sum of the parts' means, each with its share of the images
+            (loss if self.accumulate == 1 else loss * (images / len(labels))).backward()
+            self.loss_sum += loss.detach() * images
+            self.wrong_sum += wrong
         self.optimizer.step()
-        self.loss_sum += loss.detach() * len(labels)
-        self.wrong_sum += wrong
 
     def on_stream(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context whose operations are queued after the run's steps and after the caller's stream."""
@@ -207,3 +228,10 @@ class TrainingRun:
 def _select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names have a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def divide(images: int, parts: int) -> list[slice]:
+    """Divide a batch into parts of nearly equal size, in order. No part is empty."""
+    parts = min(parts, images)
+    ends = [images * k // parts for k in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
