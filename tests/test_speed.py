@@ -537,25 +537,25 @@ def test_weights_are_measured_with_their_own_tensors_and_images(run: Run) -> Non
 
 
 def test_a_busy_machine_is_named() -> None:
-    from pyramidzoo.commands.bench import _about_spread
+    from pyramidzoo.commands._bench_text import warn_of_spread
 
     def row(lowest: float | None, highest: float | None) -> dict[str, float | None]:
         return {"images_per_second_min": lowest, "images_per_second_max": highest}
 
-    assert _about_spread([row(100, 110), row(None, None), row(50, 70)]) == ""
-    assert _about_spread([]) == ""
-    assert "up to 8.0 times" in _about_spread([row(100, 110), row(10, 80), row(10, 20)])
+    assert warn_of_spread([row(100, 110), row(None, None), row(50, 70)]) == ""
+    assert warn_of_spread([]) == ""
+    assert "up to 8.0 times" in warn_of_spread([row(100, 110), row(10, 80), row(10, 20)])
 
 
 def test_names_mean_architectures_before_weights() -> None:
-    from pyramidzoo.commands.bench import DEFAULT, _subjects
+    from pyramidzoo.commands.bench import DEFAULT_NAMES, _select_targets
 
     def named(*names: str) -> list[str]:
-        return [subject.name for subject in _subjects(names)]
+        return [subject.name for subject in _select_targets(names)]
 
     assert named("wrn_16_?", "wrn_16_1") == ["wrn_16_1", "wrn_16_2", "wrn_16_8"]
     assert named("wrn_16_1.digits") == named("wrn_16_1.digits*") == ["wrn_16_1.digits_zoo"]
-    assert named(*DEFAULT) == list(DEFAULT)
+    assert named(*DEFAULT_NAMES) == list(DEFAULT_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ def test_failures_of_some_have_their_exit_codes(run: Run, monkeypatch: pytest.Mo
         BenchmarkTarget(get_architecture("wrn_16_2")), entry=load_manifest().find("wrn_16_2.cifar10")
     )
     monkeypatch.setattr(
-        "pyramidzoo.commands.bench._subjects", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
+        "pyramidzoo.commands.bench._select_targets", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
     )
     code, out, err = run(*arguments, "--variants", "plain")
     assert code == 5
