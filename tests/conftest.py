@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import converted_file, ferles_checkpoint, run_command  # noqa: F401 (fixtures)
 from hub_server import HubServer
 from torch import Tensor
 
