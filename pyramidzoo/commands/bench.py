@@ -1,4 +1,4 @@
-"""`bench`: time networks, rewritten forms of them, and the same networks in other libraries."""
+"""`bench`: time networks, their rewritten forms, and the same networks in other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`convert`: turn a foreign checkpoint into a safetensors file that describes itself."""
+"""`convert`: turn a checkpoint of another project into a safetensors file that describes itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train`: train networks by recipes, and continue where an earlier run stopped."""
+"""`train`: train networks by recipes, and continue trainings that were stopped."""
 
 from __future__ import annotations
 
