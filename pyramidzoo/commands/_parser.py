@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from pyramidzoo import __version__
 from pyramidzoo.commands import COMMANDS
+from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import FORMATS
 
 _PROGRAM = "pyramidzoo"
@@ -47,7 +50,7 @@ def parse_command_line(arguments: Sequence[str]) -> Callable[[], int]:
     parser.add_argument("--format", choices=FORMATS, default="human", help="how to print data (default: %(default)s)")
     module.add_arguments(parser)
     parsed = parser.parse(arguments[1:])
-    return lambda: module.run(parsed)
+    return functools.partial(module.run, parsed)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -68,12 +71,13 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage of this command and a message, and exit with code 2."""
-        self.exit(2, f"{self.format_usage()}{_PROGRAM}: {message}\n")
+        self.print_usage(sys.stderr)
+        self.exit(UsageError.exit_code, f"{_PROGRAM}: {message}\n")
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # argparse calls it for each value
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
-            raise argparse.ArgumentError(action, f"{_unknown_choice(str(value), choices)}")
+            raise argparse.ArgumentError(action, _unknown_choice(str(value), choices))
 
     def _unknown_option(self, option: str) -> str:
         hint = did_you_mean(option, self._option_string_actions) or f"`{self.prog} --help` shows all options"
