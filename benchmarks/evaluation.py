@@ -20,7 +20,7 @@ import torch
 from timing import compared, interleaved, write_results
 
 from pyramidzoo import create_model
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data.datasets import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize

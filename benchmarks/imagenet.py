@@ -24,7 +24,7 @@ from timing import compared, interleaved, write_results
 from torchvision import transforms
 
 from pyramidzoo import create_model
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data.datasets import ReaderOptions, Split, open_split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.environment import keep_memory

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 
 from pyramidzoo import __version__
-from pyramidzoo.catalog.manifest import LAYOUTS, announce_manifest
+from pyramidzoo.catalog.layouts import LAYOUTS
+from pyramidzoo.catalog.manifest import announce_manifest
 from pyramidzoo.commands import about, catalogue, fit, local, measure, share, speed
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import user_path

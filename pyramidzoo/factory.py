@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.loading import load_weights, read_weights
 from pyramidzoo.checkpoints.safetensors_file import MAX_CLASSES, Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError

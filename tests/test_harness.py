@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import random_state
 
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, write_tensors
 from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.data.transforms import Normalize

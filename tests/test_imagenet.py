@@ -30,7 +30,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import Preprocessing, Result, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Result
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data import imagenet
 from pyramidzoo.data._class_order import ordered

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import Manifest, Preprocessing, load_manifest, manifest_path, read_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest, manifest_path, read_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.convert.conversion import LAYOUTS, get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.metrics import STATISTICS
@@ -298,7 +299,7 @@ def where(python_path: Path, folder: Path) -> Path:
         [
             sys.executable,
             "-c",
-            "from pyramidzoo import manifest; manifest.load_manifest(); print(manifest.manifest_path())",
+            "from pyramidzoo.catalog import manifest; manifest.load_manifest(); print(manifest.manifest_path())",
         ],
         env={**os.environ, "PYTHONPATH": str(python_path)},
         cwd=folder,

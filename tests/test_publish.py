@@ -30,16 +30,11 @@ from timm.data import create_transform, resolve_data_config
 
 import pyramidzoo
 from pyramidzoo import cli
-from pyramidzoo.catalog import manifest
+from pyramidzoo.catalog import manifest, manifest_writer
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import (
-    License,
-    Preprocessing,
-    WeightsEntry,
-    load_manifest,
-    own_manifest_path,
-    read_manifest,
-)
+from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import License, WeightsEntry
 from pyramidzoo.checkpoints import loading
 from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256, write_tensors
 from pyramidzoo.convert.layouts.timm import TWINS
@@ -662,7 +657,7 @@ def test_processes_that_write_at_once_lose_nothing(zoo: Callable[[Mapping[str, J
         return entry | {"default": False}
 
     with ThreadPoolExecutor(len(ids)) as pool:
-        for done in [pool.submit(publish.write_entry, written, weights_id, make) for weights_id in ids]:
+        for done in [pool.submit(manifest_writer.write_entry, written, weights_id, make) for weights_id in ids]:
             done.result()
     assert sorted(read_manifest(written).entries) == sorted(ids)
 
@@ -671,7 +666,7 @@ def test_an_invalid_manifest_is_not_written(zoo: Callable[[Mapping[str, Json]], 
     written = zoo(of_the_package(DIGIT))
     before = written.read_bytes()
     with pytest.raises(IntegrityError, match="is the default for digits already"):
-        publish.write_entry(written, "wrn_16_1.digits_lab", lambda: of_the_package(DIGIT)[DIGIT])
+        manifest_writer.write_entry(written, "wrn_16_1.digits_lab", lambda: of_the_package(DIGIT)[DIGIT])
     assert written.read_bytes() == before
 
 
@@ -680,8 +675,8 @@ def test_an_installed_manifest_is_not_written(
 ) -> None:
     installed = tmp_path / manifest.FILE_NAME
     installed.write_bytes(OWN.read_bytes())
-    monkeypatch.setattr(publish, "packaged", lambda name: tmp_path / name)
-    monkeypatch.setattr(publish, "manifest_path", lambda: installed)
+    monkeypatch.setattr(manifest_writer, "packaged", lambda name: tmp_path / name)
+    monkeypatch.setattr(manifest_writer, "manifest_path", lambda: installed)
     assert run(DIGIT, "--org", "lab", "--write") == 2
     assert "name a manifest of your own in PYRAMIDZOO_MANIFEST, or work in a clone" in capsys.readouterr().err
     assert hub.requests == []

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 import pyramidzoo
 from pyramidzoo import timm_adapter
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.contract
 
 NAMES = list(architectures())
 # the first of each class of graphs, and of each family, whose first ones are small
-REPRESENTATIVES = list({row.builder: row.name for row in reversed(architectures().values())}.values())
+REPRESENTATIVES = list({row.class_name: row.name for row in reversed(architectures().values())}.values())
 FAMILIES = list({row.family: row.name for row in reversed(architectures().values())}.values())
 DIGITS = f"{PREFIX}wrn_16_1.digits_zoo"  # comes with the package: one channel, ten classes
 

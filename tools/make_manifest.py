@@ -26,7 +26,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.manifest import FILE_NAME, FORMAT, License, read_manifest
+from pyramidzoo.catalog.manifest import FILE_NAME, FORMAT, read_manifest
+from pyramidzoo.catalog.weights_entry import License
 from pyramidzoo.files import write_text
 
 MANIFEST = Path(__file__).resolve().parents[1] / FILE_NAME

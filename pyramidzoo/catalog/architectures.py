@@ -18,14 +18,14 @@ from pyramidzoo.errors import UsageError
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table. `family` is the module in `pyramidzoo.models`, `builder` the class in it.
+    """One row of the table. `family` is the module in `pyramidzoo.models`, `class_name` the class in it.
 
     `dataset` is the one that its authors published first; `input_size` (pixels) and `num_classes` are that one's.
     """
 
     name: str
     family: str
-    builder: str
+    class_name: str
     arguments: Mapping[str, Any]
     description: str
     source: str
@@ -53,16 +53,16 @@ _SCALED = (("18_wd4", 0.25), ("18_wd2", 0.5), ("18_w3d4", 0.75))
 
 
 def _row(
-    name: str, family: str, builder: str, description: str, source: str, *, imagenet: bool = False, **arguments: Any
+    name: str, family: str, class_name: str, description: str, source: str, *, imagenet: bool = False, **arguments: Any
 ) -> Architecture:
     settings = MappingProxyType(arguments)
     if imagenet:
-        return Architecture(name, family, builder, settings, description, source, "imagenet1k", 224, 1000)
-    return Architecture(name, family, builder, settings, description, source)
+        return Architecture(name, family, class_name, settings, description, source, "imagenet1k", 224, 1000)
+    return Architecture(name, family, class_name, settings, description, source)
 
 
 def _resnet() -> Iterator[Architecture]:
-    cifar = partial(_row, family="resnet", builder="CifarResNet")
+    cifar = partial(_row, family="resnet", class_name="CifarResNet")
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-A shortcuts: zero channels half before and half after"
         yield cifar(f"resnet{depth}", description=text, source=_HE15, depth=depth)
@@ -78,7 +78,7 @@ def _resnet() -> Iterator[Architecture]:
         text = f"CIFAR ResNet-{depth}, bottleneck units strided in the 3x3, option-B shortcuts"
         yield _row(f"resnet{depth}", "resnet", "CifarBottleneckResNet", text, f"{_HE15}; {_PCV}", depth=depth)
 
-    image = partial(_row, family="resnet", builder="ImageResNet", imagenet=True)
+    image = partial(_row, family="resnet", class_name="ImageResNet", imagenet=True)
     for depth in (10, 12, 14, 16, 18, 26, 34):
         source = f"{_HE15}; {_TV if depth in (18, 34) else _PCV}"
         yield image(f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth)
@@ -98,7 +98,7 @@ def _resnet() -> Iterator[Architecture]:
 
 
 def _preresnet() -> Iterator[Architecture]:
-    basic = partial(_row, family="preresnet", builder="CifarPreResNet")
+    basic = partial(_row, family="preresnet", class_name="CifarPreResNet")
     for depth in (20, 50, 110):
         text = f"CIFAR PreResNet-{depth}, basic units, bare conv1x1 shortcuts"
         yield basic(f"preresnet{depth}", description=text, source=f"{_HE16}; {_HYSTS}", depth=depth)
@@ -123,7 +123,7 @@ def _preresnet() -> Iterator[Architecture]:
             shared_stages=(False, True, True),
         )
 
-    bottleneck = partial(_row, family="preresnet", builder="CifarBottleneckPreResNet")
+    bottleneck = partial(_row, family="preresnet", class_name="CifarBottleneckPreResNet")
     for depth in (164, 1001):
         text = f"CIFAR PreResNet-{depth}, bottleneck units, stride in the first 1x1"
         source = f"{_HE16}; KaimingHe/resnet-1k-layers"
@@ -161,7 +161,7 @@ def _preresnet() -> Iterator[Architecture]:
         bottleneck=True,
         first_bn=False,
     )
-    image = partial(_row, family="preresnet", builder="ImagePreResNet", source=f"{_HE16}; {_PCV}", imagenet=True)
+    image = partial(_row, family="preresnet", class_name="ImagePreResNet", source=f"{_HE16}; {_PCV}", imagenet=True)
     own = "the first one with a BN of its own"
     for depth in (10, 12, 14, 16, 18, 26, 34):
         text = f"ImageNet PreResNet-{depth}, basic units, {own}"
@@ -236,7 +236,7 @@ def _wide_resnet() -> Iterator[Architecture]:
 
 
 def _pyramidnet() -> Iterator[Architecture]:
-    cifar = partial(_row, family="pyramidnet", builder="CifarPyramidNet")
+    cifar = partial(_row, family="pyramidnet", class_name="CifarPyramidNet")
     for alpha in (48, 84, 270):
         text = f"CIFAR PyramidNet-110, basic units, additive, alpha {alpha}"
         yield cifar(f"pyramidnet110_a{alpha}", description=text, source=_PYRAMID, depth=110, alpha=alpha)
@@ -278,7 +278,7 @@ def _pyramidnet() -> Iterator[Architecture]:
 
 
 def _densenet() -> Iterator[Architecture]:
-    cifar = partial(_row, family="densenet", builder="CifarDenseNet")
+    cifar = partial(_row, family="densenet", class_name="CifarDenseNet")
     for depth, k in ((40, 12), (100, 12), (100, 24)):
         text = f"CIFAR DenseNet-{depth}, growth rate {k}: 16 stem channels, no compression"
         yield cifar(f"densenet_{depth}_k{k}", description=text, source=_DENSE, depth=depth, growth_rate=k)
@@ -348,7 +348,7 @@ def _resnext() -> Iterator[Architecture]:
 
 
 def _shake_shake() -> Iterator[Architecture]:
-    row = partial(_row, family="shake_shake", builder="CifarShakeShake")
+    row = partial(_row, family="shake_shake", class_name="CifarShakeShake")
     for width in (32, 64, 96):
         text = f"shake-shake-26 2x{width}d: 16 stem channels, a ReLU at the start of branches and at the end only"
         yield row(f"shakeshake26_2x{width}d", description=text, source=_SHAKE, depth=26, width=width)
@@ -378,23 +378,23 @@ def _shake_shake() -> Iterator[Architecture]:
 
 def _senet() -> Iterator[Architecture]:
     source = f"{_SE}; {_PCV}"
-    for prefix, builder, text in (
+    for prefix, class_name, text in (
         ("seresnet", "CifarSEResNet", "SE-ResNet"),
         ("sepreresnet", "CifarSEPreResNet", "SE-PreResNet"),
     ):
         for depth in (20, 56, 110):
             description = f"CIFAR {text}-{depth}, basic units"
-            yield _row(f"{prefix}{depth}", "senet", builder, description, source, depth=depth)
+            yield _row(f"{prefix}{depth}", "senet", class_name, description, source, depth=depth)
         for depth in (164, 272, 542):
             description = f"CIFAR {text}-{depth}, bottleneck units strided in the 3x3"
-            yield _row(f"{prefix}{depth}", "senet", builder, description, source, depth=depth, bottleneck=True)
+            yield _row(f"{prefix}{depth}", "senet", class_name, description, source, depth=depth, bottleneck=True)
 
     image = partial(_row, family="senet", imagenet=True)
-    for prefix, builder, text, basic, deep in (
+    for prefix, class_name, text, basic, deep in (
         ("seresnet", "ImageSEResNet", "SE-ResNet", (10, 12, 14, 16, 18, 26), (50, 101, 152)),
         ("sepreresnet", "ImageSEPreResNet", "SE-PreResNet", (10, 12, 16, 18, 26), (50,)),
     ):
-        named = partial(image, builder=builder, source=source)
+        named = partial(image, class_name=class_name, source=source)
         for depth in basic:
             yield named(f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth)
         for depth in (26, 38, *deep):
@@ -404,7 +404,7 @@ def _senet() -> Iterator[Architecture]:
     for depth in (50, 101, 152):
         yield image(
             f"seresnet{depth}_s1",
-            builder="ImageSEResNet",
+            class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNet-{depth}, bottleneck units strided in the first 1x1, as in the paper",
             source=f"{_SE}; hujie-frank/SENet",
             depth=depth,
@@ -414,7 +414,7 @@ def _senet() -> Iterator[Architecture]:
     for depth, cardinality, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8), (101, 64, 4)):
         yield image(
             f"seresnext{depth}_{cardinality}x{width}d",
-            builder="ImageSEResNet",
+            class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNeXt-{depth}, {cardinality} groups {width} channels wide",
             source=f"{_SE}; {_PCV}, timm",
             depth=depth,
@@ -425,7 +425,7 @@ def _senet() -> Iterator[Architecture]:
     for depth, cardinality in ((16, 32), (28, 32), (154, 64)):
         yield image(
             f"senet{depth}",
-            builder="SENet",
+            class_name="SENet",
             description=f"ImageNet SENet-{depth}, {cardinality} groups, three 3x3 convolutions as stem",
             source=source,
             depth=depth,
@@ -434,7 +434,7 @@ def _senet() -> Iterator[Architecture]:
 
 
 def _vgg() -> Iterator[Architecture]:
-    cifar = partial(_row, family="vgg", builder="CifarVgg")
+    cifar = partial(_row, family="vgg", class_name="CifarVgg")
     yield cifar(
         "vgg15_bn",
         description='VGG-like CIFAR network "of depth 15": 13 convolutions and one linear layer, one ReLU a stage',
@@ -466,7 +466,7 @@ def _vgg() -> Iterator[Architecture]:
             pool=1,
             hidden=512,
         )
-    image = partial(_row, family="vgg", builder="ImageVgg", imagenet=True)
+    image = partial(_row, family="vgg", class_name="ImageVgg", imagenet=True)
     for depth in (11, 13, 16, 19):
         text = f"ImageNet VGG-{depth} with BN"
         yield image(f"vgg{depth}_bn", description=text, source=f"{_VGG}; {_TV}", depth=depth)

@@ -12,7 +12,9 @@ from typing import Any
 
 from pyramidzoo.bench.speed_table import packaged_speed
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
-from pyramidzoo.catalog.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands.catalogue import license_of, top1_error
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
@@ -107,7 +109,7 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
     load = f'pyramidzoo.create_model("{row.name}"' + (", pretrained=True)" if default else ")")
     pairs = [
         ("source", row.source),
-        ("built as", f"{row.builder}({arguments}) in pyramidzoo.models.{row.family}"),
+        ("built as", f"{row.class_name}({arguments}) in pyramidzoo.models.{row.family}"),
         ("images", f"3 x {size} x {size} and {row.num_classes:,} classes, as published for {row.dataset}"),
         ("parameters", found["parameters"]),
         ("multiply-adds", f"{found['multiply_adds']:,} for an image of {size} x {size}"),

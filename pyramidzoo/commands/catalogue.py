@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, near_matches
-from pyramidzoo.catalog.manifest import Manifest, Result, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest
+from pyramidzoo.catalog.weights_entry import Result, WeightsEntry
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import line_width, render

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pyramidzoo.catalog.manifest import Hub, WeightsEntry
+from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.files import packaged, user_path
 from pyramidzoo.weights.cache import cache_dir, sidecar_for

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyramidzoo.catalog.architectures import architectures
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.files import names_a_file, user_path
 from pyramidzoo.text_output import facts, render

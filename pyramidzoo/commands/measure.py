@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands.local import split
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.text_output import render, show
@@ -118,8 +119,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def run_tables(args: argparse.Namespace) -> int:
     """Print the published tables beside what was measured."""
+    from pyramidzoo.catalog.published_tables import get_table_title, list_table_ids, load_published_tables
     from pyramidzoo.evaluation.records import read_records
-    from pyramidzoo.evaluation.tables import from_manifest, from_records, published, table_ids, table_rows, table_title
+    from pyramidzoo.evaluation.tables import from_manifest, from_records, table_rows
 
     manifest = load_manifest()
     if args.records is None:
@@ -130,15 +132,15 @@ def run_tables(args: argparse.Namespace) -> int:
         known = from_records(read_records(args.records))
         if not known:
             raise UsageError(f"there are no records in {args.records}; `pyramidzoo evaluate --output` writes them")
-    tables = {table: table_rows(table, manifest, known) for table in args.tables or table_ids()}
+    tables = {table: table_rows(table, manifest, known) for table in args.tables or list_table_ids()}
     if args.format in ("json", "csv"):
-        people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
+        people = list(dict.fromkeys(target["by"] for target in load_published_tables()["targets"]))
         rows = [_long(table, row, people) for table, lines in tables.items() for row in lines]
         print(render(rows, args.format))
         return 0
     mark = "## " if args.format == "markdown" else ""
     parts = [
-        f"{mark}{table}. {table_title(table)}\n\n{render(lines, args.format) or 'none'}"
+        f"{mark}{table}. {get_table_title(table)}\n\n{render(lines, args.format) or 'none'}"
         for table, lines in tables.items()
     ]
     print("\n\n".join(parts))

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, manifest_path
+from pyramidzoo.catalog.manifest import load_manifest, manifest_path
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands.local import select
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
 from pyramidzoo.text_output import line_width, render, show
@@ -25,10 +26,11 @@ _FOLDER = Path("publish")  # of a dry run, in the working directory
 def run_publish(args: argparse.Namespace) -> int:
     """Publish one set of weights, or all that may be, and print their manifest entries."""
     _check(args)
-    from pyramidzoo.hub.publish import check_repo_id, measured, refusal, writable_manifest
+    from pyramidzoo.catalog.manifest_writer import find_writable_manifest
+    from pyramidzoo.hub.publish import check_repo_id, measured, refusal
 
     if args.write:
-        writable_manifest()
+        find_writable_manifest()
     records = _records(args.records)
     if not args.all:
         entries = select([args.weights])
@@ -89,7 +91,8 @@ def _own_entries() -> list[WeightsEntry]:
 
 def _publish(args: argparse.Namespace, entry: WeightsEntry, repo_id: str, records: Sequence[Record]) -> dict[str, Any]:
     """One publication, or with --dry-run its folder, as a row."""
-    from pyramidzoo.hub.publish import entry_of, manifest_content, prepare, upload, writable_manifest, write_entry
+    from pyramidzoo.catalog.manifest_writer import find_writable_manifest, read_entry_content, write_entry
+    from pyramidzoo.hub.publish import entry_of, prepare, upload
 
     kept = (args.output or _FOLDER) / entry.id if args.output or args.dry_run else None
     with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as temporary:
@@ -98,9 +101,9 @@ def _publish(args: argparse.Namespace, entry: WeightsEntry, repo_id: str, record
             facts = {"repository": repo_id, "sha256": prepared.sha256, "bytes": prepared.bytes}
             return _row(entry, "prepared", **facts, detail=str(kept))
         published = upload(prepared, private=args.private)
-    make: Callable[[], dict[str, Any]] = lambda: entry_of(published, manifest_content(entry))  # noqa: E731
+    make: Callable[[], dict[str, Any]] = lambda: entry_of(published, read_entry_content(entry.id))  # noqa: E731
     if args.write:
-        write_entry(writable_manifest(), entry.id, make)
+        write_entry(find_writable_manifest(), entry.id, make)
     state = "published" if published.new else "already there"
     print(f"pyramidzoo: {entry.id}: {state}, read back and verified: {published.url}", file=sys.stderr)
     hub = published.hub

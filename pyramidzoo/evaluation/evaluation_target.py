@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
 from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
 from pyramidzoo.data.datasets import Split

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pyramidzoo.catalog.manifest import Preprocessing, Result, WeightsEntry, foreign_manifest
+from pyramidzoo.catalog.manifest import foreign_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Result, WeightsEntry
 from pyramidzoo.data.datasets import Split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UsageError

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.files import user_path, write_text
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyramidzoo.catalog.manifest import Hub, Manifest, Origin, WeightsEntry, load_manifest, own_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest, own_manifest
+from pyramidzoo.catalog.weights_entry import Hub, Origin, WeightsEntry
 from pyramidzoo.checkpoints.hashes import digest, matches
 from pyramidzoo.checkpoints.loading import cached_file_hash, forget_verified, read_weights, require_hash
 from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
