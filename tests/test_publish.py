@@ -30,7 +30,7 @@ from timm.data import create_transform, resolve_data_config
 
 import pyramidzoo
 from pyramidzoo import cli
-from pyramidzoo.catalog import manifest, manifest_writer
+from pyramidzoo.catalog import manifest, manifest_writer, weights_entry
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
@@ -323,7 +323,7 @@ def test_claims_that_nothing_can_be_compared_with(wrn: WeightsEntry) -> None:
 def test_licences_as_the_hub_has_them() -> None:
     assert model_card.hub_license("BSD-3-Clause") == {"license": "bsd-3-clause"}
     assert model_card.hub_license("Our-Own-1.0") == {"license": "other", "license_name": "Our-Own-1.0"}
-    for spdx in manifest._PERMISSIVE:
+    for spdx in weights_entry._PERMISSIVE_LICENSES:
         assert model_card.hub_license(spdx) == {"license": spdx.lower()}
 
 
@@ -359,7 +359,7 @@ def test_a_file_that_does_not_describe_itself_is_written_anew(
     assert entry.hub is not None
     assert entry.origin is not None
     assert entry.origin.url == f"https://huggingface.co/them/net/resolve/{commit}/weights.safetensors"
-    assert (entry.origin.hash, entry.origin.layout) == (manifest.FileHash("sha256", "file", sha256), "zoo")
+    assert (entry.origin.hash, entry.origin.layout) == (weights_entry.FileHash("sha256", "file", sha256), "zoo")
     assert (entry.hub.repo_id, entry.hub.layout, entry.hub.sha256 != sha256) == ("lab/net", None, True)
     assert entry.tensors_sha256 == tensors_sha256(read_tensors(path))
     published = tmp_path / "kept" / weights_id / publish.WEIGHTS
