@@ -1,8 +1,9 @@
-"""Write the digits that scikit-learn ships into the package: `pip install scikit-learn`, then
+"""Write the digits that scikit-learn ships into the package.
 
+    pip install scikit-learn
     python tools/export_digits.py
 
-It was run once, with scikit-learn 1.9.1; running it again gives the same bytes.
+It was run once, with scikit-learn 1.9.1. Running it again gives the same bytes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _METADATA = {
 
 
 def main() -> None:
+    """Write the images and labels, and print the hash of the file."""
     digits = load_digits()
     images, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
     assert np.array_equal(images, digits.images)
