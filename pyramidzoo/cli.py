@@ -15,7 +15,7 @@ from pyramidzoo.catalog.layouts import LAYOUTS
 from pyramidzoo.catalog.manifest import announce_manifest
 from pyramidzoo.commands import about, catalogue, fit, local, measure, share, speed
 from pyramidzoo.errors import PyramidzooError, UnavailableError
-from pyramidzoo.files import user_path
+from pyramidzoo.files import expand_user_path
 from pyramidzoo.text_output import FORMATS
 
 _EPILOG = """\
@@ -32,7 +32,7 @@ def _path(text: str) -> Path:
     """A path as the user wrote it; an empty one is a variable not set, and would mean the working directory."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path")
-    return user_path(text)
+    return expand_user_path(text)
 
 
 def _class_order(text: str) -> str | Path:
@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # whatever the system refuses, a name too long or a folder that may not be entered
-        print(f"pyramidzoo: {UnavailableError.of(error)}", file=sys.stderr)
+        print(f"pyramidzoo: {UnavailableError.from_os_error(error)}", file=sys.stderr)
         return UnavailableError.exit_code
     except Exception as error:  # noqa: BLE001 (a traceback is a bug; its text is kept for the report)
         if os.environ.get("PYRAMIDZOO_DEBUG"):

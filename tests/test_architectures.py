@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.models.pyramidnet import block_widths
 
-TARGETS: dict[str, Any] = json.loads(packaged("catalog/targets.json").read_text(encoding="utf-8"))
+TARGETS: dict[str, Any] = json.loads(package_path("catalog/targets.json").read_text(encoding="utf-8"))
 EXPECTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data/expected_graphs.json").read_text())
 
 

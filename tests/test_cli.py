@@ -33,8 +33,8 @@ from pyramidzoo.convert.conversion import LAYOUTS, get_layout
 from pyramidzoo.data import datasets
 from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import packaged
-from pyramidzoo.text_output import facts, render
+from pyramidzoo.files import package_path
+from pyramidzoo.text_output import render, render_facts
 from pyramidzoo.weights.cache import cache_paths, write_sidecar
 
 pytestmark = pytest.mark.usefixtures("quick_unpickle")
@@ -407,7 +407,7 @@ def test_convert_refuses_tensors_that_are_known_from_another_data_set(run: Any, 
     bundled = load_manifest().find("wrn_16_1.digits_zoo")
     assert bundled.bundled is not None
     output = tmp_path / "out.safetensors"
-    arguments = ("convert", packaged(bundled.bundled.path), "--output", output, "--mean", "0.1", "--std", "0.3")
+    arguments = ("convert", package_path(bundled.bundled.path), "--output", output, "--mean", "0.1", "--std", "0.3")
     done = run(*arguments, "--dataset", "mnist")
     assert (done.code, done.out, output.exists()) == (2, "", False)
     assert (
@@ -713,6 +713,6 @@ def test_render_cuts_the_widest_columns() -> None:
 
 
 def test_facts() -> None:
-    shown = facts([("a", "one two three"), ("long", ["x" * 30, "y"]), ("none", None), ("n", 12345)], width=14)
+    shown = render_facts([("a", "one two three"), ("long", ["x" * 30, "y"]), ("none", None), ("n", 12345)], width=14)
     assert shown.splitlines() == ["a     one two", "      three", f"long  {'x' * 30}", "      y", "n     12,345"]
-    assert facts([]) == ""
+    assert render_facts([]) == ""

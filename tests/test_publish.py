@@ -675,7 +675,7 @@ def test_an_installed_manifest_is_not_written(
 ) -> None:
     installed = tmp_path / manifest.FILE_NAME
     installed.write_bytes(OWN.read_bytes())
-    monkeypatch.setattr(manifest_writer, "packaged", lambda name: tmp_path / name)
+    monkeypatch.setattr(manifest_writer, "package_path", lambda name: tmp_path / name)
     monkeypatch.setattr(manifest_writer, "manifest_path", lambda: installed)
     assert run(DIGIT, "--org", "lab", "--write") == 2
     assert "name a manifest of your own in PYRAMIDZOO_MANIFEST, or work in a clone" in capsys.readouterr().err

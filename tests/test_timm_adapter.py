@@ -222,7 +222,7 @@ def test_a_file_that_is_not_exactly_the_networks_is_refused(tmp_path: Path, monk
     state["layer1.0.conv1.weight_extra"] = torch.zeros(1)
     path = tmp_path / "damaged.safetensors"
     write_tensors(path, state, {})
-    monkeypatch.setattr("pyramidzoo.weights.fetch.packaged", lambda name: path)
+    monkeypatch.setattr("pyramidzoo.weights.fetch.package_path", lambda name: path)
     with pytest.raises(IntegrityError, match="altered"):
         timm.create_model(DIGITS, pretrained=True)
     monkeypatch.setattr("pyramidzoo.factory.fetch", lambda entry: WeightsFile(path, file_hash(path), "bundled"))

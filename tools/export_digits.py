@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits  # type: ignore[import-not-found, unuse
 
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.digits import FILE
-from pyramidzoo.files import file_hash, packaged
+from pyramidzoo.files import file_hash, package_path
 
 _METADATA = {
     "format": "pt",
@@ -32,8 +32,8 @@ def main() -> None:
     images, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
     assert np.array_equal(images, digits.images)
     tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
-    write_tensors(packaged(FILE), tensors, _METADATA)
-    print(packaged(FILE), file_hash(packaged(FILE)))
+    write_tensors(package_path(FILE), tensors, _METADATA)
+    print(package_path(FILE), file_hash(package_path(FILE)))
 
 
 if __name__ == "__main__":

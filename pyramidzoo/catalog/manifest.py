@@ -20,7 +20,7 @@ from typing import Any
 from pyramidzoo.catalog.architectures import architectures, near_matches
 from pyramidzoo.catalog.weights_entry import WeightsEntry, make_entry
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.files import file_hash, packaged, user_path
+from pyramidzoo.files import expand_user_path, file_hash, package_path
 from pyramidzoo.json_records import reject_duplicate_keys
 
 FILE_NAME = "weights_manifest.json"
@@ -155,7 +155,7 @@ def manifest_path() -> Path:
         The file that `PYRAMIDZOO_MANIFEST` names, otherwise the manifest of this package.
     """
     named = os.environ.get(VARIABLE)
-    return user_path(named) if named else own_manifest_path()
+    return expand_user_path(named) if named else own_manifest_path()
 
 
 def own_manifest_path() -> Path:
@@ -164,7 +164,7 @@ def own_manifest_path() -> Path:
     Returns:
         The file inside an installed package, or at the root of a checkout; never one in the working directory.
     """
-    installed = packaged(FILE_NAME)
+    installed = package_path(FILE_NAME)
     return installed if installed.is_file() else Path(__file__).resolve().parents[2] / FILE_NAME
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from pyramidzoo.catalog.manifest import FILE_NAME, VARIABLE, manifest_path, own_manifest_path, read_manifest
 from pyramidzoo.errors import NotWritableError, UnavailableError, UsageError
-from pyramidzoo.files import packaged, replacing
+from pyramidzoo.files import package_path, replacing
 
 _LOCK_SECONDS = 600
 
@@ -92,7 +92,7 @@ def find_writable_manifest() -> Path:
         NotWritableError: If it cannot be written.
     """
     path = manifest_path()
-    if path == packaged(FILE_NAME):
+    if path == package_path(FILE_NAME):
         raise UsageError(
             f"--write would change {path}, which the next installation overwrites; name a manifest of your own in "
             f"{VARIABLE}, or work in a clone"

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, TypedDict
 
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 
 OTHERS = "Z"  # the table of what was measured without a published row
 
@@ -94,7 +94,7 @@ def load_published_tables() -> PublishedTables:
     Returns:
         The tables, their numbers, and where else weights are. Do not change them: every caller gets the same object.
     """
-    document: PublishedTables = json.loads(packaged("catalog/targets.json").read_text(encoding="utf-8"))
+    document: PublishedTables = json.loads(package_path("catalog/targets.json").read_text(encoding="utf-8"))
     return document
 
 

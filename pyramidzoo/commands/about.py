@@ -18,16 +18,18 @@ from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands.catalogue import license_of, top1_error
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import names_a_file, packaged, user_path, weights_file
-from pyramidzoo.text_output import facts, line_width, render, wrapped
+from pyramidzoo.files import expand_user_path, find_weights_file, is_path, package_path
+from pyramidzoo.text_output import line_width, render, render_facts, wrap_text
 from pyramidzoo.weights.cache import cache_paths
 
 
 def run_info(args: argparse.Namespace) -> int:
     """Everything known about one architecture, one set of weights, or a file."""
-    if names_a_file(args.name):
-        found = _file_facts(user_path(args.name))
-        print(_shown(args.format, found, lambda: facts([(k, v) for k, v in found.items() if v not in (None, {})])))
+    if is_path(args.name):
+        found = _file_facts(expand_user_path(args.name))
+        print(
+            _shown(args.format, found, lambda: render_facts([(k, v) for k, v in found.items() if v not in (None, {})]))
+        )
         return 0
     if args.name in architectures():
         row = get_architecture(args.name)
@@ -56,7 +58,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
     from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
     from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
 
-    path = weights_file(path)
+    path = find_weights_file(path)
     content = read_weights(path)
     description = Description.of(path, content.metadata)
     sha256, tensors = cached_file_hash(path), tensors_sha256(content.tensors)
@@ -118,7 +120,7 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
         ("stages", [f"{s['module']}: {s['channels']} channels at 1/{s['reduction']}" for s in found["stages"]]),
         ("load", load),
     ]
-    page = f"{wrapped(f'{row.name}: {row.description}', width=width)}\n\n{facts(pairs, width=width)}\n\n"
+    page = f"{wrap_text(f'{row.name}: {row.description}', width=width)}\n\n{render_facts(pairs, width=width)}\n\n"
     if not entries:
         return f"{page}No weights are known; `pyramidzoo convert` makes a file of your own."
     here = places(entries)
@@ -137,7 +139,7 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
     ]
     hint = f"`pyramidzoo info {entries[0].id}` has the rest of that one."
     table = render(rows, "human", width=line_width())
-    protocols = facts([(label, protocol) for protocol, label in short.items() if label != protocol], width=width)
+    protocols = render_facts([(label, protocol) for protocol, label in short.items() if label != protocol], width=width)
     return "\n\n".join(part for part in (f"{page}{table}", protocols, hint) if part)
 
 
@@ -194,8 +196,8 @@ def _weights_page(entry: WeightsEntry) -> str:
         ("here", _here(entry)),
         ("load", f'pyramidzoo.create_model("{row.name}", weights="{tag}")'),
     ]
-    title = wrapped(f"{entry.id}: {row.name} trained on {entry.dataset}{default}", width=width)
-    return f"{title}\n\n{facts(pairs, width=width)}"
+    title = wrap_text(f"{entry.id}: {row.name} trained on {entry.dataset}{default}", width=width)
+    return f"{title}\n\n{render_facts(pairs, width=width)}"
 
 
 def _prepared(preprocessing: Preprocessing) -> str:
@@ -261,7 +263,7 @@ def _here(entry: WeightsEntry) -> str:
     if where is None:
         return f"no; `pyramidzoo fetch {entry.id}` gets it"
     if entry.bundled:
-        return str(packaged(entry.bundled.path))
+        return str(package_path(entry.bundled.path))
     return str(cache_paths(entry)[0]) if where == "cache" else "in the cache of the Hub's client"
 
 

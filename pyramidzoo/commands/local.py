@@ -14,8 +14,8 @@ from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
-from pyramidzoo.files import names_a_file, user_path
-from pyramidzoo.text_output import facts, render
+from pyramidzoo.files import expand_user_path, is_path
+from pyramidzoo.text_output import render, render_facts
 
 if TYPE_CHECKING:
     from pyramidzoo.weights.fetch import WeightsFile
@@ -42,8 +42,8 @@ def select(patterns: list[str]) -> list[WeightsEntry]:
 
 def split(names: list[str]) -> tuple[list[WeightsEntry], list[Path]]:
     """The entries and the files or folders that names mean, each once: with a slash or a suffix it is a path."""
-    paths = [Path(os.path.normpath(user_path(name))) for name in names if names_a_file(name)]
-    return select([name for name in names if not names_a_file(name)]), list(dict.fromkeys(paths))
+    paths = [Path(os.path.normpath(expand_user_path(name))) for name in names if is_path(name)]
+    return select([name for name in names if not is_path(name)]), list(dict.fromkeys(paths))
 
 
 def run_fetch(args: argparse.Namespace) -> int:
@@ -143,7 +143,7 @@ def run_convert(args: argparse.Namespace) -> int:
         "same tensors as": known.id if known else None,
     }
     if args.format == "human":
-        print(facts([(name, value or "no weights of the manifest") for name, value in row.items()]))
+        print(render_facts([(name, value or "no weights of the manifest") for name, value in row.items()]))
     else:
         print(render([row], args.format))
     return 0

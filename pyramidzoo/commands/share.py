@@ -54,7 +54,7 @@ def run_publish(args: argparse.Namespace) -> int:
         try:
             rows.append(_publish(args, entry, repo_id, records))
         except (PyramidzooError, OSError) as failed:
-            error = failed if isinstance(failed, PyramidzooError) else UnavailableError.of(failed)
+            error = failed if isinstance(failed, PyramidzooError) else UnavailableError.from_os_error(failed)
             rows.append(_row(entry, "failed", repository=repo_id, detail=str(error)))
             codes.append(error.exit_code)
             print(f"pyramidzoo: {entry.id}: {error}", file=sys.stderr)

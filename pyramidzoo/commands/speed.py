@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.commands.local import select
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
-from pyramidzoo.files import names_a_file
-from pyramidzoo.text_output import line_width, render, show, wrapped
+from pyramidzoo.files import is_path
+from pyramidzoo.text_output import line_width, render, show, wrap_text
 
 if TYPE_CHECKING:
     from pyramidzoo.bench.measuring import BenchmarkTarget
@@ -85,7 +85,7 @@ def _subjects(names: Iterable[str]) -> list[BenchmarkTarget]:
 
     subjects: dict[str, BenchmarkTarget] = {}
     for name in names:
-        if names_a_file(name):
+        if is_path(name):
             raise UsageError(f"{name} is a file; bench takes architectures, ids of weights and patterns of either")
         if fitting := list_models(name):
             found = [BenchmarkTarget(architectures()[fit]) for fit in fitting]
@@ -162,7 +162,7 @@ def _sentences(
         )
     parts.append(_about_spread(rows))
     text = " ".join(part for part in parts if part)
-    return [wrapped(text, width=min(120, line_width())) if format == "human" else text]
+    return [wrap_text(text, width=min(120, line_width())) if format == "human" else text]
 
 
 def _about_spread(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -145,4 +145,4 @@ class _Crops(Dataset[Any]):
         except PyramidzooError as error:
             return error
         except OSError as error:
-            return UnavailableError.of(error)
+            return UnavailableError.from_os_error(error)
