@@ -1,4 +1,4 @@
-"""Everything known about one network or one set of weights: `info`."""
+"""`info`: show everything known about an architecture or a set of weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyramidzoo.catalog.architectures import Architecture, architectures, get_ar
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
-from pyramidzoo.commands.catalogue import license_of, top1_error
+from pyramidzoo.commands._cells import license_of, top1_error
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import expand_user_path, find_weights_file, is_path, package_path
@@ -23,7 +23,14 @@ from pyramidzoo.text_output import line_width, render, render_facts, wrap_text
 from pyramidzoo.weights.cache import cache_paths
 
 
-def run_info(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `info`."""
+    parser.add_argument(
+        "name", metavar="NAME", help="an architecture (wrn_16_1), an id (wrn_16_1.cifar10_ferles) or a file"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
     """Everything known about one architecture, one set of weights, or a file."""
     if is_path(args.name):
         found = _file_facts(expand_user_path(args.name))
