@@ -18,7 +18,7 @@ T = TypeVar("T")
 _HEX = re.compile(r"[0-9a-f]*")
 
 
-class InvalidRecord(UsageError):
+class InvalidRecordError(UsageError):
     """Says what is wrong with a value of a record.
 
     Someone who made the value in Python sees it as the UsageError that it is. Code that reads records from a file
@@ -60,15 +60,15 @@ def make_record(cls: type[T], content: Any) -> T:
         InvalidRecord: If a field is missing, unknown or of another type than declared.
     """
     if not isinstance(content, Mapping):
-        raise InvalidRecord(f"{cls.__name__} must be an object, not {type(content).__name__}")
+        raise InvalidRecordError(f"{cls.__name__} must be an object, not {type(content).__name__}")
     types = _get_field_types(cls)  # type: ignore[arg-type]
     if types.keys() != content.keys():
         missing, extra = sorted(types.keys() - content.keys()), sorted(content.keys() - types.keys())
-        raise InvalidRecord(f"{cls.__name__} lacks {missing} and has unknown {describe_value(extra)}")
+        raise InvalidRecordError(f"{cls.__name__} lacks {missing} and has unknown {describe_value(extra)}")
     for name, value in content.items():
         has_type = _TYPE_CHECKS.get(types[name])
         if has_type is not None and not has_type(value):
-            raise InvalidRecord(f"{name}: {describe_value(value)} is not of the type {types[name]}")
+            raise InvalidRecordError(f"{name}: {describe_value(value)} is not of the type {types[name]}")
     return cls(**content)
 
 
@@ -96,7 +96,7 @@ def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) != len(pairs):
         counts = Counter(key for key, _ in pairs)
         most_frequent = max(counts, key=counts.__getitem__)
-        raise InvalidRecord(f"{describe_value(most_frequent)} stands twice")
+        raise InvalidRecordError(f"{describe_value(most_frequent)} stands twice")
     return content
 
 
@@ -126,4 +126,4 @@ def require_hex(value: Any, digits: int | range) -> None:
     allowed = digits if isinstance(digits, range) else range(digits, digits + 1)
     if not isinstance(value, str) or not _HEX.fullmatch(value) or len(value) not in allowed:
         number = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
-        raise InvalidRecord(f"{describe_value(value)} is not {number} hex digits")
+        raise InvalidRecordError(f"{describe_value(value)} is not {number} hex digits")

@@ -30,7 +30,7 @@ from pyramidzoo.catalog.preprocessing import Preprocessing, require_plausible_no
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import create_model
-from pyramidzoo.json_records import InvalidRecord
+from pyramidzoo.json_records import InvalidRecordError
 from pyramidzoo.models._interface import ImageClassifier
 
 PREFIX = "pyramidzoo_"
@@ -150,7 +150,7 @@ def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[s
     """Refuse a normalization that cannot be meant: a published config's, or what the caller asked for."""
     try:
         require_plausible_normalization(cfg.mean, cfg.std)
-    except InvalidRecord as error:
+    except InvalidRecordError as error:
         if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
             where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
             raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error

@@ -55,7 +55,7 @@ def test_every_entry_can_be_used() -> None:
         assert all(claim.split == ("val" if entry.dataset == "imagenet1k" else "test") for claim in entry.claims)
 
 
-def test_images_come_in_their_data_sets_size() -> None:
+def test_images_come_in_their_datasets_size() -> None:
     for entry in load_manifest().entries.values():
         given = entry.preprocessing
         if entry.dataset == "imagenet1k":
@@ -105,7 +105,7 @@ def test_what_was_measured_is_known_to_the_byte() -> None:
             assert all(claim.statistic in {"error", *result.statistics} for claim in entry.claims)
 
 
-def test_only_known_permissive_licences_allow_to_publish_again() -> None:
+def test_only_known_permissive_licenses_allow_to_publish_again() -> None:
     entries = load_manifest().entries
     allowed = {entry.license.weights for entry in entries.values() if entry.license.redistributable}
     refused = {entry.license.weights for entry in entries.values() if not entry.license.redistributable}
@@ -115,7 +115,7 @@ def test_only_known_permissive_licences_allow_to_publish_again() -> None:
         assert not entries[weights_id].license.redistributable
 
 
-def test_every_data_set_of_an_architecture_has_one_default() -> None:
+def test_every_dataset_of_an_architecture_has_one_default() -> None:
     known = load_manifest()
     for architecture in {entry.architecture for entry in known.entries.values()}:
         entries = known.of_architecture(architecture)
@@ -163,7 +163,7 @@ def test_defaults_and_patterns() -> None:
         known.find("resnet20_fatorib.cifar10")
 
 
-def test_the_default_is_for_the_data_set_that_the_authors_published_first() -> None:
+def test_the_default_is_for_the_dataset_that_the_authors_published_first() -> None:
     known = load_manifest()
     assert known.default_for("resnet20").id == "resnet20.cifar10_akamaster"
     assert known.default_for("resnet20", "digits").id == "resnet20.digits_zoo"

@@ -108,7 +108,7 @@ def test_every_row_has_its_network(tables: dict[str, list[dict[str, Any]]]) -> N
             assert here == (line["parameters"] is not None) == (line["network"] != "wrn_34_2_imagenet")
 
 
-def test_parameters_follow_the_classes_of_the_data_set() -> None:
+def test_parameters_follow_the_classes_of_the_dataset() -> None:
     assert parameters("pyramidnet110_a48", "cifar10", {}) == 1_772_706
     assert parameters("pyramidnet110_a48", "cifar100", {}) == 1_778_556
     assert parameters("preresnet20", "mnist", {"in_chans": 1}) == 271_994

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyramidzoo.json_records import InvalidRecord
+from pyramidzoo.json_records import InvalidRecordError
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
-            raise InvalidRecord("input_size must be three positive integers: channels, height, width")
+            raise InvalidRecordError("input_size must be three positive integers: channels, height, width")
         if not len(self.mean) == len(self.std) == self.input_size[0]:
-            raise InvalidRecord("input_size, mean and std do not have the same number of channels")
+            raise InvalidRecordError("input_size, mean and std do not have the same number of channels")
         require_plausible_normalization(self.mean, self.std)
 
     def sha256(self) -> str:
@@ -76,11 +76,13 @@ def require_plausible_normalization(mean: Sequence[float], std: Sequence[float])
     problem = " and ".join(problems)
     values = (*mean, *std)
     if any(value > 1 for value in values) and all(0 <= value <= 255 for value in values) and min(std) > 0:
-        raise InvalidRecord(
+        raise InvalidRecordError(
             f"{problem}; values from 0 to 255 must be divided by 255, which gives the mean "
             f"{_format_numbers(_scale_to_one(mean))} and the standard deviation {_format_numbers(_scale_to_one(std))}"
         )
-    raise InvalidRecord(f"{problem}; give those of values from 0 to 1 (values from 0 to 255 must be divided by 255)")
+    raise InvalidRecordError(
+        f"{problem}; give those of values from 0 to 1 (values from 0 to 255 must be divided by 255)"
+    )
 
 
 def _scale_to_one(values: Sequence[float]) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import architectures
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.json_records import InvalidRecord, describe_value, make_record, require_hex
+from pyramidzoo.json_records import InvalidRecordError, describe_value, make_record, require_hex
 
 # Hash algorithms, and how many hex digits each has. `git_blob_sha1` is the hash by which git names a file.
 # `sha256_prefix` is the part of a sha256 that torch.hub writes into file names.
@@ -71,9 +71,9 @@ class Hub:
 
     def __post_init__(self) -> None:
         if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id or "--" in self.repo_id:
-            raise InvalidRecord(f"repo_id: {describe_value(self.repo_id)} cannot be a repository on the Hub")
+            raise InvalidRecordError(f"repo_id: {describe_value(self.repo_id)} cannot be a repository on the Hub")
         if not self.filename or "\\" in self.filename or {"", ".", ".."} & set(self.filename.split("/")):
-            raise InvalidRecord(f"filename: {describe_value(self.filename)} is no path in a repository")
+            raise InvalidRecordError(f"filename: {describe_value(self.filename)} is no path in a repository")
         if self.revision is not None:
             require_hex(self.revision, 40)
         if self.sha256 is not None:
@@ -101,9 +101,9 @@ class FileHash:
 
     def __post_init__(self) -> None:
         if self.algorithm not in _HEX_DIGITS:
-            raise InvalidRecord(f"algorithm {describe_value(self.algorithm)} is none of {sorted(_HEX_DIGITS)}")
+            raise InvalidRecordError(f"algorithm {describe_value(self.algorithm)} is none of {sorted(_HEX_DIGITS)}")
         if self.of not in ("file", "member"):
-            raise InvalidRecord(
+            raise InvalidRecordError(
                 f"hash of {describe_value(self.of)}; it can be of the 'file' itself or of the 'member' of a zip"
             )
         require_hex(self.value, _HEX_DIGITS[self.algorithm])
@@ -135,7 +135,7 @@ class Origin:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("https://", "http://")):
-            raise InvalidRecord(f"url: {describe_value(self.url)} is no address on the web")
+            raise InvalidRecordError(f"url: {describe_value(self.url)} is no address on the web")
 
     @property
     def filename(self) -> str:
@@ -200,7 +200,7 @@ class Result:
     def __post_init__(self) -> None:
         require_hex(self.prediction_sha256, 64)
         if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
-            raise InvalidRecord("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
+            raise InvalidRecordError("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
 
 
 @dataclass(frozen=True)
@@ -269,13 +269,13 @@ class WeightsEntry:
             self.id == id_without_origin or self.id.startswith(f"{id_without_origin}_")
         ):
             wanted = describe_value(id_without_origin)[1:-1]
-            raise InvalidRecord(f"the id must be {wanted} or {wanted}_ORIGIN")
+            raise InvalidRecordError(f"the id must be {wanted} or {wanted}_ORIGIN")
         if self.architecture not in architectures():
-            raise InvalidRecord(f"no architecture is called {describe_value(self.architecture)}")
+            raise InvalidRecordError(f"no architecture is called {describe_value(self.architecture)}")
         if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.license, License):
-            raise InvalidRecord("preprocessing and license must be known")
+            raise InvalidRecordError("preprocessing and license must be known")
         if not (self.bundled or self.hub or self.origin):
-            raise InvalidRecord("nothing says where the bytes are: bundled, hub or origin is needed")
+            raise InvalidRecordError("nothing says where the bytes are: bundled, hub or origin is needed")
         if self.tensors_sha256 is not None:
             require_hex(self.tensors_sha256, 64)
 
@@ -321,8 +321,8 @@ def _convert_fields(content: Any) -> Any:
     for name, value in content.items():
         try:
             values[name] = _convert_field(name, value)
-        except InvalidRecord as error:
-            raise InvalidRecord(f"{name}: {error}") from None
+        except InvalidRecordError as error:
+            raise InvalidRecordError(f"{name}: {error}") from None
     return values
 
 
@@ -331,7 +331,7 @@ def _convert_field(name: str, value: Any) -> Any:
         return make_record(_NESTED_RECORDS[name], _convert_fields(value))
     if name in _LISTS_OF_RECORDS:
         if not isinstance(value, list):
-            raise InvalidRecord(f"{describe_value(value)} is not a list")
+            raise InvalidRecordError(f"{describe_value(value)} is not a list")
         return tuple(make_record(_LISTS_OF_RECORDS[name], _convert_fields(item)) for item in value)
     if name in ("top1_error", "top5_error") and value is not None:
         return _parse_published_error(value)
@@ -343,11 +343,11 @@ def _convert_field(name: str, value: Any) -> Any:
 def _parse_published_error(value: Any) -> Decimal:
     """Read a published error in percent. It is a string in the JSON, so that its printed digits are kept."""
     if not isinstance(value, str):
-        raise InvalidRecord("a published error is a string: its digits carry the rounding")
+        raise InvalidRecordError("a published error is a string: its digits carry the rounding")
     try:
         number = Decimal(value)
     except InvalidOperation:
-        raise InvalidRecord(f"{describe_value(value)} is no number") from None
+        raise InvalidRecordError(f"{describe_value(value)} is no number") from None
     if not number.is_finite() or not 0 <= number <= 100:
-        raise InvalidRecord(f"{describe_value(value)} is no error in percent")
+        raise InvalidRecordError(f"{describe_value(value)} is no error in percent")
     return number

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.files import replacing
-from pyramidzoo.json_records import InvalidRecord, make_record, reject_duplicate_keys, require_hex
+from pyramidzoo.json_records import InvalidRecordError, make_record, reject_duplicate_keys, require_hex
 
 COUNTER = "num_batches_tracked"  # BN's batch counters: absent in old files, without effect at momentum 0.1
 
@@ -61,9 +61,9 @@ class Description:
     def __post_init__(self) -> None:
         taken = self.arguments.keys() & {"num_classes", "in_chans", "weights", "pretrained"}
         if taken or not 0 < self.num_classes < MAX_CLASSES:
-            raise InvalidRecord(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
+            raise InvalidRecordError(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
         if (self.layout is None) != (self.origin_sha256 is None):
-            raise InvalidRecord("layout and origin_sha256 belong together")
+            raise InvalidRecordError("layout and origin_sha256 belong together")
         if self.origin_sha256 is not None:
             require_hex(self.origin_sha256, 64)
 

@@ -13,7 +13,7 @@ from typing import Any
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.evaluation.metrics import ERROR, Flips, error_percent, wilson_interval
 from pyramidzoo.files import write_text
-from pyramidzoo.json_records import InvalidRecord, make_record
+from pyramidzoo.json_records import InvalidRecordError, make_record
 
 FORMAT = 1
 FILE_NAME = "record.json"
@@ -82,7 +82,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
-            raise InvalidRecord("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
+            raise InvalidRecordError("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
 
     @property
     def strict(self) -> bool:
