@@ -20,9 +20,9 @@ import torch
 from timing import compared, interleaved, write_results
 
 from pyramidzoo import create_model
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data.datasets import ImageSet, ReaderOptions
+from pyramidzoo.data._source import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.engine import ComputeSettings
 from pyramidzoo.evaluation.environment import keep_memory

@@ -24,8 +24,9 @@ from timing import compared, interleaved, write_results
 from torchvision import transforms
 
 from pyramidzoo import create_model
-from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.data.datasets import ReaderOptions, Split, open_split
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.data._source import ReaderOptions, Split
+from pyramidzoo.data.datasets import open_split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.environment import keep_memory
 

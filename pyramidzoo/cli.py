@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # The system refused something: a name is too long, a folder may not be entered.
-        print(f"pyramidzoo: {UnavailableError.of(error)}", file=sys.stderr)
+        print(f"pyramidzoo: {UnavailableError.from_os_error(error)}", file=sys.stderr)
         return UnavailableError.exit_code
     except Exception as error:  # noqa: BLE001 (any other error is a bug, and the message asks for a report)
         return _report_bug(error)

@@ -23,7 +23,7 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.checkpoints import loading
 from pyramidzoo.convert import conversion as convert
 from pyramidzoo.convert.conversion import get_layout
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._source import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 from pyramidzoo.weights import download as remote

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.training.augmentation import Draws, draw_epoch, join, loss_and_errors, prepare_batch
 from pyramidzoo.training.recipes import Recipe, get_recipe

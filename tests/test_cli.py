@@ -16,7 +16,8 @@ from command_line import RunCommand
 from huggingface_hub import try_to_load_from_cache
 
 from pyramidzoo import __version__, commands
-from pyramidzoo.catalog.manifest import Hub, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import Hub
 from pyramidzoo.commands import COMMANDS, tables
 from pyramidzoo.commands.here import places
 from pyramidzoo.weights.cache import write_sidecar

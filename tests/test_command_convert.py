@@ -10,10 +10,12 @@ import torch
 from command_line import CONVERT, RunCommand
 from conftest import random_state
 
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.layouts import LAYOUTS
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description
-from pyramidzoo.convert.conversion import LAYOUTS, get_layout
-from pyramidzoo.files import packaged
+from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.files import package_path
 
 pytestmark = pytest.mark.usefixtures("quick_unpickle")
 
@@ -62,7 +64,7 @@ def test_convert_refuses_tensors_that_are_known_from_another_dataset(run_command
     bundled = load_manifest().find("wrn_16_1.digits_zoo")
     assert bundled.bundled is not None
     output = tmp_path / "out.safetensors"
-    arguments = ("convert", packaged(bundled.bundled.path), "--output", output, "--mean", "0.1", "--std", "0.3")
+    arguments = ("convert", package_path(bundled.bundled.path), "--output", output, "--mean", "0.1", "--std", "0.3")
     result = run_command(*arguments, "--dataset", "mnist")
     assert (result.code, result.out, output.exists()) == (2, "", False)
     assert re.search("holds the tensors of wrn_16_1.digits_zoo, .* digits, not on mnist", result.err)

@@ -14,7 +14,8 @@ import pytest
 from command_line import RunCommand
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.weights.cache import cache_paths
 
 

@@ -44,7 +44,7 @@ import pyramidzoo
 from pyramidzoo.catalog import manifest
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import file_hash, packaged
+from pyramidzoo.files import file_hash, package_path
 from pyramidzoo.weights import download as remote
 from pyramidzoo.weights import fetch as weights
 
@@ -550,7 +550,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     made = tmp_path / "folder"
     made.mkdir()
-    shutil.copyfile(packaged(own_entry(DIGITS)["bundled"]["path"]), made / "model.safetensors")
+    shutil.copyfile(package_path(own_entry(DIGITS)["bundled"]["path"]), made / "model.safetensors")
     return made
 
 
@@ -566,7 +566,7 @@ def test_a_folder_is_the_file_in_it(folder: Path, here: Here) -> None:
     (state,) = here("verify", "./folder").rows
     assert (state["state"], DIGITS in state["detail"]) == ("good", True)
     assert json.loads(here("info", "./folder").out)["path"] == "folder/model.safetensors"
-    assert path.read_bytes() == packaged(own_entry(DIGITS)["bundled"]["path"]).read_bytes()
+    assert path.read_bytes() == package_path(own_entry(DIGITS)["bundled"]["path"]).read_bytes()
 
     path.rename(folder / "other.safetensors")
     assert here("fetch", "./folder").rows == [row | {"path": "folder/other.safetensors"}]
@@ -606,7 +606,7 @@ def test_a_bare_name_is_a_tag_whatever_lies_here(
     monkeypatch.chdir(tmp_path)
     for name in ("cifar10", offer.id):
         (tmp_path / name).mkdir()
-        shutil.copyfile(packaged(own_entry(DIGITS)["bundled"]["path"]), tmp_path / name / "model.safetensors")
+        shutil.copyfile(package_path(own_entry(DIGITS)["bundled"]["path"]), tmp_path / name / "model.safetensors")
     for name in ("cifar10", offer.id):
         model = pyramidzoo.create_model("wrn_16_1", weights=name)
         assert torch.equal(model.fc.weight, network("wrn_16_1")["fc.weight"])

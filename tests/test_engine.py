@@ -23,9 +23,9 @@ from torch import nn
 from torch.fx import GraphModule
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data.datasets import ImageSet, ReaderOptions
+from pyramidzoo.data._source import ImageSet, ReaderOptions
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine, workers
 from pyramidzoo.evaluation.engine import ComputeSettings, Engine

@@ -14,9 +14,11 @@ import pytest
 import torch
 from conftest import random_state
 
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, write_tensors
-from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import evaluation_target as subjects
@@ -35,7 +37,7 @@ from pyramidzoo.evaluation.predictions import (
 )
 from pyramidzoo.evaluation.records import read_records
 from pyramidzoo.factory import create_model
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 
 CPU = ComputeSettings(torch.device("cpu"), batch_size=8)
 
@@ -265,7 +267,7 @@ def test_a_gpu_gives_the_counts_of_the_cpu(subject: EvaluationTarget, small_set:
 
 @pytest.mark.parametrize(("error", "shown"), [(OSError(13, "no", "f"), "f: no"), (OSError("odd"), "the system: odd")])
 def test_what_the_system_refuses(error: OSError, shown: str) -> None:
-    assert str(UnavailableError.of(error)) == shown
+    assert str(UnavailableError.from_os_error(error)) == shown
 
 
 def test_files_of_one_name_keep_separate_records(
@@ -368,7 +370,7 @@ def test_records_and_claims_of_another_data_set_do_not_hold(tmp_path: Path, monk
     """The file says another data set than the entry that has its tensors, as `convert --force` allows."""
     entry = load_manifest().find("wrn_16_1.digits_zoo")
     path = tmp_path / "other.safetensors"
-    tensors = read_tensors(packaged("bundled/wrn_16_1.digits_zoo.safetensors"))
+    tensors = read_tensors(package_path("bundled/wrn_16_1.digits_zoo.safetensors"))
     images = load_dataset("digits", "test", None)
     for dataset, recorded in [("digits", "exact"), ("other", "none")]:
         described = Description("wrn_16_1", {}, dataset, 10, entry.preprocessing, None, None)

@@ -30,13 +30,16 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import Preprocessing, Result, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Result
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data import imagenet
 from pyramidzoo.data._class_order import ordered
 from pyramidzoo.data._decoding import Decoder
 from pyramidzoo.data._encoded import EncodedSet, _Crops
-from pyramidzoo.data.datasets import ReaderOptions, Split, load_dataset, open_split
+from pyramidzoo.data._source import ReaderOptions, Split
+from pyramidzoo.data.datasets import load_dataset, open_split
 from pyramidzoo.data.transforms import Normalize, Override, eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine

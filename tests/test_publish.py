@@ -30,16 +30,11 @@ from timm.data import create_transform, resolve_data_config
 
 import pyramidzoo
 from pyramidzoo import cli
-from pyramidzoo.catalog import manifest
+from pyramidzoo.catalog import manifest, manifest_writer, weights_entry
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import (
-    License,
-    Preprocessing,
-    WeightsEntry,
-    load_manifest,
-    own_manifest_path,
-    read_manifest,
-)
+from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import License, WeightsEntry
 from pyramidzoo.checkpoints import loading
 from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256, write_tensors
 from pyramidzoo.convert.layouts.timm import TWINS
@@ -328,7 +323,7 @@ def test_claims_that_nothing_can_be_compared_with(wrn: WeightsEntry) -> None:
 def test_licences_as_the_hub_has_them() -> None:
     assert model_card.hub_license("BSD-3-Clause") == {"license": "bsd-3-clause"}
     assert model_card.hub_license("Our-Own-1.0") == {"license": "other", "license_name": "Our-Own-1.0"}
-    for spdx in manifest._PERMISSIVE:
+    for spdx in weights_entry._PERMISSIVE_LICENSES:
         assert model_card.hub_license(spdx) == {"license": spdx.lower()}
 
 
@@ -364,7 +359,7 @@ def test_a_file_that_does_not_describe_itself_is_written_anew(
     assert entry.hub is not None
     assert entry.origin is not None
     assert entry.origin.url == f"https://huggingface.co/them/net/resolve/{commit}/weights.safetensors"
-    assert (entry.origin.hash, entry.origin.layout) == (manifest.FileHash("sha256", "file", sha256), "zoo")
+    assert (entry.origin.hash, entry.origin.layout) == (weights_entry.FileHash("sha256", "file", sha256), "zoo")
     assert (entry.hub.repo_id, entry.hub.layout, entry.hub.sha256 != sha256) == ("lab/net", None, True)
     assert entry.tensors_sha256 == tensors_sha256(read_tensors(path))
     published = tmp_path / "kept" / weights_id / publish.WEIGHTS
@@ -662,7 +657,7 @@ def test_processes_that_write_at_once_lose_nothing(zoo: Callable[[Mapping[str, J
         return entry | {"default": False}
 
     with ThreadPoolExecutor(len(ids)) as pool:
-        for done in [pool.submit(publish.write_entry, written, weights_id, make) for weights_id in ids]:
+        for done in [pool.submit(manifest_writer.write_entry, written, weights_id, make) for weights_id in ids]:
             done.result()
     assert sorted(read_manifest(written).entries) == sorted(ids)
 
@@ -671,7 +666,7 @@ def test_an_invalid_manifest_is_not_written(zoo: Callable[[Mapping[str, Json]], 
     written = zoo(of_the_package(DIGIT))
     before = written.read_bytes()
     with pytest.raises(IntegrityError, match="is the default for digits already"):
-        publish.write_entry(written, "wrn_16_1.digits_lab", lambda: of_the_package(DIGIT)[DIGIT])
+        manifest_writer.write_entry(written, "wrn_16_1.digits_lab", lambda: of_the_package(DIGIT)[DIGIT])
     assert written.read_bytes() == before
 
 
@@ -680,8 +675,8 @@ def test_an_installed_manifest_is_not_written(
 ) -> None:
     installed = tmp_path / manifest.FILE_NAME
     installed.write_bytes(OWN.read_bytes())
-    monkeypatch.setattr(publish, "packaged", lambda name: tmp_path / name)
-    monkeypatch.setattr(publish, "manifest_path", lambda: installed)
+    monkeypatch.setattr(manifest_writer, "package_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(manifest_writer, "manifest_path", lambda: installed)
     assert run(DIGIT, "--org", "lab", "--write") == 2
     assert "name a manifest of your own in PYRAMIDZOO_MANIFEST, or work in a clone" in capsys.readouterr().err
     assert hub.requests == []

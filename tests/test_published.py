@@ -22,7 +22,8 @@ from torch import Tensor
 
 import pyramidzoo
 from pyramidzoo import factory
-from pyramidzoo.catalog.manifest import FileHash, Hub, Manifest, Origin, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest
+from pyramidzoo.catalog.weights_entry import FileHash, Hub, Origin, WeightsEntry
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash

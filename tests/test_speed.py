@@ -644,7 +644,7 @@ def test_the_table_that_comes_with_the_package() -> None:
 @pytest.fixture
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "speed.json"
-    monkeypatch.setattr(speed_table, "packaged", lambda name: path)
+    monkeypatch.setattr(speed_table, "package_path", lambda name: path)
     monkeypatch.setattr(make_speed, "TABLE", path)
     return path
 

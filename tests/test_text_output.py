@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pyramidzoo.text_output import facts, render
+from pyramidzoo.text_output import render, render_facts
 
 
 def test_render() -> None:
@@ -28,6 +28,6 @@ def test_render_cuts_the_widest_columns() -> None:
 
 
 def test_facts() -> None:
-    shown = facts([("a", "one two three"), ("long", ["x" * 30, "y"]), ("none", None), ("n", 12345)], width=14)
+    shown = render_facts([("a", "one two three"), ("long", ["x" * 30, "y"]), ("none", None), ("n", 12345)], width=14)
     assert shown.splitlines() == ["a     one two", "      three", f"long  {'x' * 30}", "      y", "n     12,345"]
-    assert facts([]) == ""
+    assert render_facts([]) == ""

@@ -20,13 +20,14 @@ from torch.nn import functional as F
 import pyramidzoo
 from pyramidzoo import cli
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors, write_tensors
-from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError
 from pyramidzoo.evaluation.engine import ComputeSettings
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.evaluation.harness import evaluate
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 from pyramidzoo.training import loop, step
 from pyramidzoo.training.checkpoints import save_checkpoint
 from pyramidzoo.training.loop import METADATA_KEY, Epoch, Trained, train
@@ -227,7 +228,7 @@ def test_the_bundled_logs_are_what_the_code_does(tmp_path: Path) -> None:
     recipe = get_recipe("digits")
     with pytest.raises(KeyboardInterrupt):
         train("wrn_16_1", recipe, images, test, seed=0, device=CPU, output=tmp_path, report=stop)
-    log = list(csv.DictReader(packaged("bundled/wrn_16_1.digits_zoo.csv").read_text().splitlines()))
+    log = list(csv.DictReader(package_path("bundled/wrn_16_1.digits_zoo.csv").read_text().splitlines()))
     for epoch, line in zip(found, log[:2], strict=True):
         assert epoch.learning_rate == float(line["learning_rate"])
         assert epoch.loss == pytest.approx(float(line["loss"]), rel=0.01)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.evaluation.engine import ComputeSettings
 from pyramidzoo.evaluation.environment import strict_arithmetic
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from pyramidzoo.catalog.manifest import Result
+from pyramidzoo.catalog.weights_entry import Result
 from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, flip_budget, paper_verdict, recorded_verdict
 
 RESULT = Result(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import pyramidzoo
 from pyramidzoo import factory
-from pyramidzoo.catalog.manifest import FileHash, Manifest, Origin, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest
+from pyramidzoo.catalog.weights_entry import FileHash, Origin, WeightsEntry
 from pyramidzoo.checkpoints.loading import load_weights
 from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors, tensors_sha256, write_tensors
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError

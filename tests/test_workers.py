@@ -18,9 +18,9 @@ import torch
 from conftest import random_state
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._source import ImageSet
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers
 from pyramidzoo.evaluation.engine import ComputeSettings, Engine

@@ -1,10 +1,10 @@
-"""Measure images per second of every network for `pyramidzoo info`, into pyramidzoo/bundled/speed.json.
+"""Measure the images per second of every network, and write them to pyramidzoo/bundled/speed.json.
 
     python tools/make_speed.py ['wrn_*' ...] [--rounds 5] [--again]
 
-By what `pyramidzoo bench` does, without peers. The file is written after each network, so that it can be stopped and
-started again: networks that are in it are left out (`--again` measures them anew). Another device or other versions
-than the file's start a new one.
+`pyramidzoo info` shows them. They are measured as `pyramidzoo bench` does it, without other libraries. The file is
+written after each network, so the script can be stopped and started again: it skips the networks that are in the file,
+unless `--again` is given. If the device or a version is not the file's, it starts a new file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from pyramidzoo.evaluation.environment import device_name, keep_memory, versions
 from pyramidzoo.files import write_text
 
 TABLE = Path(__file__).resolve().parents[1] / "pyramidzoo" / FILE
-BATCHES = {32: (64, 1), 224: (16, 1)}  # by the side of the images
+BATCHES = {32: (64, 1), 224: (16, 1)}  # batch sizes by the height of the images
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure the networks that match the patterns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     keep_memory()
     device = torch.device("cpu")
     document: dict[str, Any] = {"device": device_name(device), "versions": versions()}
-    networks = _known(document)
+    networks = _read_networks(document)
     peaks = Peaks(device)
     for name in dict.fromkeys(name for pattern in options.patterns for name in list_models(pattern)):
         if name in networks and not options.again:
@@ -45,11 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         row = architectures()[name]
         settings = BenchmarkSettings(device, BATCHES[row.input_size], ("plain", "optimized"), rounds=options.rounds)
         speeds: dict[str, dict[str, float]] = defaultdict(dict)
-        for found in measure_target(BenchmarkTarget(row), settings, peaks):
-            if found["error"]:
-                print(f"{name}, {found['variant']}: {found['error']}", flush=True)
+        for result in measure_target(BenchmarkTarget(row), settings, peaks):
+            if result["error"]:
+                print(f"{name}, {result['variant']}: {result['error']}", flush=True)
                 continue
-            speeds[str(found["batch"])][found["variant"]] = _shortened(found["images_per_second"])
+            speeds[str(result["batch"])][result["variant"]] = _round_speed(result["images_per_second"])
         networks[name] = {
             "date": datetime.now(timezone.utc).date().isoformat(),
             "rounds": options.rounds,
@@ -60,8 +61,8 @@ def main(argv: list[str] | None = None) -> None:
         print(name, dict(speeds), flush=True)
 
 
-def _known(conditions: dict[str, Any]) -> dict[str, Any]:
-    """What is in the file, if it was measured under these conditions."""
+def _read_networks(conditions: dict[str, Any]) -> dict[str, Any]:
+    """Read the networks in the file, if they were measured on this device with these versions."""
     if not TABLE.exists():
         return {}
     document = json.loads(TABLE.read_text(encoding="utf-8"))
@@ -69,10 +70,10 @@ def _known(conditions: dict[str, Any]) -> dict[str, Any]:
     return networks if document == conditions else {}
 
 
-def _shortened(speed: float) -> float:
-    """Three digits, which is more than two runs agree in."""
-    short = float(f"{speed:.3g}")
-    return int(short) if short.is_integer() else short
+def _round_speed(speed: float) -> float:
+    """Round to three digits. Two runs agree in fewer."""
+    rounded = float(f"{speed:.3g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 if __name__ == "__main__":

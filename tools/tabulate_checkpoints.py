@@ -1,9 +1,9 @@
-"""Write docs/checkpoints.md: every published checkpoint that was at hand, counted, with both verdicts.
+"""Write docs/checkpoints.md: the measured error of every published checkpoint that was at hand, with both verdicts.
 
     pyramidzoo evaluate ID ... --output RECORDS
     python tools/tabulate_checkpoints.py RECORDS
 
-Only strict records of entries of the manifest are taken. Nothing is computed here: the verdicts are the records' own.
+Only strict records of weights in the manifest are used. The verdicts are copied from the records; nothing is computed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ manifest recorded before, `claim` with what the authors published of these very 
 """
 
 
-def row(record: Record) -> dict[str, Any]:
-    """One line of the table."""
+def make_row(record: Record) -> dict[str, Any]:
+    """Make one row of the table."""
     entry = load_manifest().entries[record.weights]
     low, high = record.interval
     claims = [f"{c.verdict}: {c.by} {c.published}, ours {c.ours:.3f}" for c in record.claims]
@@ -48,11 +48,13 @@ def row(record: Record) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Write the document from the records in a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
     order = list(load_manifest().entries)
-    records = {r.weights: r for r in read_records(parser.parse_args().records) if r.strict and r.weights in order}
-    rows = [row(records[weights]) for weights in sorted(records, key=order.index)]
+    folder = parser.parse_args().records
+    records = {record.weights: record for record in read_records(folder) if record.strict and record.weights in order}
+    rows = [make_row(records[weights]) for weights in sorted(records, key=order.index)]
     write_text(DOCUMENT, HEAD + render(rows, "markdown") + "\n")
     print(f"{DOCUMENT.name}: {len(rows)} checkpoints")
 

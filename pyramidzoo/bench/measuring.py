@@ -16,7 +16,7 @@ from pyramidzoo.bench.counting import activation_bytes, multiply_adds, weights_b
 from pyramidzoo.bench.peers import peer
 from pyramidzoo.bench.timing import compared, convolution_peak, forward_passes, interleaved, passes_for
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
-from pyramidzoo.catalog.manifest import WeightsEntry
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.evaluation.engine import PRECISIONS, ComputeSettings, Engine
 from pyramidzoo.evaluation.environment import strict_arithmetic

@@ -44,14 +44,14 @@ def _of_parts(row: Architecture, classes: int) -> nn.Module | None:
     def stages(units: int, *widths: int) -> list[list[int]]:
         return [[width] * units for width in widths]
 
-    if row.builder == "CifarResNet":
+    if row.class_name == "CifarResNet":
         channels = stages((depth - 2) // 6, 16, 32, 64)
         resnet = importlib.import_module(f"{models}.resnet_cifar").CIFARResNet
         return resnet(channels, 16, bottleneck=False, num_classes=classes)
-    if row.builder == "WideResNet":
+    if row.class_name == "WideResNet":
         channels = stages((depth - 4) // 6, *(width * given["width"] for width in (16, 32, 64)))
         return importlib.import_module(f"{models}.wrn_cifar").CIFARWRN(channels, 16, num_classes=classes)
-    if row.builder == "CifarResNeXt":
+    if row.class_name == "CifarResNeXt":
         channels = stages((depth - 2) // 9, 256, 512, 1024)
         resnext = importlib.import_module(f"{models}.resnext_cifar").CIFARResNeXt
         return resnext(channels, 64, given["cardinality"], given["base_width"], num_classes=classes)

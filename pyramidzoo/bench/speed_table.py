@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 
 FILE = "bundled/speed.json"
 
@@ -17,7 +17,7 @@ def packaged_speed(architecture: str) -> dict[str, Any] | None:
 
     `images_per_second` is {"64": {"plain": 1000.0, "optimized": 1500.0}, ...}.
     """
-    document = _document(packaged(FILE))
+    document = _document(package_path(FILE))
     measured = document["networks"].get(architecture)
     return None if measured is None else {"device": document["device"], "versions": document["versions"], **measured}
 

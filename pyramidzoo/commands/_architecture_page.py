@@ -8,11 +8,11 @@ from typing import Any
 
 from pyramidzoo.bench.speed_table import packaged_speed
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.catalog.manifest import WeightsEntry
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
 from pyramidzoo.commands._weights_page import page_width, weights_facts
 from pyramidzoo.commands.here import places
-from pyramidzoo.text_output import facts, line_width, render, wrapped
+from pyramidzoo.text_output import line_width, render, render_facts, wrap_text
 
 
 def architecture_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def architecture_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> di
 
 def architecture_page(row: Architecture, entries: Sequence[WeightsEntry]) -> str:
     """Return a page for people about an architecture, with a table of its weights."""
-    title = wrapped(f"{row.name}: {row.description}", width=page_width())
+    title = wrap_text(f"{row.name}: {row.description}", width=page_width())
     parts = [title, _network_facts(row, entries)]
     if not entries:
         parts.append("No weights are known; `pyramidzoo convert` makes a file of your own.")
@@ -59,7 +59,7 @@ def architecture_page(row: Architecture, entries: Sequence[WeightsEntry]) -> str
         explained = [(short, protocol) for protocol, short in short_protocols.items() if short != protocol]
         parts += [
             _weights_table(entries, short_protocols),
-            facts(explained, width=page_width()),
+            render_facts(explained, width=page_width()),
             f"`pyramidzoo info {entries[0].id}` shows everything about that one.",
         ]
     return "\n\n".join(part for part in parts if part)
@@ -73,7 +73,7 @@ def _network_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> str:
     pretrained = ", pretrained=True" if has_default else ""
     pairs = [
         ("source", row.source),
-        ("built as", f"{row.builder}({arguments}) in pyramidzoo.models.{row.family}"),
+        ("built as", f"{row.class_name}({arguments}) in pyramidzoo.models.{row.family}"),
         ("images", f"3 x {size} x {size} and {row.num_classes:,} classes, as published for {row.dataset}"),
         ("parameters", known["parameters"]),
         ("multiply-adds", f"{known['multiply_adds']:,} for an image of {size} x {size}"),
@@ -85,7 +85,7 @@ def _network_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> str:
         ),
         ("load", f'pyramidzoo.create_model("{row.name}"{pretrained})'),
     ]
-    return facts(pairs, width=page_width())
+    return render_facts(pairs, width=page_width())
 
 
 def _speed_lines(speed: Mapping[str, Any] | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pyramidzoo.files import user_path
+from pyramidzoo.files import expand_user_path
 
 
 def path_argument(text: str) -> Path:
@@ -15,7 +15,7 @@ def path_argument(text: str) -> Path:
     """
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
-    return user_path(text)
+    return expand_user_path(text)
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyramidzoo.text_output import line_width, render, wrapped
+from pyramidzoo.text_output import line_width, render, wrap_text
 
 Row = Mapping[str, Any]
 
@@ -43,7 +43,7 @@ def render_bench(
     if format == "markdown":
         table = [{"network": row["weights"] or row["network"], **_cells(row)} for row in rows]
         return f"{render(table, format)}\n\n{sentences}"
-    return "\n\n".join([*_tables(rows), wrapped(sentences, width=min(120, line_width()))])
+    return "\n\n".join([*_tables(rows), wrap_text(sentences, width=min(120, line_width()))])
 
 
 def row_title(row: Row) -> str:

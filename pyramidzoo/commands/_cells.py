@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyramidzoo.catalog.manifest import Result, WeightsEntry
+from pyramidzoo.catalog.weights_entry import Result, WeightsEntry
 
 
 def weights_license(entry: WeightsEntry) -> str:

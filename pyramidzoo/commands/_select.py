@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyramidzoo.catalog.architectures import architectures
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
-from pyramidzoo.files import names_a_file, user_path
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.files import expand_user_path, is_path
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -36,8 +37,8 @@ def select_weights(names: Iterable[str]) -> Selection:
     """
     paths, others = [], []
     for name in names:
-        if names_a_file(name):
-            paths.append(Path(os.path.normpath(user_path(name))))
+        if is_path(name):
+            paths.append(Path(os.path.normpath(expand_user_path(name))))
         else:
             others.append(name)
     return Selection(select_entries(others), list(dict.fromkeys(paths)))

@@ -6,11 +6,12 @@ import dataclasses
 from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import Claim, Preprocessing, Result, WeightsEntry
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
 from pyramidzoo.commands.here import places
-from pyramidzoo.files import packaged
-from pyramidzoo.text_output import facts, line_width, wrapped
+from pyramidzoo.files import package_path
+from pyramidzoo.text_output import line_width, render_facts, wrap_text
 from pyramidzoo.weights.cache import cache_paths
 
 _NO_HASH = "no hash is published: the hash of the first file that is downloaded is stored, and later ones must match it"
@@ -43,7 +44,7 @@ def weights_page(entry: WeightsEntry) -> str:
         ("here", _where_here(entry)),
         ("load", f'pyramidzoo.create_model("{row.name}", weights="{entry.dataset if entry.default else entry.tag}")'),
     ]
-    return f"{wrapped(title, width=page_width())}\n\n{facts(pairs, width=page_width())}"
+    return f"{wrap_text(title, width=page_width())}\n\n{render_facts(pairs, width=page_width())}"
 
 
 def page_width() -> int:
@@ -121,8 +122,8 @@ def _where_here(entry: WeightsEntry) -> str:
     place = places([entry]).get(entry.id)
     if place is None:
         if entry.origin and entry.origin.manual and not entry.hub:
-            return "no, and no program can download it: `published` says how to get it by hand"
+            return "no, and no program can download it: `load_published_tables` says how to get it by hand"
         return f"no; `pyramidzoo fetch {entry.id}` gets it"
     if entry.bundled:
-        return str(packaged(entry.bundled.path))
+        return str(package_path(entry.bundled.path))
     return str(cache_paths(entry)[0]) if place == "cache" else "in the cache of the Hub's client"

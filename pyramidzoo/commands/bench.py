@@ -16,7 +16,7 @@ from pyramidzoo.commands._bench_text import render_bench, row_title
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._select import select_entries
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
-from pyramidzoo.files import names_a_file
+from pyramidzoo.files import is_path
 from pyramidzoo.text_output import show
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _select_targets(names: Iterable[str]) -> list[BenchmarkTarget]:
 
     targets: dict[str, BenchmarkTarget] = {}
     for name in names:
-        if names_a_file(name):
+        if is_path(name):
             raise UsageError(f"{name} is a file; bench takes architectures, ids of weights and patterns of either")
         if matches := list_models(name):
             selected = [BenchmarkTarget(architectures()[match]) for match in matches]

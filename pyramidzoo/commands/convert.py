@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyramidzoo.catalog.manifest import LAYOUTS, Preprocessing, load_manifest
+from pyramidzoo.catalog.layouts import LAYOUTS
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.commands._arguments import path_argument
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.errors import UsageError
-from pyramidzoo.text_output import facts, render
+from pyramidzoo.text_output import render, render_facts
 
 if TYPE_CHECKING:
     from pyramidzoo.convert.conversion import Converted
@@ -136,6 +138,6 @@ def _report(converted: Converted, options: ConvertOptions) -> None:
         "same tensors as": same.id if same else None,
     }
     if options.format == "human":
-        print(facts([(name, value or "no weights of the manifest") for name, value in row.items()]))
+        print(render_facts([(name, value or "no weights of the manifest") for name, value in row.items()]))
     else:
         print(render([row], options.format))

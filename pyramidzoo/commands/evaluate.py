@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_argument, path_argument
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._record_text import RECORD_COLUMNS, record_lines, record_row
@@ -21,7 +22,7 @@ from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
-    from pyramidzoo.data.datasets import Split
+    from pyramidzoo.data._source import Split
     from pyramidzoo.evaluation.engine import ComputeSettings
     from pyramidzoo.evaluation.evaluation_target import LoadedModel
     from pyramidzoo.evaluation.records import Record
@@ -193,7 +194,7 @@ def _select_targets(names: Sequence[str]) -> list[WeightsEntry | Path]:
 
 
 def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettings:
-    from pyramidzoo.data.datasets import ReaderOptions
+    from pyramidzoo.data._source import ReaderOptions
     from pyramidzoo.data.transforms import Override
     from pyramidzoo.evaluation.engine import ComputeSettings
     from pyramidzoo.evaluation.environment import own_cores, pick_device

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pyramidzoo.catalog.manifest import Hub, WeightsEntry
+from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
 from pyramidzoo.errors import UnavailableError
-from pyramidzoo.files import packaged, user_path
+from pyramidzoo.files import expand_user_path, package_path
 from pyramidzoo.weights.cache import cache_dir, sidecar_for
 
 
@@ -22,7 +22,7 @@ def places(entries: Iterable[WeightsEntry]) -> dict[str, str]:
     found = {}
     for entry in entries:
         if entry.bundled is not None:
-            if packaged(entry.bundled.path).is_file():
+            if package_path(entry.bundled.path).is_file():
                 found[entry.id] = "bundled"
         elif f"{entry.id}.safetensors" in converted:
             found[entry.id] = "cache"
@@ -40,9 +40,9 @@ def hub_cache() -> Path:
     """Where the Hub's client keeps files, by the rules of its documentation: importing it to ask takes too long."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
-            return user_path(os.path.expandvars(os.environ[name]))
+            return expand_user_path(os.path.expandvars(os.environ[name]))
     home = os.environ.get("HF_HOME") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return user_path(os.path.expandvars(home)) / "hub"
+    return expand_user_path(os.path.expandvars(home)) / "hub"
 
 
 def _folder(hub: Hub) -> str:

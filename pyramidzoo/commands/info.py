@@ -15,8 +15,8 @@ from pyramidzoo.commands._architecture_page import architecture_facts, architect
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._weights_page import plain_json, preprocessing_sentence, weights_facts, weights_page
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import names_a_file, user_path, weights_file
-from pyramidzoo.text_output import facts, render
+from pyramidzoo.files import expand_user_path, find_weights_file, is_path
+from pyramidzoo.text_output import render, render_facts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +46,8 @@ def _describe(name: str, format: str) -> str:
     Raises:
         UsageError: Nothing has this name.
     """
-    if names_a_file(name):
-        file_facts = _file_facts(user_path(name))
+    if is_path(name):
+        file_facts = _file_facts(expand_user_path(name))
         return _file_page(file_facts) if format == "human" else _render_facts(file_facts, format)
     manifest = load_manifest()
     if name in architectures():
@@ -81,7 +81,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
     from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
     from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
 
-    path = weights_file(path)
+    path = find_weights_file(path)
     content = read_weights(path)
     description = Description.of(path, content.metadata)
     description_facts: dict[str, Any] = {}
@@ -102,4 +102,4 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def _file_page(file_facts: Mapping[str, Any]) -> str:
-    return facts([(name, value) for name, value in file_facts.items() if value not in (None, {})])
+    return render_facts([(name, value) for name, value in file_facts.items() if value not in (None, {})])

@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, near_matches
-from pyramidzoo.catalog.manifest import Manifest, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands.here import places

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, manifest_path
+from pyramidzoo.catalog.manifest import load_manifest, manifest_path
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._arguments import path_argument
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._records import read_records_argument
@@ -93,9 +94,9 @@ def run(args: argparse.Namespace) -> int:
     """Run `publish`: publish one set of weights or all that may be, print them, and return the exit code."""
     options = PublishOptions.from_args(args)
     if options.write:
-        from pyramidzoo.hub.publish import writable_manifest
+        from pyramidzoo.catalog.manifest_writer import find_writable_manifest
 
-        writable_manifest()
+        find_writable_manifest()
     records = [] if options.records is None else read_records_argument(options.records)
     if options.weights is None:
         return _publish_all(options, records)
@@ -131,7 +132,7 @@ def _publish_all(options: PublishOptions, records: Sequence[Record]) -> int:
         try:
             rows.append(_publish(entry, options, records))
         except (PyramidzooError, OSError) as raised:
-            error = raised if isinstance(raised, PyramidzooError) else UnavailableError.of(raised)
+            error = raised if isinstance(raised, PyramidzooError) else UnavailableError.from_os_error(raised)
             rows.append(_row(entry, "failed", repository=options.repository_of(entry), detail=str(error)))
             codes.append(error.exit_code)
             print(f"pyramidzoo: {entry.id}: {error}", file=sys.stderr)
@@ -147,7 +148,8 @@ def _entries_of_manifest_file() -> list[WeightsEntry]:
 
 def _publish(entry: WeightsEntry, options: PublishOptions, records: Sequence[Record]) -> _Row:
     """Publish one set of weights, or with `--dry-run` only write its folder, and return a row about it."""
-    from pyramidzoo.hub.publish import entry_of, manifest_content, prepare, upload, writable_manifest, write_entry
+    from pyramidzoo.catalog.manifest_writer import find_writable_manifest, read_entry_content, write_entry
+    from pyramidzoo.hub.publish import entry_of, prepare, upload
 
     repo_id, folder = options.repository_of(entry), options.folder_of(entry)
     with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as temporary:
@@ -165,10 +167,10 @@ def _publish(entry: WeightsEntry, options: PublishOptions, records: Sequence[Rec
 
     def make_entry() -> _Row:
         # The manifest is read when it is written: another process may have changed it meanwhile.
-        return entry_of(published, manifest_content(entry))
+        return entry_of(published, read_entry_content(entry.id))
 
     if options.write:
-        write_entry(writable_manifest(), entry.id, make_entry)
+        write_entry(find_writable_manifest(), entry.id, make_entry)
     state = "published" if published.new else "already there"
     print(f"pyramidzoo: {entry.id}: {state}, read back and verified: {published.url}", file=sys.stderr)
     return _row(

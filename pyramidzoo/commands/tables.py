@@ -42,12 +42,13 @@ class TablesOptions(CommandOptions):
 
 def run(args: argparse.Namespace) -> int:
     """Run `tables` and return the exit code."""
-    from pyramidzoo.evaluation.tables import table_ids, table_rows
+    from pyramidzoo.catalog.published_tables import list_table_ids
+    from pyramidzoo.evaluation.tables import table_rows
 
     options = TablesOptions.from_args(args)
     manifest = load_manifest()
     measurements = _measurements(options.records)
-    tables = {table: table_rows(table, manifest, measurements) for table in options.tables or table_ids()}
+    tables = {table: table_rows(table, manifest, measurements) for table in options.tables or list_table_ids()}
     if options.format in ("json", "csv"):
         print(render(_in_one_shape(tables), options.format))
     else:
@@ -69,19 +70,19 @@ def _measurements(records: Path | None) -> list[Measurement]:
 
 def _with_titles(tables: Mapping[str, _Rows], format: str) -> str:
     """Write each table under its title."""
-    from pyramidzoo.evaluation.tables import table_title
+    from pyramidzoo.catalog.published_tables import get_table_title
 
     mark = "## " if format == "markdown" else ""
     return "\n\n".join(
-        f"{mark}{table}. {table_title(table)}\n\n{render(rows, format) or 'none'}" for table, rows in tables.items()
+        f"{mark}{table}. {get_table_title(table)}\n\n{render(rows, format) or 'none'}" for table, rows in tables.items()
     )
 
 
 def _in_one_shape(tables: Mapping[str, _Rows]) -> list[dict[str, Any]]:
     """Give the rows of all tables the same columns: one column holds what everybody published."""
-    from pyramidzoo.evaluation.tables import published
+    from pyramidzoo.catalog.published_tables import load_published_tables
 
-    people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
+    people = list(dict.fromkeys(target["by"] for target in load_published_tables()["targets"]))
     lines = []
     for table, rows in tables.items():
         for row in rows:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data._decoding import Decoder, decoder_name
 from pyramidzoo.data._source import ReaderOptions, Split
 from pyramidzoo.data.transforms import INTERPOLATIONS
@@ -145,4 +145,4 @@ class _Crops(Dataset[Any]):
         except PyramidzooError as error:
             return error
         except OSError as error:
-            return UnavailableError.of(error)
+            return UnavailableError.from_os_error(error)

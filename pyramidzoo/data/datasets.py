@@ -13,7 +13,7 @@ from pyramidzoo.data.imagenet import IMAGENET1K
 from pyramidzoo.data.mnist import FASHION_MNIST, MNIST
 from pyramidzoo.data.svhn import SVHN
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import user_path
+from pyramidzoo.files import expand_user_path
 
 __all__ = [
     "DATASETS",
@@ -92,4 +92,4 @@ def _require_split(source: DatasetSource, split: str) -> None:
 def default_data_dir() -> Path | None:
     """`PYRAMIDZOO_DATA`, if set."""
     named = os.environ.get("PYRAMIDZOO_DATA")
-    return user_path(named) if named else None
+    return expand_user_path(named) if named else None

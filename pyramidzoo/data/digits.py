@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
 from pyramidzoo.data._source import InMemory
 from pyramidzoo.errors import IntegrityError
-from pyramidzoo.files import file_hash, packaged
+from pyramidzoo.files import file_hash, package_path
 
 FILE = "bundled/digits.safetensors"
 SHA256 = "9d412babda8b82c749c4847b9049c80ba204cf826da9872559c6fdef6b14a663"
@@ -32,7 +32,7 @@ class Digits(InMemory):
     splits: tuple[str, ...] = ("test", "train")
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        path = packaged(FILE)
+        path = package_path(FILE)
         found = file_hash(path)
         if found != SHA256:
             raise IntegrityError(f"{path} is altered: its sha256 is {found}, not {SHA256}; reinstall pyramidzoo")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyramidzoo.data.datasets import ReaderOptions
+from pyramidzoo.data._source import ReaderOptions
 from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.evaluation.environment import strict_arithmetic

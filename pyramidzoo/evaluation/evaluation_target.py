@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
 from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
-from pyramidzoo.data.datasets import Split
+from pyramidzoo.data._source import Split
 from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import assemble
-from pyramidzoo.files import weights_file
+from pyramidzoo.files import find_weights_file
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.weights.fetch import fetch
 
@@ -55,7 +57,7 @@ class EvaluationTarget:
     @classmethod
     def of_file(cls, path: Path) -> EvaluationTarget:
         """A file of the zoo, or a folder with one; it says itself what it holds. Raises UsageError, IntegrityError."""
-        path = weights_file(path)
+        path = find_weights_file(path)
         if path.suffix != ".safetensors":
             raise UsageError(
                 f"{path} is not a safetensors file; `pyramidzoo convert {path} --dataset ... --output ...` makes one "

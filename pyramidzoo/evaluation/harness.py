@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pyramidzoo.catalog.manifest import Preprocessing, Result, WeightsEntry, foreign_manifest
-from pyramidzoo.data.datasets import Split
+from pyramidzoo.catalog.manifest import foreign_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Result, WeightsEntry
+from pyramidzoo.data._source import Split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation import records

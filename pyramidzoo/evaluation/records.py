@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo import json_records as schema
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.evaluation.metrics import ERROR, Flips, error_percent, wilson_interval
 from pyramidzoo.files import write_text
-from pyramidzoo.json_records import InvalidRecord
+from pyramidzoo.json_records import InvalidRecordError, make_record
 
 FORMAT = 1
 FILE_NAME = "record.json"
@@ -83,7 +82,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
-            raise InvalidRecord("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
+            raise InvalidRecordError("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
 
     @property
     def strict(self) -> bool:
@@ -180,8 +179,8 @@ def _read(path: Path) -> Record:
         kept = later | {name: value for name, value in content.items() if name in names}
         if kept["against_strict"] is not None:
             moved = tuple(map(tuple, kept["against_strict"]["moved"]))
-            kept["against_strict"] = schema.record(Flips, kept["against_strict"] | {"moved": moved})
-        kept["claims"] = tuple(schema.record(ClaimCheck, claim) for claim in kept["claims"])
-        return schema.record(Record, kept)
+            kept["against_strict"] = make_record(Flips, kept["against_strict"] | {"moved": moved})
+        kept["claims"] = tuple(make_record(ClaimCheck, claim) for claim in kept["claims"])
+        return make_record(Record, kept)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path} is not a record ({error}); delete it and evaluate again") from error

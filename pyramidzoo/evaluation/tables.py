@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import torch
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.catalog.manifest import Manifest, WeightsEntry
+from pyramidzoo.catalog.manifest import Manifest
+from pyramidzoo.catalog.published_tables import OTHERS, get_table_title, load_published_tables
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.datasets import DATASETS
-from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.harness import check_claims, recorded_result
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.records import ClaimCheck, Record
 from pyramidzoo.evaluation.verdicts import paper_verdict
 from pyramidzoo.models import build
-
-OTHERS = "Z"  # the table of what was measured without a published row
 
 
 @dataclass(frozen=True)
@@ -43,28 +40,6 @@ class Measurement:
     strict: bool
     claims: tuple[ClaimCheck, ...]
     whole: bool = True
-
-
-@cache
-def published() -> Mapping[str, Any]:
-    """The published rows (`targets.json`): "tables", "targets" in order, and "elsewhere": other people's weights."""
-    document: Mapping[str, Any] = json.loads(
-        resources.files("pyramidzoo.catalog").joinpath("targets.json").read_text(encoding="utf-8")
-    )
-    return document
-
-
-def table_ids() -> list[str]:
-    """Every published table, and the one of what was measured without a published row."""
-    return [*(table["id"] for table in published()["tables"]), OTHERS]
-
-
-def table_title(table: str) -> str:
-    """What the table shows. Raises UsageError for an unknown one."""
-    titles = {t["id"]: t["title"] for t in published()["tables"]} | {OTHERS: "Measured, without a published row"}
-    if table not in titles:
-        raise UsageError(f"no table is called {table!r}; the tables are {', '.join(titles)}")
-    return str(titles[table])
 
 
 def from_records(records: Iterable[Record]) -> list[Measurement]:
@@ -119,10 +94,10 @@ def table_rows(table: str, manifest: Manifest, known: Iterable[Measurement]) -> 
 
     Columns named after people hold the errors they published, in percent, top-1 / top-5. Raises UsageError.
     """
-    table_title(table)
+    get_table_title(table)
     if table == OTHERS:
         return _rowless(known)
-    targets = [target for target in published()["targets"] if target["table"] == table]
+    targets = [target for target in load_published_tables()["targets"] if target["table"] == table]
     people = list(dict.fromkeys(target["by"] for target in targets))
     groups: dict[tuple[int, str], list[Any]] = {}
     for target in targets:
@@ -159,7 +134,7 @@ def _rowless(known: Iterable[Measurement]) -> list[dict[str, Any]]:
         {"row": None, "data set": f"{m.dataset} {m.split}" + ("" if m.whole else f", {m.images:,} images")}
         | _measured_cells(m, [])
         for m in known
-        if not _has_row(m, published()["targets"])
+        if not _has_row(m, load_published_tables()["targets"])
     ]
 
 
@@ -224,7 +199,7 @@ def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, A
 def _unmeasured_cells(architecture: str | None, targets: list[Any], weights: list[WeightsEntry]) -> dict[str, Any]:
     """A line without a number says why there is none, and where weights could come from."""
     dataset = targets[0]["dataset"]
-    elsewhere = published()["elsewhere"].get(architecture, {}).get(dataset)
+    elsewhere = load_published_tables()["elsewhere"].get(architecture or "", {}).get(dataset)
     if architecture is None:
         state = f"no weights: {targets[0]['variant']}"
     elif weights:

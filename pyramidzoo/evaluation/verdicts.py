@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from pyramidzoo.catalog.manifest import Result
+from pyramidzoo.catalog.weights_entry import Result
 
 Recorded = Literal["exact", "changed", "none"]
 Claimed = Literal["matched", "consistent", "different", "none"]

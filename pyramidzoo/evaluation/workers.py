@@ -57,7 +57,7 @@ class Failure:
 
     @classmethod
     def of(cls, name: str, error: PyramidzooError | OSError) -> Failure:
-        known = error if isinstance(error, PyramidzooError) else UnavailableError.of(error)
+        known = error if isinstance(error, PyramidzooError) else UnavailableError.from_os_error(error)
         return cls(name, str(known), known.exit_code)
 
 

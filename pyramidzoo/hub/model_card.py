@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pyramidzoo import __version__
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
-from pyramidzoo.catalog.manifest import Claim, License, Preprocessing, Result, WeightsEntry
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Claim, License, Result, WeightsEntry
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.verdicts import claim_verdict
 

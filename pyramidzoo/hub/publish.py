@@ -8,36 +8,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pyramidzoo import __version__
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import (
-    FILE_NAME,
-    VARIABLE,
-    FileHash,
-    Hub,
-    Origin,
-    Result,
-    WeightsEntry,
-    manifest_path,
-    own_manifest_path,
-    read_manifest,
-)
+from pyramidzoo.catalog.weights_entry import FileHash, Hub, Origin, Result, WeightsEntry
 from pyramidzoo.checkpoints.hashes import digest
 from pyramidzoo.checkpoints.loading import read_weights
 from pyramidzoo.checkpoints.safetensors_file import Content, Description, tensors_sha256, write_tensors
 from pyramidzoo.convert.layouts.timm import TWINS
-from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
+from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.evaluation.records import Record, result_of
 from pyramidzoo.factory import assemble
-from pyramidzoo.files import file_hash, make_folder, packaged, replacing, write_text
+from pyramidzoo.files import file_hash, make_folder, replacing, write_text
 from pyramidzoo.hub.model_card import Facts, card
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.timm_adapter import PREFIX, cfg_of_weights, fitted
@@ -47,7 +35,6 @@ from pyramidzoo.weights.fetch import WeightsFile, fetch
 WEIGHTS, CONFIG, CARD = FILES = ("model.safetensors", "config.json", "README.md")
 _OTHERWISE_NAMED = {"resnet26_bottleneck": "resnet26"}  # in timm, where its graph has another name
 _GIT_BLOB = FileHash("git_blob_sha1", "file", "0" * 40)
-_LOCK_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -220,48 +207,6 @@ def entry_of(published: Published, content: dict[str, Any]) -> dict[str, Any]:
         "tensors_sha256": prepared.tensors_sha256,
         "results": [_plain(result) for result in entry.results],
     }
-
-
-def manifest_content(entry: WeightsEntry) -> dict[str, Any]:
-    """An entry as the JSON has it: that of the manifest in use, or of the package's, which it extends."""
-    for path in (manifest_path(), own_manifest_path()):
-        weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
-        if entry.id in weights:
-            found: dict[str, Any] = weights[entry.id]
-            return found
-    raise UsageError(f"{manifest_path()} has no {entry.id}")
-
-
-def writable_manifest() -> Path:
-    """The manifest that `--write` changes. Raises UsageError where it belongs to an installed package."""
-    path = manifest_path()
-    if path == packaged(FILE_NAME):
-        raise UsageError(
-            f"--write would change {path}, which the next installation overwrites; name a manifest of your own in "
-            f"{VARIABLE}, or work in a clone"
-        )
-    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        raise NotWritableError(f"--write cannot change {path}; name a manifest of your own in {VARIABLE}")
-    return path
-
-
-def write_entry(path: Path, weights_id: str, make: Callable[[], dict[str, Any]]) -> None:
-    """Put an entry into a manifest file; all else in it stays, also what other processes write at the same time.
-
-    `make` is called while they wait. Raises IntegrityError, and leaves the file alone, where the result would not be a
-    valid manifest.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS):
-            document = json.loads(path.read_text(encoding="utf-8"))
-            document["weights"][weights_id] = make()
-            with replacing(path) as part:
-                part.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-                read_manifest(part)
-    except Timeout as error:
-        raise UnavailableError(f"another process has been writing to {path} for {_LOCK_SECONDS} s") from error
 
 
 def _require(entry: WeightsEntry, results: Sequence[Result]) -> None:

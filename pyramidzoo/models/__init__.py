@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def model_class(architecture: Architecture) -> type[ImageClassifier]:
     """The class of a row; only its own family is imported."""
     module = importlib.import_module(f"pyramidzoo.models.{architecture.family}")
-    found: type[ImageClassifier] = getattr(module, architecture.builder)
+    found: type[ImageClassifier] = getattr(module, architecture.class_name)
     return found
 
 

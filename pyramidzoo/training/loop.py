@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyramidzoo.checkpoints.safetensors_file import Description, check_finite, read_metadata, write_tensors
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._source import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.environment import device_name, strict_arithmetic, versions
 from pyramidzoo.evaluation.metrics import error_percent

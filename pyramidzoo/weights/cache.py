@@ -15,9 +15,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
-from pyramidzoo.files import user_path, write_text
+from pyramidzoo.files import expand_user_path, write_text
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -52,7 +52,7 @@ def cache_dir() -> Path:
     """`PYRAMIDZOO_CACHE`, else `pyramidzoo` in `XDG_CACHE_HOME` or ~/.cache."""
     named = os.environ.get("PYRAMIDZOO_CACHE")
     if named:
-        return user_path(named)
+        return expand_user_path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"

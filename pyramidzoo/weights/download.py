@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from pyramidzoo.catalog.manifest import Hub, Origin
+from pyramidzoo.catalog.weights_entry import Hub, Origin
 from pyramidzoo.checkpoints.archives import MAX_BYTES
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.weights.cache import Cancelled, cancel_on, raise_if_cancelled

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyramidzoo.catalog.manifest import Hub, Manifest, Origin, WeightsEntry, load_manifest, own_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest, own_manifest
+from pyramidzoo.catalog.weights_entry import Hub, Origin, WeightsEntry
 from pyramidzoo.checkpoints.hashes import digest, matches
 from pyramidzoo.checkpoints.loading import cached_file_hash, forget_verified, read_weights, require_hash
 from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
 from pyramidzoo.convert.conversion import convert_file, get_layout
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
-from pyramidzoo.files import file_hash, packaged, user_path, weights_file
+from pyramidzoo.files import expand_user_path, file_hash, find_weights_file, package_path
 from pyramidzoo.weights import download as remote
 from pyramidzoo.weights.cache import (
     cache_dir,
@@ -55,7 +56,7 @@ def fetch(entry: WeightsEntry, *, force: bool = False) -> WeightsFile:
     none.
     """
     if entry.bundled is not None:
-        path = packaged(entry.bundled.path)
+        path = package_path(entry.bundled.path)
         return WeightsFile(path, require_hash(path, entry.bundled.sha256, "reinstall pyramidzoo"), "bundled")
     if not force and (cached := _cached(entry)):
         return cached
@@ -101,7 +102,7 @@ def fetch_all(
             except PyramidzooError as error:
                 return error
             except OSError as error:
-                return UnavailableError.of(error)
+                return UnavailableError.from_os_error(error)
 
     pool = ThreadPoolExecutor(max(1, min(jobs, len(wanted))), thread_name_prefix="fetch")
     try:
@@ -157,7 +158,7 @@ def locate_file(path: Path) -> WeightsFile:
 
     Raises UsageError for a folder without one, IntegrityError where it is damaged, UnavailableError.
     """
-    path = weights_file(path)
+    path = find_weights_file(path)
     read_weights(path)
     return WeightsFile(path, cached_file_hash(path), "file")
 
@@ -166,7 +167,7 @@ def verify_file(path: Path) -> FileStatus:
     """Read a file, or the one in a folder, and say of which entry it is: "good", or "unknown" where it is of none."""
     name = str(path)
     try:
-        path = weights_file(path)
+        path = find_weights_file(path)
         if not path.is_file():
             return FileStatus(name, "missing", None, "there is no such file")
         forget_verified()
@@ -185,7 +186,7 @@ def verify_file(path: Path) -> FileStatus:
 def _local(entry: WeightsEntry) -> tuple[Path | None, str | None]:
     """Where an entry's file is on this machine, without any network, and the sha256 that it must have."""
     if entry.bundled is not None:
-        return packaged(entry.bundled.path), entry.bundled.sha256
+        return package_path(entry.bundled.path), entry.bundled.sha256
     path, converted = cache_paths(entry)[0], _usable(entry) or {}
     if entry.hub is None or entry.hub.layout is not None or (converted and path.is_file()):
         return path, converted.get("sha256")
@@ -257,7 +258,7 @@ def _usable(entry: WeightsEntry) -> dict[str, Any] | None:
 
 def _from_folders(entry: WeightsEntry, force: bool) -> WeightsFile | None:
     """Search the folders of `PYRAMIDZOO_ORIGINS` for the content, under any name."""
-    folders = [user_path(p) for p in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if p]
+    folders = [expand_user_path(p) for p in os.environ.get("PYRAMIDZOO_ORIGINS", "").split(os.pathsep) if p]
     if not folders:
         return None
     if not _recognisable(entry):
