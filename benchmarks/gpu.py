@@ -28,14 +28,16 @@ from pyramidzoo.bench.counting import multiply_adds
 from pyramidzoo.bench.peers import chosen
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.published_tables import load_published_tables
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data.datasets import ImageSet, default_data_dir, open_split
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.environment import keep_memory, pick_device
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
-from pyramidzoo.evaluation.harness import evaluate, plan
+from pyramidzoo.evaluation.evaluate import evaluate
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load_model
+from pyramidzoo.evaluation.planning import plan
 from pyramidzoo.evaluation.records import Record
-from pyramidzoo.evaluation.tables import published
 from pyramidzoo.evaluation.workers import Worker, evaluate_all
 from pyramidzoo.models import build
 
@@ -107,9 +109,9 @@ class Results:
 
 def graphs() -> list[str]:
     """The additive PyramidNets of their authors' tables, and hysts' other networks: with him, not beside him."""
-    rows = [row for row in published()["targets"] if row["dataset"] in ("cifar10", "cifar100")]
-    theirs = {row["architecture"] for row in rows if row["table"] in ("P1", "P2")}
-    his = {row["architecture"] for row in rows if row["table"] == "H1"}
+    rows = [row for row in load_published_tables()["targets"] if row["dataset"] in ("cifar10", "cifar100")]
+    theirs = {str(row["architecture"]) for row in rows if row["table"] in ("P1", "P2")}
+    his = {str(row["architecture"]) for row in rows if row["table"] == "H1"}
     his = {name for name in his if f"{name}_hysts" not in his and not name.startswith("pyramidnet")}
     return sorted(name for name in theirs | his if "_mul_" not in name)
 
@@ -159,7 +161,7 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
 
             def loaded(position: int, loading: dict[str, float] = loading) -> LoadedModel:
                 began = time.perf_counter()
-                found = load(EvaluationTarget.of_file(files[names[position]]), split)
+                found = load_model(EvaluationTarget.of_file(files[names[position]]), split)
                 loading[names[position]] = round(time.perf_counter() - began, 3)
                 return found
 

@@ -10,7 +10,6 @@ import operator
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,15 @@ from pyramidzoo.catalog.manifest import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data.datasets import ImageSet, ReaderOptions
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.evaluation import engine, workers
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
-from pyramidzoo.evaluation.harness import evaluate, plan, strictly, work
-from pyramidzoo.evaluation.metrics import flips, prediction_sha256
+from pyramidzoo.evaluation import engine, programs
+from pyramidzoo.evaluation.compute_settings import ComputeSettings, strict_settings
+from pyramidzoo.evaluation.engine import Engine
+from pyramidzoo.evaluation.evaluate import evaluate
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
+from pyramidzoo.evaluation.metrics import compare_predictions, prediction_sha256
+from pyramidzoo.evaluation.planning import plan
+from pyramidzoo.evaluation.predicting import predict
+from pyramidzoo.evaluation.prefetching import ModelPrefetcher
 from pyramidzoo.evaluation.records import Record, read_records
 from pyramidzoo.evaluation.workers import Worker, evaluate_all
 from pyramidzoo.factory import create_model
@@ -63,20 +66,20 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(batch.shape))
         return network
 
-    monkeypatch.setattr(engine, "_compiled", compiled)
+    monkeypatch.setattr(programs, "compile_network", compiled)
     return shapes
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"precision": "int8"}, "no precision is called 'int8'; fp32, tf32, bf16, fp16 are"),
-        ({"precision": "bf16", "amp": "fp16"}, "autocast takes a plain fp32 network; leave out --amp, or"),
-        ({"optimized": True, "amp": "bf16"}, "autocast takes a plain fp32 network"),
-        ({"optimized": True, "channels_last": True}, "has the memory layout that suits it; leave out --channels-last"),
-        ({"precision": "tf32"}, "--precision tf32 is for CUDA devices, not for cpu"),
-        ({"cuda_graph": True}, "--cuda-graph is for CUDA devices, not for cpu"),
-        ({"precision": "tf32", "compiled": True}, "refuses how TF32 is turned on here; leave out one of them"),
+        ({"precision": "int8"}, "no precision 'int8'.*fp32, tf32, bf16, fp16"),
+        ({"precision": "bf16", "amp": "fp16"}, "autocast.*plain fp32.*leave out --amp, or --precision"),
+        ({"optimized": True, "amp": "bf16"}, "autocast.*plain fp32.*leave out --amp, or .*--optimize"),
+        ({"optimized": True, "channels_last": True}, "optimized.*memory layout.*leave out --channels-last"),
+        ({"precision": "tf32"}, "--precision tf32 needs a CUDA device.*cpu"),
+        ({"cuda_graph": True}, "--cuda-graph needs a CUDA device.*cpu"),
+        ({"precision": "tf32", "compiled": True}, "compiler.*TF32.*leave out --compile or --precision tf32"),
     ],
 )
 def test_settings_that_do_not_go_together(wrong: dict[str, Any], message: str) -> None:
@@ -129,16 +132,16 @@ def test_what_is_faster_is_recorded_and_compared(
 def test_the_strict_evaluation_is_not_compared_with_itself(
     subjects: list[EvaluationTarget], small_set: ImageSet
 ) -> None:
-    with pytest.raises(UsageError, match="this is the strict evaluation itself"):
+    with pytest.raises(UsageError, match="nothing to compare"):
         evaluate(subjects[0], small_set, STRICT, compare=True)
     loose = ComputeSettings(CPU, 7, precision="bf16", reading=ReaderOptions(3, tensor_resize=True))
-    assert strictly(loose) == ComputeSettings(CPU, 7, reading=ReaderOptions(3))
+    assert strict_settings(loose) == ComputeSettings(CPU, 7, reading=ReaderOptions(3))
 
 
 def test_flips_are_counted_and_listed() -> None:
     strict = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]]
     other = np.eye(4, dtype=np.float32)[[0, 2, 1, 2, 0]]
-    found = flips(strict, other * 0.5, np.array([0, 1, 1, 0, 0]))
+    found = compare_predictions(strict, other * 0.5, np.array([0, 1, 1, 0, 0]))
     assert found.moved == ((1, 1, 1, 2), (2, 1, 2, 1), (3, 0, 3, 2))
     assert (found.lost, found.gained, found.largest_difference) == (1, 1, 1.0)
     assert found.prediction_sha256 == prediction_sha256(strict)
@@ -152,13 +155,13 @@ def test_every_batch_has_one_shape_where_that_matters(
 ) -> None:
     """300 images in batches of 128: the last one has 44, is filled up, and gives 44 predictions."""
     seen = []
-    forward = Engine._logits
+    forward = Engine._compute_logits
 
     def spying(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         seen.append(len(batch))
         return forward(self, key, network, batch)
 
-    monkeypatch.setattr(Engine, "_logits", spying)
+    monkeypatch.setattr(Engine, "_compute_logits", spying)
     plain = evaluate(subjects[0], small_set, ComputeSettings(CPU, 128))
     assert seen == [128, 128, 44]
     seen.clear()
@@ -183,7 +186,7 @@ def test_what_was_compiled_serves_other_weights_of_the_network(
     traced.clear()
     order = [*subjects, subjects[0], other, subjects[1]]
     planned = partial(plan, engine=Engine(settings))
-    results = evaluate_all([s.name for s in order], lambda k: load(order[k], small_set), planned, Worker())
+    results = evaluate_all([s.name for s in order], lambda k: load_model(order[k], small_set), planned, Worker())
     assert [getattr(r, "prediction_sha256", r) for r in results] == [alone[s.name] for s in order]
     assert len(traced) == 3  # of one kind, of the other, and of the first again
 
@@ -193,11 +196,11 @@ def test_the_loaded_network_stays_what_it_was(
 ) -> None:
     """What is compiled has tensors of its own: those of other weights are written over it."""
     engine_ = Engine(ComputeSettings(CPU, 64, compiled=True))
-    first, second = (load(s, small_set) for s in subjects)
+    first, second = (load_model(s, small_set) for s in subjects)
     kept = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
     for loaded in (first, second):
         job = plan(loaded, engine_)
-        work(job, job.units)
+        predict(job, job.units)
     assert all(torch.equal(kept[name], tensor) for name, tensor in first.model.state_dict().items())
 
 
@@ -228,7 +231,7 @@ def test_compiling_does_not_end_after_some_networks(monkeypatch: pytest.MonkeyPa
     model = create_model("wrn_16_1").eval()
     for width in range(10):
         before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        with engine_.running(engine_.form(model, width), 2 + width) as run:
+        with engine_.running(engine_.prepare(model, width), 2 + width) as run:
             assert len(run(torch.zeros(2, 3, 32, 32))) == 2
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
 
@@ -236,26 +239,26 @@ def test_compiling_does_not_end_after_some_networks(monkeypatch: pytest.MonkeyPa
 def test_both_are_computed_in_batches_of_one_size(
     subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    compute = Engine._logits
+    compute = Engine._compute_logits
 
     def cramped(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         if self.settings.precision == "fp32" and len(batch) > 20:
             raise torch.OutOfMemoryError
         return compute(self, key, network, batch)
 
-    monkeypatch.setattr(Engine, "_logits", cramped)
-    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(Engine, "_compute_logits", cramped)
+    monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
     evaluate(subjects[0], small_set, ComputeSettings(CPU, 64, precision="bf16"), output=tmp_path, compare=True)
     assert [record.flags["batch_size"] for record in read_records(tmp_path)] == [16, 16]
 
 
 def test_channels_last_leaves_strict_arithmetic_alone(subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
-    loaded = load(subjects[0], small_set)
+    loaded = load_model(subjects[0], small_set)
     loose, strict = Engine(ComputeSettings(CPU, 64, channels_last=True)), Engine(STRICT)
     images = torch.randn(8, 3, 32, 32)
     found = []
     for engine_ in (strict, loose, strict):
-        with engine_.running(engine_.form(loaded.model, ""), 64) as run:
+        with engine_.running(engine_.prepare(loaded.model, ""), 64) as run:
             found.append(run(images))
     assert torch.equal(found[0], found[2])
 
@@ -269,7 +272,7 @@ def test_the_compiler_itself(subjects: list[EvaluationTarget], small_set: ImageS
     results = list(
         evaluate_all(
             [s.name for s in subjects],
-            lambda position: load(subjects[position], small_set),
+            lambda position: load_model(subjects[position], small_set),
             lambda loaded: plan(loaded, engine_),
             Worker(),
         )
@@ -298,7 +301,7 @@ def test_the_batch_size_is_found_once(
     subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    forward = Engine._logits
+    forward = Engine._compute_logits
 
     def cramped(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         tried.append(len(batch))
@@ -306,10 +309,10 @@ def test_the_batch_size_is_found_once(
             raise torch.OutOfMemoryError
         return forward(self, key, network, batch)
 
-    monkeypatch.setattr(Engine, "_logits", cramped)
-    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(Engine, "_compute_logits", cramped)
+    monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
     engine_ = Engine(STRICT)
-    jobs = [plan(load(s, small_set), engine_) for s in subjects]
+    jobs = [plan(load_model(s, small_set), engine_) for s in subjects]
     assert tried == [64, 32, 16]
     assert [job.batch_size for job in jobs] == [16, 16]
 
@@ -320,11 +323,11 @@ def test_a_network_without_room_on_the_device(
     def full(self: nn.Module, *arguments: object, **options: object) -> nn.Module:
         raise torch.OutOfMemoryError
 
-    loaded = load(subjects[0], small_set)
+    loaded = load_model(subjects[0], small_set)
     monkeypatch.setattr(type(loaded.model), "to", full)
     job = plan(loaded, Engine(STRICT))
     with pytest.raises(UnavailableError, match="cpu has no memory for this network"):
-        work(job, job.units)
+        predict(job, job.units)
 
 
 # --- loading ahead ---
@@ -343,16 +346,15 @@ def test_the_next_weights_are_loaded_meanwhile() -> None:
             raise IntegrityError("damaged")
         return position
 
-    coming = workers._ahead(loading, 4)
-    first = next(coming)
-    assert first.result() == 0
-    assert second.wait(10)
-    time.sleep(0.05)
-    assert begun == [0, 1]
-    found: list[Future[Any]] = list(coming)
-    assert [future.exception() is None for future in found] == [True, False, True]
-    with pytest.raises(IntegrityError, match="damaged"):
-        found[1].result()
+    with ModelPrefetcher(loading, 4) as prefetcher:
+        assert prefetcher.load_next() == 0
+        assert second.wait(10)
+        time.sleep(0.05)
+        assert begun == [0, 1]
+        assert prefetcher.load_next() == 1
+        with pytest.raises(IntegrityError, match="damaged"):
+            prefetcher.load_next()
+        assert prefetcher.load_next() == 3
     assert begun == [0, 1, 2, 3]
 
 
@@ -368,9 +370,8 @@ def test_a_download_ahead_ends_with_the_command() -> None:
             if position:
                 ended.set()
 
-    coming = workers._ahead(loading, 2)
-    next(coming)
-    coming.close()
+    with ModelPrefetcher(loading, 2) as prefetcher:
+        prefetcher.load_next()
     assert ended.is_set()
 
 
@@ -423,9 +424,9 @@ def test_records_from_before_read_as_they_were(
 def test_ways_of_a_gpu(options: dict[str, Any], subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
     settings = ComputeSettings(torch.device("cuda"), 64, **options)
     engine_ = Engine(settings)
-    planned = partial(plan, engine=engine_, strict=Engine(ComputeSettings(torch.device("cuda"), 64)))
+    planned = partial(plan, engine=engine_, strict_engine=Engine(ComputeSettings(torch.device("cuda"), 64)))
     names = [subject.name for subject in subjects]  # the second takes over the graph of the first
-    for record in evaluate_all(names, lambda k: load(subjects[k], small_set), planned, Worker()):
+    for record in evaluate_all(names, lambda k: load_model(subjects[k], small_set), planned, Worker()):
         assert isinstance(record, Record)
         assert record.against_strict is not None
         assert len(record.against_strict.moved) <= (0 if "cuda_graph" in options else 3)
@@ -437,7 +438,7 @@ def test_sums_in_place_change_no_bit(name: str, options: dict[str, Any]) -> None
     engine_, images = Engine(ComputeSettings(CPU, 3, **options)), torch.randn(3, 3, 9, 9)
     model = create_model(name)
     model.load_state_dict(random_state(name))
-    form = engine_.form(model, name)
+    form = engine_.prepare(model, name)
     called = [node.target for node in next(m for m in form.network.modules() if isinstance(m, GraphModule)).graph.nodes]
     assert add_into_channels in called
     assert not {nn.functional.pad, operator.add} & {*called}
@@ -456,9 +457,9 @@ def test_sums_in_place_change_no_bit(name: str, options: dict[str, Any]) -> None
 
 def test_sums_are_in_place_where_it_saves_padding() -> None:
     padded, projected = create_model("resnet20"), create_model("resnet20_b")
-    assert Engine(STRICT).form(projected, "").network is projected
-    assert Engine(dataclasses.replace(STRICT, compiled=True)).form(padded, "").network is padded
-    graph = Engine(STRICT).form(padded, "").network
+    assert Engine(STRICT).prepare(projected, "").network is projected
+    assert Engine(dataclasses.replace(STRICT, compiled=True)).prepare(padded, "").network is padded
+    graph = Engine(STRICT).prepare(padded, "").network
     assert graph is not padded
     # no tensor is copied, not even by a move to another dtype
     assert graph.state_dict().keys() == padded.state_dict().keys()
@@ -468,7 +469,7 @@ def test_sums_are_in_place_where_it_saves_padding() -> None:
     # a hook is called, with maps that nobody overwrites
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     padded.layer2[0].bn2.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
-    with Engine(STRICT).running(Engine(STRICT).form(padded.float(), ""), 2) as run:
+    with Engine(STRICT).running(Engine(STRICT).prepare(padded.float(), ""), 2) as run:
         run(torch.randn(2, 3, 8, 8))
     assert len(seen) == 1
     assert torch.equal(*seen[0])

@@ -20,10 +20,11 @@ from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import evaluation_target as subjects
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.environment import pick_device
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.evaluation.metrics import label_ranks
 from pyramidzoo.evaluation.predictions import (
     Part,
@@ -83,7 +84,7 @@ def test_parts_in_any_order_make_the_whole(tmp_path: Path) -> None:
     ("spans", "message"),
     [
         ([(0, 4), (5, 5)], "1 of 10 samples were not predicted"),
-        ([(0, 6), (4, 6)], "2 more than once"),
+        ([(0, 6), (4, 6)], "2 were predicted more than once"),
         ([(0, 9)], "1 of 10 samples were not predicted"),
         ([(0, 11)], r"outside 0 \.\. 9"),
         ([], "10 of 10 samples were not predicted"),
@@ -150,7 +151,7 @@ def test_resuming_computes_only_what_is_missing(
 ) -> None:
     output = tmp_path / "out"
     batches: list[int] = []
-    compute = Engine._logits
+    compute = Engine._compute_logits
 
     def counted(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         if len(batches) == stop_after:
@@ -158,7 +159,7 @@ def test_resuming_computes_only_what_is_missing(
         batches.append(len(batch))
         return compute(self, key, network, batch)
 
-    monkeypatch.setattr(Engine, "_logits", counted)
+    monkeypatch.setattr(Engine, "_compute_logits", counted)
     stop_after = 30
     with pytest.raises(KeyboardInterrupt):
         evaluate(subject, small_set, CPU, output=output)
@@ -222,7 +223,7 @@ def test_requests_that_make_no_sense(subject: EvaluationTarget, small_set: Image
     with pytest.raises(UsageError, match="resize 40, crop 32; cifar10 is evaluated on full images"):
         evaluate(resized, small_set, CPU)
     write_tensors(tmp_path / "plain.safetensors", random_state("wrn_16_1"), {})
-    with pytest.raises(UsageError, match="does not say what it holds"):
+    with pytest.raises(UsageError, match="no description"):
         EvaluationTarget.of_file(tmp_path / "plain.safetensors")
     with pytest.raises(UsageError, match="`pyramidzoo convert"):
         EvaluationTarget.of_file(tmp_path / "in.pth")
@@ -356,12 +357,12 @@ def test_damaged_records(
 def test_claims_need_the_preprocessing_of_the_entry() -> None:
     entry = load_manifest().find("resnet20_fattorib.cifar10")
     assert entry.tensors_sha256 is not None
-    assert subjects._known_as(entry.tensors_sha256, entry.preprocessing) is entry
+    assert subjects._find_entry(entry.tensors_sha256, entry.preprocessing) is entry
     other = dataclasses.replace(entry.preprocessing, mean=(0.5, 0.5, 0.5))
-    assert subjects._known_as(entry.tensors_sha256, other) is None
-    assert subjects._known_as("0" * 64, entry.preprocessing) is None
-    assert subjects._known_as(entry.tensors_sha256, entry.preprocessing, entry.dataset) is entry
-    assert subjects._known_as(entry.tensors_sha256, entry.preprocessing, "svhn") is None
+    assert subjects._find_entry(entry.tensors_sha256, other) is None
+    assert subjects._find_entry("0" * 64, entry.preprocessing) is None
+    assert subjects._find_entry(entry.tensors_sha256, entry.preprocessing, entry.dataset) is entry
+    assert subjects._find_entry(entry.tensors_sha256, entry.preprocessing, "svhn") is None
 
 
 def test_records_and_claims_of_another_data_set_do_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.published_tables import load_published_tables
 from pyramidzoo.data.datasets import ImageSet, get_dataset
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.tables import published
 from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe
 from pyramidzoo.training.step import TrainingData, TrainingRun
 
@@ -60,7 +60,7 @@ def test_two_steps(name: str, architecture: str) -> None:
 def test_rows_are_published_and_answered_once() -> None:
     known = {
         (f"{target['table']}:{target['row']}", target["architecture"], target["dataset"])
-        for target in published()["targets"]
+        for target in load_published_tables()["targets"]
     }
     answered = collections.Counter(row for recipe in RECIPES.values() for row in recipe.rows)
     assert [row for row, times in answered.items() if times > 1] == []
@@ -72,7 +72,7 @@ def test_rows_are_published_and_answered_once() -> None:
 
 def test_rows_say_what_the_recipe_does() -> None:
     """The words of the printed rows, against the numbers of the recipes."""
-    labels = {f"{target['table']}:{target['row']}": target["label"] for target in published()["targets"]}
+    labels = {f"{target['table']}:{target['row']}": target["label"] for target in load_published_tables()["targets"]}
     for recipe in RECIPES.values():
         for row in recipe.rows:
             label = labels[row]

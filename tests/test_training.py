@@ -23,9 +23,9 @@ from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors,
 from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError
-from pyramidzoo.evaluation.engine import ComputeSettings
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.files import packaged
 from pyramidzoo.training import loop, step
 from pyramidzoo.training.checkpoints import save_checkpoint

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from pyramidzoo.catalog.manifest import Result
-from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, flip_budget, paper_verdict, recorded_verdict
+from pyramidzoo.evaluation.verdicts import Counts, claim_verdict, flip_budget, paper_verdict, recorded_verdict
 
 RESULT = Result(
     split="test",
@@ -35,13 +35,13 @@ RESULT = Result(
     ],
 )
 def test_recorded(top1: int, top5: int, digest: str, verdict: str, detail: str) -> None:
-    found = recorded_verdict(Measured(10_000, top1, top5, digest), RESULT)
+    found = recorded_verdict(Counts(10_000, top1, top5, digest), RESULT)
     assert found[0] == verdict
     assert re.search(detail, found[1])
 
 
 def test_nothing_recorded() -> None:
-    assert recorded_verdict(Measured(10, 1, 5, "a" * 64), None)[0] == "none"
+    assert recorded_verdict(Counts(10, 1, 5, "a" * 64), None)[0] == "none"
 
 
 @pytest.mark.parametrize(("images", "budget"), [(10_000, 2), (50_000, 5), (26_032, 5), (360, 0), (5_000, 1)])

@@ -23,9 +23,11 @@ from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
-from pyramidzoo.evaluation.harness import Job, evaluate, plan
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
+from pyramidzoo.evaluation.evaluate import evaluate
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
+from pyramidzoo.evaluation.planning import Job, plan
 from pyramidzoo.evaluation.records import Record, read_records
 from pyramidzoo.evaluation.workers import EntryOutput, Failure, Worker, WorkerOutput, evaluate_all, this_worker
 
@@ -60,18 +62,18 @@ def together(
         sent[worker.rank] = mine
         return [sent[rank] for rank in range(count)] if worker.is_first else []
 
-    monkeypatch.setattr(workers, "_gathered", gathered)
+    monkeypatch.setattr(workers, "_gather", gathered)
     names = [subject.name for subject in subjects]
     results: list[Record | Failure] = []
     for rank in reversed(range(count)):
-        loaded = lambda position: load(subjects[position], images)  # noqa: E731
-        planned = partial(plan, engine=Engine(settings), output=output, strict=strict)
+        loaded = lambda position: load_model(subjects[position], images)  # noqa: E731
+        planned = partial(plan, engine=Engine(settings), output=output, strict_engine=strict)
         found = list(evaluate_all(names, loaded, planned, Worker(rank, count)))
         assert not found or rank == 0
         results += found
     assert [len(parts) for parts in sent.values()] == [len(subjects)] * count
     if output is None:  # everybody had something to do
-        assert all(any(done.shares and done.shares[0].parts for done in parts) for parts in sent.values())
+        assert all(any(done.outputs and done.outputs[0].parts for done in parts) for parts in sent.values())
     return results
 
 
@@ -117,35 +119,38 @@ def test_comparing_with_strict_arithmetic_is_shared_too(
 def test_a_failure_in_one_process_is_one_of_those_weights_alone(
     subjects: list[EvaluationTarget], small_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = workers.work
+    real = workers.predict
 
     def failing(job: Job, units: list[dict[str, object]]) -> object:
-        if job.subject is subjects[0] and units[0]["start"] == 32:  # the second process's share
+        if job.target is subjects[0] and units[0]["start"] == 32:  # the second process's share
             raise UnavailableError("no memory")
         return real(job, units)
 
-    monkeypatch.setattr(workers, "work", failing)
+    monkeypatch.setattr(workers, "predict", failing)
     first, second = together(subjects, small_set, 2, monkeypatch)
     assert first == Failure(subjects[0].name, "no memory", 5)
     assert isinstance(second, Record)
 
 
 def test_processes_that_differ_give_no_number(subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
-    job = plan(load(subjects[0], small_set), Engine(CPU))
+    job = plan(load_model(subjects[0], small_set), Engine(CPU))
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
     other = unit | {"device": "cpu (another, 3 threads)"}
-    result = workers._concluded(job, [EntryOutput("x", [WorkerOutput(each, [], 0, 0.0)]) for each in (unit, other)])
+    result = workers._conclude_entry(
+        job, [EntryOutput("x", [WorkerOutput(each, [], 0, 0.0)]) for each in (unit, other)]
+    )
     assert isinstance(result, Failure)
     assert "the processes do not agree (device cpu (" in result.error
     assert "device cpu (another, 3 threads))" in result.error
 
 
 def test_a_lost_part_gives_no_number(subjects: list[EvaluationTarget], small_set: ImageSet) -> None:
-    job = plan(load(subjects[0], small_set), Engine(CPU))
+    job = plan(load_model(subjects[0], small_set), Engine(CPU))
     unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
-    loaded = workers._settled(lambda _: load(subjects[0], small_set), 0)
-    half = workers._share(0, "x", loaded, lambda _: job, Worker(0, 2))[1]
-    result = workers._concluded(job, [half, EntryOutput("x", [WorkerOutput(unit, [], 0, 0.0)])])
+    half = workers._predict_own_units(0, "x", lambda: load_model(subjects[0], small_set), lambda _: job, Worker(0, 2))[
+        1
+    ]
+    result = workers._conclude_entry(job, [half, EntryOutput("x", [WorkerOutput(unit, [], 0, 0.0)])])
     assert isinstance(result, Failure)
     assert result.exit_code == 4
     assert "samples were not predicted" in result.error
@@ -245,7 +250,7 @@ def test_a_verdict_is_no_reason_to_start_again(
 
 
 def test_what_libraries_print_of_themselves_is_no_data(capfd: pytest.CaptureFixture[str]) -> None:
-    with workers._data_only():
+    with workers._stdout_to_stderr():
         os.write(1, b"[Gloo] Rank 0 is connected\n")
     print("data")
     out, err = capfd.readouterr()

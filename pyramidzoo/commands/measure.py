@@ -38,10 +38,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     from pyramidzoo.data.datasets import ReaderOptions, Split, default_data_dir, open_split
     from pyramidzoo.data.transforms import Override
-    from pyramidzoo.evaluation.engine import ComputeSettings, Engine
-    from pyramidzoo.evaluation.environment import keep_memory, own_cores, pick_device
-    from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
-    from pyramidzoo.evaluation.harness import plan, strictly
+    from pyramidzoo.evaluation.compute_settings import ComputeSettings, strict_settings
+    from pyramidzoo.evaluation.engine import Engine
+    from pyramidzoo.evaluation.environment import keep_memory, pick_device, usable_cores
+    from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load_model
+    from pyramidzoo.evaluation.planning import plan
     from pyramidzoo.evaluation.workers import Failure, evaluate_all, this_worker
 
     worker = this_worker()
@@ -56,10 +57,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
         optimized=args.optimize,
         compiled=args.compile,
         cuda_graph=args.cuda_graph,
-        reading=ReaderOptions(own_cores() if args.jobs is None else args.jobs, args.tensor_resize),
+        reading=ReaderOptions(usable_cores() if args.jobs is None else args.jobs, args.tensor_resize),
         override=Override(args.resize, args.crop, args.interpolation),
     )
-    engine, strict = Engine(settings), Engine(strictly(settings)) if args.compare else None
+    engine, strict = Engine(settings), Engine(strict_settings(settings)) if args.compare else None
     data_dir = args.data_dir or default_data_dir()
     loaded: dict[str, Split] = {}
 
@@ -82,14 +83,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
         target = targets[position]
         if isinstance(target, Path):
             subject = EvaluationTarget.of_file(target)
-            return load(subject, images_of(subject.dataset), settings.override)
+            return load_model(subject, images_of(subject.dataset), settings.override)
         images = images_of(target.dataset)  # first: without images there is no use in fetching weights
-        return load(EvaluationTarget.of_entry(target), images, settings.override)
+        return load_model(EvaluationTarget.of_entry(target), images, settings.override)
 
     records: list[Record] = []
     failures: list[Failure] = []
     for result in evaluate_all(
-        names, loaded_of, partial(plan, engine=engine, output=args.output, strict=strict), worker
+        names, loaded_of, partial(plan, engine=engine, output=args.output, strict_engine=strict), worker
     ):
         if isinstance(result, Failure):
             failures.append(result)
@@ -118,27 +119,28 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 def run_tables(args: argparse.Namespace) -> int:
     """Print the published tables beside what was measured."""
+    from pyramidzoo.catalog.published_tables import get_table_title, list_table_ids, load_published_tables
     from pyramidzoo.evaluation.records import read_records
-    from pyramidzoo.evaluation.tables import from_manifest, from_records, published, table_ids, table_rows, table_title
+    from pyramidzoo.evaluation.tables import make_table_rows, measurements_from_manifest, measurements_from_records
 
     manifest = load_manifest()
     if args.records is None:
-        known = from_manifest(manifest)
+        known = measurements_from_manifest(manifest)
     else:
         if not args.records.is_dir():
             raise UsageError(f"--records {args.records} is not a folder; `pyramidzoo evaluate --output` makes one")
-        known = from_records(read_records(args.records))
+        known = measurements_from_records(read_records(args.records))
         if not known:
             raise UsageError(f"there are no records in {args.records}; `pyramidzoo evaluate --output` writes them")
-    tables = {table: table_rows(table, manifest, known) for table in args.tables or table_ids()}
+    tables = {table: make_table_rows(table, manifest, known) for table in args.tables or list_table_ids()}
     if args.format in ("json", "csv"):
-        people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
+        people = list(dict.fromkeys(target["by"] for target in load_published_tables()["targets"]))
         rows = [_long(table, row, people) for table, lines in tables.items() for row in lines]
         print(render(rows, args.format))
         return 0
     mark = "## " if args.format == "markdown" else ""
     parts = [
-        f"{mark}{table}. {table_title(table)}\n\n{render(lines, args.format) or 'none'}"
+        f"{mark}{table}. {get_table_title(table)}\n\n{render(lines, args.format) or 'none'}"
         for table, lines in tables.items()
     ]
     print("\n\n".join(parts))
