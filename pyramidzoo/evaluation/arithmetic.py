@@ -17,7 +17,8 @@ def strict_arithmetic(*, tf32: bool = False, fixed: bool = True) -> Iterator[Non
 
     Args:
         tf32: Let GPUs use TF32 (10 bits of mantissa) for matrix products and convolutions.
-        fixed: Use deterministic algorithms. If false, cuDNN measures which algorithm is fastest and uses it.
+        fixed: Use deterministic algorithms. If false, cuDNN measures which algorithm is fastest and
+            uses it.
     """
     backends: Any = torch.backends
     cudnn = backends.cudnn

@@ -1,4 +1,4 @@
-"""The settings that say how logits are computed: device, batch size, precision and what makes it faster."""
+"""The settings that say how logits are computed: device, batch size, precision and so on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat
 class ComputeSettings:
     """How to compute.
 
-    The defaults are strict: fp32 without TF32, deterministic algorithms, the plain network. Records tell everything that
-    is different from them.
+    The defaults are strict: fp32 without TF32, deterministic algorithms, the plain network. Records
+    tell everything that is different from them.
 
     Attributes:
         device: The device that computes.
@@ -30,7 +30,8 @@ class ComputeSettings:
         precision: A key of `PRECISIONS`: the precision of the whole network.
         optimized: Whether to compute with the network that `pyramidzoo.inference.optimize` makes.
         compiled: Whether to compile the network with torch.compile.
-        cuda_graph: Whether to record the kernels of a forward pass once, and to replay them for every batch.
+        cuda_graph: Whether to record the kernels of a forward pass once, and to replay them for
+            every batch.
         reading: How images are read that have to be decoded.
         override: Changes to the preprocessing of the weights, for another published protocol.
 
@@ -79,7 +80,7 @@ class ComputeSettings:
 
     @property
     def has_fixed_shape(self) -> bool:
-        """Whether all batches must have the same shape: then the last one is filled up with zeros."""
+        """Whether all batches must have the same shape."""
         return self.compiled or self.cuda_graph
 
     @property

@@ -40,8 +40,9 @@ class PreparedNetwork:
 class Engine:
     """Computes logits as the settings say, for one network after the other.
 
-    The engine keeps the compiled or captured program of the last network. If the next weights belong to the same network,
-    the program takes over their tensors. The batch size that fits is looked for once for each network.
+    The engine keeps the compiled or captured program of the last network. If the next weights
+    belong to the same network, the program takes over their tensors. The batch size that fits is
+    looked for once for each network.
 
     Attributes:
         settings: How to compute.
@@ -55,8 +56,9 @@ class Engine:
     def prepare(self, model: ImageClassifier, key: Hashable) -> PreparedNetwork:
         """Bring a network into the form in which it will be computed.
 
-        A plain network overwrites the sums of its residual connections in place if that saves padding. This changes no
-        bit of a logit, and a PyramidNet becomes faster (docs/evaluation.md). The compiler gets the network as it was built.
+        A plain network overwrites the sums of its residual connections in place if that saves
+        padding. This changes no bit of a logit, and a PyramidNet becomes faster
+        (docs/evaluation.md). The compiler gets the network as it was built.
 
         Args:
             model: The network with its weights.
@@ -80,10 +82,11 @@ class Engine:
         return PreparedNetwork(network if dtype == torch.float32 else _Cast(network, dtype), (), key)
 
     def find_batch_size(self, prepared: PreparedNetwork, input_size: tuple[int, int, int]) -> int:
-        """Find a batch size that the device has memory for: the one in the settings, halved until it fits.
+        """Find a batch size that the device has memory for.
 
-        Call this before work is divided into units. Then the units, the files and the predictions are the same as in a run
-        that was asked for the smaller batch size. The images of the trial are zeros.
+        It is the batch size of the settings, halved until a batch fits.         Call this before
+        work is divided into units. Then the units, the files and the predictions are the same as in
+        a run that was asked for the smaller batch size. The images of the trial are zeros.
 
         Args:
             prepared: The network.
@@ -109,11 +112,14 @@ class Engine:
         return batch_size
 
     def _fits(self, prepared: PreparedNetwork, input_size: tuple[int, int, int], batch_size: int) -> bool:
-        """Return whether a batch fits into the memory. Raise UnavailableError if a single image does not."""
+        """Return whether a batch fits into the memory.
+
+        Raise UnavailableError if a single image does not.
+        """
         try:
             with self.running(prepared, batch_size) as compute:
                 compute(torch.zeros(batch_size, *input_size, device=self.settings.device))
-        except OutOfMemory:
+        except OutOfMemoryError:
             if batch_size == 1:
                 raise
             return False
@@ -121,7 +127,7 @@ class Engine:
 
     @contextlib.contextmanager
     def running(self, prepared: PreparedNetwork, batch_size: int) -> Iterator[Program]:
-        """Provide the program of a network, and compute in the arithmetic of the settings, inside a `with` block.
+        """Provide a network's program, in the arithmetic of the settings, inside a `with` block.
 
         Args:
             prepared: The network.
@@ -140,15 +146,17 @@ class Engine:
     def make_program(self, prepared: PreparedNetwork, batch_size: int) -> Program:
         """Make the function that computes logits.
 
-        If all batches must have the same shape, a smaller batch is filled up with zeros, and their logits are left out.
+        If all batches must have the same shape, a smaller batch is filled up with zeros, and their
+        logits are left out.
 
         Args:
             prepared: The network.
             batch_size: The largest number of images in a batch.
 
         Returns:
-            A function from normalized images (n, C, H, W), where n is at most `batch_size`, to float32 logits (n, classes).
-            It raises UnavailableError if the device has too little memory.
+            A function from normalized images (n, C, H, W), where n is at most `batch_size`, to
+            float32 logits (n, classes). It raises UnavailableError if the device has too little
+            memory.
 
         Raises:
             UnavailableError: The device has too little memory for the network.
@@ -160,14 +168,16 @@ class Engine:
         """Compute in the arithmetic of the settings and without gradients, inside a `with` block.
 
         Args:
-            fixed: Use deterministic algorithms. If false, cuDNN measures which algorithm is fastest and uses it.
+            fixed: Use deterministic algorithms. If false, cuDNN measures which algorithm is fastest
+                and uses it.
         """
         device, amp = self.settings.device, self.settings.amp
         autocast = torch.autocast(
             device.type,
             PRECISIONS[amp] if amp else None,
             enabled=amp is not None,
-            # With its cache, a CUDA graph would replay the cast weights of the moment when it was captured.
+            # With its cache, a CUDA graph would replay the cast weights of the moment when it was
+            # captured.
             cache_enabled=not self.settings.cuda_graph,
         )
         # Streams, events and graphs always belong to the current device.
@@ -177,7 +187,7 @@ class Engine:
             yield
 
     def _move_to_device(self, prepared: PreparedNetwork) -> nn.Module:
-        """Move the network to the device, and a plain one into the memory layout of the settings."""
+        """Move the network to the device. A plain one also changes its memory layout."""
         with report_out_of_memory(self.settings.device):
             network = prepared.network.to(self.settings.device)
             return network if self.settings.optimized else network.to(memory_format=self.settings.memory_format)
@@ -221,7 +231,7 @@ class _Cast(nn.Module):
         return logits
 
 
-class OutOfMemory(UnavailableError):
+class OutOfMemoryError(UnavailableError):
     """The device has too little memory; a smaller batch may fit."""
 
 
@@ -234,14 +244,17 @@ def report_out_of_memory(device: torch.device, purpose: str = "this network") ->
         purpose: What the memory is for, and what to do about it, for the message.
 
     Raises:
-        OutOfMemory: The device has too little memory.
+        OutOfMemoryError: The device has too little memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{device} has no memory for {purpose}") from error
+        raise OutOfMemoryError(f"{device} has no memory for {purpose}") from error
 
 
 def _can_continue_after_out_of_memory(device: torch.device) -> bool:
-    """Return whether too little memory is an error that we can handle. On a CPU the system ends the process instead."""
+    """Return whether too little memory is an error that we can handle.
+
+    On a CPU the system ends the process instead.
+    """
     return device.type != "cpu"

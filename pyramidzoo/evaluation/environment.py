@@ -1,4 +1,4 @@
-"""What an evaluation runs on: the device, the processor cores, the memory and the versions of the libraries."""
+"""What an evaluation runs on: devices, processor cores, memory and versions of libraries."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """Return the torch device that has a name.
 
     Args:
-        name: "cpu", "cuda", "cuda:1" and so on. "auto" is the GPU if the machine has one, else the CPU. "cuda" without
-            a number is the GPU of this process.
-        local_rank: Rank of this process among the processes of its machine. It decides which GPU "cuda" is.
+        name: "cpu", "cuda", "cuda:1" and so on. "auto" is the GPU if the machine has one, else the
+            CPU. "cuda" without a number is the GPU of this process.
+        local_rank: Rank of this process among the processes of its machine. It decides which GPU
+            "cuda" is.
 
     Returns:
         The device.
@@ -48,17 +49,20 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def usable_cores() -> int:
-    """Return the number of processor cores for this process. Under torchrun the processes of a machine share them."""
+    """Return the number of processor cores for this process.
+
+    Under torchrun the processes of a machine share them.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def keep_memory() -> bool:
-    """Let this process keep freed memory for its next allocations instead of giving it back to the system.
+    """Let this process keep freed memory for its next allocations.
 
-    glibc gives the memory of every activation back to the kernel, and the kernel clears its pages again for the next
-    batch. On a CPU that can take longer than the network itself. The setting cannot be undone (mallopt(3)), so only a
-    command may call this, not a library function.
+    glibc gives the memory of every activation back to the kernel, and the kernel clears its pages
+    again for the next batch. On a CPU that can take longer than the network itself. The setting
+    cannot be undone (mallopt(3)), so only a command may call this, not a library function.
 
     Returns:
         Whether the C library has this setting.
@@ -69,7 +73,7 @@ def keep_memory() -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name that records have for a device, with the model of the GPU or of the processor."""
+    """Return the name that records have for a device. It has the model of the GPU or CPU."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
@@ -78,7 +82,10 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def _processor_name() -> str:
-    """Return the processor's model if Linux tells it, else its architecture. Arithmetic differs between models."""
+    """Return the processor's model if Linux tells it, else its architecture.
+
+    Arithmetic differs between models.
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")

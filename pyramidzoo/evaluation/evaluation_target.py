@@ -33,8 +33,8 @@ class EvaluationTarget:
         preprocessing: How images must be prepared for these weights.
         path: The safetensors file.
         file_sha256: Hash of the file.
-        entry: The manifest's entry that the file was fetched for; None for other files. Its recorded result and its claims
-            apply to these weights.
+        entry: The manifest's entry that the file was fetched for; None for other files. Its
+            recorded result and its claims apply to these weights.
     """
 
     name: str
@@ -121,7 +121,8 @@ class LoadedModel:
         preprocessing: How the images will be prepared.
         model: The network with the weights.
         tensors_sha256: Hash of the network's tensors.
-        entry: The manifest's entry that has the same tensors and the same preprocessing; None if there is none.
+        entry: The manifest's entry that has the same tensors and the same preprocessing; None if
+            there is none.
     """
 
     target: EvaluationTarget
@@ -150,8 +151,10 @@ def load_model(target: EvaluationTarget, images: Split, override: Override | Non
         The loaded model.
 
     Raises:
-        UsageError: The weights were trained on another dataset, or the images cannot be prepared for them.
-        IntegrityError: The file does not hold exactly the tensors that the network, or the manifest's entry, must have.
+        UsageError: The weights were trained on another dataset, or the images cannot be prepared
+            for them.
+        IntegrityError: The file does not hold exactly the tensors that the network, or the
+            manifest's entry, must have.
     """
     if target.dataset != images.name:
         raise UsageError(f"{target.name} was trained on {target.dataset}, not on {images.name}")
@@ -176,8 +179,8 @@ def load_model(target: EvaluationTarget, images: Split, override: Override | Non
 def _find_entry(sha256: str, preprocessing: Preprocessing, dataset: str | None = None) -> WeightsEntry | None:
     """Find the manifest's entry that has these tensors, this preprocessing and this dataset.
 
-    A file can name another dataset than the entry with its tensors (`convert --force`). No claim and no recorded result of
-    that entry is valid for the file then.
+    A file can name another dataset than the entry with its tensors (`convert --force`). No claim
+    and no recorded result of that entry is valid for the file then.
     """
     entry = load_manifest().with_tensors(sha256, dataset=dataset)
     if entry is None or entry.preprocessing != preprocessing or dataset not in (None, entry.dataset):

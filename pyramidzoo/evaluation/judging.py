@@ -35,8 +35,8 @@ from pyramidzoo.evaluation.verdicts import (
 def conclude(job: Job, parts: Iterable[Part], strict_parts: Iterable[Part] = ()) -> Record:
     """Reduce the predictions of all units to counts, and judge them.
 
-    If the job has a folder, the predictions are read from its files, and the record is written there. The same is done for
-    the strict job, if there is one.
+    If the job has a folder, the predictions are read from its files, and the record is written
+    there. The same is done for the strict job, if there is one.
 
     Args:
         job: The job. All its units have been predicted.
@@ -47,7 +47,8 @@ def conclude(job: Job, parts: Iterable[Part], strict_parts: Iterable[Part] = ())
         The record.
 
     Raises:
-        IntegrityError: A sample was not predicted exactly once, or a file is damaged. There is no number then.
+        IntegrityError: A sample was not predicted exactly once, or a file is damaged. There is no
+            number then.
         UnavailableError: A file cannot be read or written.
     """
     predictions = _collect_predictions(job, parts)
@@ -91,7 +92,8 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
     else:
         recorded, recorded_detail = recorded_verdict(counts, find_recorded_result(entry, images.split, protocol))
     claims: tuple[records.ClaimCheck, ...] = ()
-    # Only strict arithmetic is compared with a claim: authors are not responsible for our faster arithmetic.
+    # Only strict arithmetic is compared with a claim: authors are not responsible for our faster
+    # arithmetic.
     if is_strict(settings.arithmetic, flags) and not images.not_the_split:
         claims = check_claims(entry, images.split, statistics, counts.images, protocol)
     return Record(
@@ -129,7 +131,7 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
 
 
 def _record_flags(job: Job) -> dict[str, Any]:
-    """Return how the predictions were computed, and what differs from what was asked for or from what is usual."""
+    """Return how the predictions were computed, and what is not as it was asked for."""
     flags = dict(job.flags)
     if job.batch_size != job.settings.batch_size:
         flags["batch_size_asked"] = job.settings.batch_size

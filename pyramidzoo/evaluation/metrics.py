@@ -1,4 +1,7 @@
-"""Metrics: count correct predictions, and compute errors and their intervals. Errors are in percent."""
+"""Metrics: count correct predictions, and compute errors and their intervals.
+
+Errors are in percent.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ MEAN_OF_BATCH_ERRORS = "mean of batch errors, batch size 128"
 
 
 def label_ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rank of each label: the number of classes that come before it when they are sorted by logit.
+    """Return the rank of each label.
 
-    Rank 0 is a correct top-1 prediction, and a rank below 5 a correct top-5 prediction. If two logits are equal, the class
-    with the lower index comes first.
+    The rank is the number of classes that come before the label when they are sorted by logit.
+    Rank 0 is a correct top-1 prediction, and a rank below 5 a correct top-5 prediction. If two
+    logits are equal, the class with the lower index comes first.
 
     Args:
         logits: Finite logits (N, classes).
@@ -38,7 +42,8 @@ def prediction_sha256(logits: NDArray[np.float32]) -> str:
     """Return the hash of the predicted classes.
 
     Args:
-        logits: Logits (N, classes) in index order. If two logits are equal, the lower index is predicted.
+        logits: Logits (N, classes) in index order. If two logits are equal, the lower index is
+            predicted.
 
     Returns:
         The sha256 over the classes as little-endian int64.
@@ -54,7 +59,8 @@ class PredictionChanges:
         prediction_sha256: Hash of the strict predictions.
         lost: How many of the changed predictions are correct in strict arithmetic only.
         gained: How many of the changed predictions are correct in the other arithmetic only.
-        moved: (index, label, strict class, other class) of every image whose predicted class differs.
+        moved: (index, label, strict class, other class) of every image whose predicted class
+            differs.
         largest_difference: Largest absolute difference of two logits.
     """
 
@@ -96,7 +102,9 @@ def error_percent(wrong: int, images: int) -> float:
 
 
 def wilson_interval(wrong: int, images: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of an error: the errors that another test set of this size might give.
+    """Return the 95 % Wilson score interval of an error.
+
+    These are the errors that another test set of this size might give.
 
     Args:
         wrong: Number of wrong predictions.
@@ -117,7 +125,10 @@ def _error(correct: NDArray[np.bool_]) -> float:
 
 
 def _mean_of_batch_errors(correct: NDArray[np.bool_]) -> float:
-    """Return the mean of the errors of batches of 128 images. A short last batch counts as much as a full one."""
+    """Return the mean of the errors of batches of 128 images.
+
+    A short last batch counts as much as a full one.
+    """
     starts = range(0, len(correct), 128)
     return float(np.mean([_error(correct[start : start + 128]) for start in starts]))
 

@@ -1,4 +1,7 @@
-"""Plan an evaluation: divide the samples into units of work, and name everything that their predictions depend on."""
+"""Plan an evaluation: divide the samples into units of work.
+
+A unit also names everything that its predictions depend on.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel
 from pyramidzoo.files import make_folder
 
-# Few batches in a file have two uses: a small dataset is work for many processes, and one lost file costs little time.
+# Few batches in a file have two uses: a small dataset is work for many processes, and one lost file
+# costs little time.
 _BATCHES_PER_FILE = 4
 
 Unit = Mapping[str, Any]  # A range of samples, and everything that their predictions depend on.
@@ -35,8 +39,10 @@ class Job:
         tensors_sha256: Hash of the tensors of the network.
         parameters: Number of parameters of the network.
         engine: Computes the logits.
-        prepared: The network. It is None after the job began, so that the job does not keep the network in memory.
-        batch_size: The batch size in use. It can be smaller than that of the settings, which may not fit in the memory.
+        prepared: The network. It is None after the job began, so that the job does not keep the
+            network in memory.
+        batch_size: The batch size in use. It can be smaller than that of the settings, which may
+            not fit in the memory.
         flags: How the predictions are computed, for the record.
         units: The units of work: ranges of samples.
         folder: Where the predictions of each unit become a file; None for no files.
@@ -81,8 +87,8 @@ def plan(
         loaded: The model and the images.
         engine: Computes the logits.
         output: Folder for the prediction files and the record; None for no files.
-        strict_engine: Computes the strict evaluation that this one is compared with, if it is to be compared. Both use the
-            same batch size, the largest one that fits for both.
+        strict_engine: Computes the strict evaluation that this one is compared with, if it is to be
+            compared. Both use the same batch size, the largest one that fits for both.
 
     Returns:
         The job.
@@ -134,7 +140,10 @@ def _plan_job(
 
 
 def _dependencies(job: Job) -> dict[str, Any]:
-    """Return everything that predictions depend on. A prediction file is reused only if all of it is equal."""
+    """Return everything that predictions depend on.
+
+    A prediction file is reused only if all of it is equal.
+    """
     return {
         "weights": job.tensors_sha256,
         "architecture": job.target.architecture,
@@ -150,7 +159,7 @@ def _dependencies(job: Job) -> dict[str, Any]:
 
 
 def _make_job_folder(output: Path, job: Job, dependencies: Mapping[str, Any]) -> Path:
-    """Make a folder whose name has a hash of the dependencies, so that files of different runs never mix."""
+    """Make a folder with a hash of the dependencies in its name: different runs never mix."""
     sha256 = hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()
     images = job.images
     folder = output / job.target.name / f"{images.name}-{images.split}-{job.settings.arithmetic}-{sha256[:8]}"
@@ -159,5 +168,5 @@ def _make_job_folder(output: Path, job: Job, dependencies: Mapping[str, Any]) ->
 
 
 def without_range(unit: Unit) -> dict[str, Any]:
-    """Return what a unit has in common with all other units of its job: everything but the range of samples."""
+    """Return what all units of a job have in common: everything but the range of samples."""
     return {key: value for key, value in unit.items() if key not in ("start", "stop")}

@@ -26,8 +26,8 @@ def predict(job: Job, units: Sequence[Unit]) -> list[Part]:
         units: Some of its units.
 
     Returns:
-        The predictions, if the job has no folder. If it has one, they become files there, the list is empty, and units
-        whose files are there already and are valid are not computed again.
+        The predictions, if the job has no folder. If it has one, they become files there, the list
+        is empty, and units whose files are there already and are valid are not computed again.
 
     Raises:
         UnavailableError: The device has too little memory, or a file cannot be written.
@@ -50,7 +50,10 @@ def predict(job: Job, units: Sequence[Unit]) -> list[Part]:
 
 
 def _predict_units(job: Job, units: Sequence[Unit], save: Callable[[Unit, Part], None]) -> None:
-    """Compute the predictions of every unit. Call `save` for each unit as soon as it is complete."""
+    """Compute the predictions of every unit.
+
+    Call `save` for each unit as soon as it is complete.
+    """
     assert job.prepared is not None
     prepared, job.prepared = job.prepared, None
     if not units:
@@ -84,7 +87,10 @@ def _predict_units(job: Job, units: Sequence[Unit], save: Callable[[Unit, Part],
 
 
 def _batch_ranges(unit: Unit, batch_size: int) -> list[tuple[int, int]]:
-    """Divide a unit into batches. Return the first place of each batch, and the place after its last one."""
+    """Divide a unit into batches.
+
+    Return the first place of each batch, and the place after its last one.
+    """
     start, stop = unit["start"], unit["stop"]
     return [(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
 

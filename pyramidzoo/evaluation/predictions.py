@@ -55,7 +55,8 @@ def write_predictions(path: Path, part: Part, unit: Mapping[str, Any]) -> None:
     Args:
         path: The file.
         part: The predictions.
-        unit: The unit of work that they belong to: the range of samples, and everything that predictions depend on.
+        unit: The unit of work that they belong to: the range of samples, and everything that
+            predictions depend on.
 
     Raises:
         UnavailableError: The file cannot be written. Nothing is left of it then.
@@ -94,7 +95,7 @@ def read_predictions(path: Path, unit: Mapping[str, Any]) -> Part:
 
 
 def is_valid(path: Path, unit: Mapping[str, Any]) -> bool:
-    """Return whether a file holds undamaged predictions of exactly this unit, so that it can be reused."""
+    """Return whether a file holds undamaged predictions of exactly this unit."""
     try:
         read_predictions(path, unit)
     except (IntegrityError, UnavailableError):
@@ -113,7 +114,8 @@ def reduce_predictions(parts: Iterable[Part], images: int) -> Predictions:
         The predictions of the whole split.
 
     Raises:
-        IntegrityError: Some logits are not finite, or an index is missing, is there twice or is out of range.
+        IntegrityError: Some logits are not finite, or an index is missing, is there twice or is out
+            of range.
     """
     labels: NDArray[np.int64] = np.zeros(images, np.int64)
     logits: NDArray[np.float32] | None = None

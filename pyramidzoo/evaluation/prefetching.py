@@ -47,7 +47,8 @@ class ModelPrefetcher:
             The model.
 
         Raises:
-            PyramidzooError: `load` failed for this model. The next call goes on with the next model.
+            PyramidzooError: `load` failed for this model. The next call goes on with the next
+                model.
             OSError: As PyramidzooError.
         """
         try:

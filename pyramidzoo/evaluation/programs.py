@@ -1,6 +1,7 @@
 """Programs that compute logits faster than a plain call: compiled networks and CUDA graphs.
 
-A program works for one shape of batches. Making it takes seconds, so it is kept for the next weights of the same network.
+A program works for one shape of batches. Making it takes seconds, so it is kept for the next
+weights of the same network.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class CachedProgram:
         """
         self.key = key
         if compiled:
-            # The compiler gives up after eight networks and then silently runs the network as it is.
+            # The compiler gives up after eight networks and then silently runs the network as it
+            # is.
             torch.compiler.reset()
         with torch.inference_mode(False):  # Inference tensors could not be overwritten in place later.
             self._copy = copy.deepcopy(network)
@@ -72,7 +74,10 @@ class CachedProgram:
 
 
 class CapturedGraph:
-    """The kernels of one forward pass on a GPU, recorded once. A replay costs the CPU only one launch."""
+    """The kernels of one forward pass on a GPU, recorded once.
+
+    A replay costs the CPU only one launch.
+    """
 
     def __init__(self, program: Program, batch: Tensor) -> None:
         """Record the kernels that a program launches for a batch.
@@ -82,7 +87,8 @@ class CapturedGraph:
             batch: A batch of the shape that all batches will have.
         """
         self._input = batch.clone()
-        # The compiler and the first calls of CUDA's libraries cannot be recorded, so the program runs a few times first.
+        # The compiler and the first calls of CUDA's libraries cannot be recorded, so the program
+        # runs a few times first.
         warm_up_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         warm_up_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(warm_up_stream):
@@ -95,10 +101,10 @@ class CapturedGraph:
             self._output = program(self._input)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Replay the kernels for a batch, and return a copy of the output, because the next replay overwrites it."""
+        """Replay the kernels for a batch, and return the output."""
         self._input.copy_(batch)
         self._graph.replay()
-        return self._output.clone()
+        return self._output.clone()  # The next replay overwrites the output.
 
 
 def compile_network(network: nn.Module, batch: Tensor) -> Program:
@@ -106,7 +112,8 @@ def compile_network(network: nn.Module, batch: Tensor) -> Program:
 
     Args:
         network: The network.
-        batch: A batch of that shape. It is computed once, because torch.compile compiles at the first call.
+        batch: A batch of that shape. It is computed once, because torch.compile compiles at the
+            first call.
 
     Returns:
         The compiled network.

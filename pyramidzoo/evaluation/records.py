@@ -1,4 +1,4 @@
-"""The record of one evaluation: everything that is needed to trust its numbers, or to measure them again."""
+"""The record of one evaluation: what is needed to trust its numbers, or to measure them again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pyramidzoo.json_records import InvalidRecord
 FORMAT = 1
 FILE_NAME = "record.json"
 
-# The flags of everything that is faster and gives slightly different logits, and their names for people.
+# The flags of everything that is faster and gives slightly different logits, and their names for
+# people.
 _NOT_STRICT_FLAGS = {
     "channels_last": "channels last",
     "optimized": "optimized",
@@ -76,13 +77,13 @@ class Record:
         versions: Versions of the software, by its name.
         command: The command line.
         date: Date and time of the evaluation, in UTC.
-        duration_seconds: Time from the first batch to the last one, in the process that took longest. None if prediction
-            files of an earlier run were reused.
+        duration_seconds: Time from the first batch to the last one, in the process that took
+            longest. None if prediction files of an earlier run were reused.
         reused_files: How many prediction files of an earlier run were reused.
         recorded: The verdict against the manifest's own measurement.
         recorded_detail: The reason for it.
-        manifest: Hash of the manifest that `PYRAMIDZOO_MANIFEST` named, and that the verdicts come from. None for the zoo's
-            own manifest.
+        manifest: Hash of the manifest that `PYRAMIDZOO_MANIFEST` named, and that the verdicts come
+            from. None for the zoo's own manifest.
         against_strict: The differences from strict arithmetic. None if they were not compared.
         claims: Published errors of these weights beside ours.
     """
@@ -124,7 +125,10 @@ class Record:
 
     @property
     def strict(self) -> bool:
-        """Whether the arithmetic and the reading of the images were strict. Only then are claims judged."""
+        """Whether the arithmetic and the reading of the images were strict.
+
+        Only then are claims judged.
+        """
         return is_strict(self.precision, self.flags)
 
     @property
@@ -134,7 +138,10 @@ class Record:
 
     @property
     def not_the_split(self) -> str | None:
-        """The reason why these images are not the published split, if they are not. Then there is no verdict."""
+        """The reason why these images are not the published split, if they are not.
+
+        Then there is no verdict.
+        """
         return self.flags.get("not_the_split")
 
     @property
@@ -180,7 +187,7 @@ def is_strict(precision: str, flags: Mapping[str, Any]) -> bool:
 
 
 def result_of(record: Record) -> dict[str, Any]:
-    """Return the part of a record that the manifest keeps, as a JSON object with the fields of a `Result`."""
+    """Return the part of a record that the manifest keeps: the fields of a `Result`."""
     return {
         "split": record.split,
         "protocol": record.protocol,

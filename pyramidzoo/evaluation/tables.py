@@ -1,4 +1,7 @@
-"""The published tables beside what was measured. Records and the manifest are the only sources of measurements."""
+"""The published tables beside what was measured.
+
+Records and the manifest are the only sources of measurements.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ class Measurement:
         split: Name of the split.
         images: Number of images.
         wrong: Number of wrong top-1 predictions.
-        recorded: The verdict against the manifest's own measurement, or "as recorded" for that measurement itself.
+        recorded: The verdict against the manifest's own measurement, or "as recorded" for that
+            measurement itself.
         strict: Whether the arithmetic was strict. If not, no claim is judged.
         claims: Published errors of these weights beside ours.
         is_whole_split: Whether all images of the published split were evaluated.
@@ -58,7 +62,8 @@ def measurements_from_records(records: Iterable[Record]) -> list[Measurement]:
         records: The records.
 
     Returns:
-        One measurement for each record. If its arithmetic was not strict, the verdict names the arithmetic.
+        One measurement for each record. If its arithmetic was not strict, the verdict names the
+        arithmetic.
     """
     return [
         Measurement(
@@ -116,8 +121,9 @@ def measurements_from_manifest(manifest: Manifest) -> list[Measurement]:
 def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """Make the lines of one table.
 
-    A published row becomes one line for each set of weights that was measured, or one line that says why there is none.
-    Columns that are named after people hold the errors that they published, in percent, as top-1 / top-5.
+    A published row becomes one line for each set of weights that was measured, or one line that
+    says why there is none. Columns that are named after people hold the errors that they published,
+    in percent, as top-1 / top-5.
 
     Args:
         table: Id of the table.
@@ -152,7 +158,7 @@ def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measu
 def _network_cells(
     numbers: list[PublishedNumber], manifest: Manifest, measurements: Sequence[Measurement]
 ) -> list[dict[str, Any]]:
-    """Return the cells of the published numbers of one network: one line for each measurement, else one without any."""
+    """Return the cells for one network: one line for each measurement, else one line without."""
     cells = [
         _measured_cells(measurement, numbers) for measurement in measurements if _has_published(measurement, numbers)
     ]
@@ -173,7 +179,10 @@ def _has_published(measurement: Measurement, numbers: Iterable[PublishedNumber])
 
 
 def _published_split(dataset: str) -> str:
-    """Return the split that the published numbers of a dataset were measured on. For ImageNet it is the validation."""
+    """Return the split that the published numbers of a dataset were measured on.
+
+    For ImageNet it is the validation.
+    """
     return DATASETS[dataset].splits[0] if dataset in DATASETS else "test"
 
 
@@ -206,14 +215,17 @@ def count_parameters(architecture: str | None, dataset: str, arguments: Mapping[
 
 @cache
 def _count_without_classifier(architecture: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
-    """Return the number of parameters without the classifier, and the number of features that the classifier reads."""
+    """Return the number of parameters without the classifier, and of the features it reads."""
     with torch.device("meta"):
         model = build(get_architecture(architecture), **{"num_classes": 0, **dict(arguments)})
     return sum(parameter.numel() for parameter in model.parameters()), model.head_hidden_size
 
 
 def _print_numbers(numbers: list[PublishedNumber]) -> str:
-    """Return what one person published in one row, as top-1 / top-5. Several top-1 errors are printed with their spread."""
+    """Return what one person published in one row, as top-1 / top-5.
+
+    Several top-1 errors are printed with their spread.
+    """
     parts = []
     for number in numbers:
         text = ("~" if number["approximate"] else "") + number["value"]
@@ -231,7 +243,8 @@ def _measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]
     verdicts = [f"{c.by} {c.published}: {c.verdict}, {c.ours:.3f} by its statistic" for c in measurement.claims]
     claimed_by = {claim.by for claim in measurement.claims}
     for number in numbers:
-        # Who has a claim about these very weights is not compared a second time, with other weights.
+        # Who has a claim about these very weights is not compared a second time, with other
+        # weights.
         if number["metric"] == "top1_error" and number["by"] not in claimed_by:
             verdict = paper_verdict(Decimal(number["value"]), number["spread"], ours, (low, high))
             verdicts.append(f"{number['by']} {number['value']}: {verdict}, other weights")
@@ -248,7 +261,7 @@ def _measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]
 
 
 def _unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[WeightsEntry]) -> dict[str, Any]:
-    """Return the cells of a line without a measurement: why there is none, and where weights could come from."""
+    """Return the cells of a line without a measurement: the reason, and other weights."""
     first = numbers[0]
     architecture, dataset = first["architecture"], first["dataset"]
     if architecture is None:

@@ -1,7 +1,7 @@
-"""Judge a measurement: compare it with what was recorded for these weights, and with what was published.
+"""Judge a measurement: compare it with what was recorded, and with what was published.
 
-These are two different verdicts, and they are never mixed. `recorded` compares with the manifest's own measurement of the
-same tensors. `claim` compares with an error that somebody published.
+These are two different verdicts, and they are never mixed. `recorded` compares with the manifest's
+own measurement of the same tensors. `claim` compares with an error that somebody published.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ class Counts:
     Attributes:
         images: Number of images.
         top1_correct: How many of them have the label as the predicted class.
-        top5_correct: How many of them have the label among the five classes with the largest logits.
-        prediction_sha256: Hash of the predicted classes of all images (`metrics.prediction_sha256`).
+        top5_correct: How many of them have the label among the five classes with the largest
+            logits.
+        prediction_sha256: Hash of the predicted classes of all images
+            (`metrics.prediction_sha256`).
     """
 
     images: int
@@ -36,13 +38,15 @@ class Counts:
 
 
 def describe_protocol(preprocessing: Preprocessing, weights_preprocessing: Preprocessing | None = None) -> str:
-    """Describe what a network sees of each test image, in the words that the manifest's claims and results use.
+    """Describe what a network sees of each test image.
 
-    The interpolation is not part of these words, because the weights fix it. It is named only if another one is used.
+    The words are those of the manifest's claims and results. The interpolation is not part of these
+    words, because the weights fix it. It is named only if another one is used.
 
     Args:
         preprocessing: The preprocessing that the evaluation uses.
-        weights_preprocessing: The preprocessing that belongs to the weights, if it can be another one.
+        weights_preprocessing: The preprocessing that belongs to the weights, if it can be another
+            one.
 
     Returns:
         The description, such as "resize 256, center crop 224, one pass".
@@ -83,8 +87,8 @@ def recorded_verdict(counts: Counts, result: Result | None) -> tuple[RecordedVer
         result: What the manifest has recorded; None if nothing is recorded.
 
     Returns:
-        The verdict and the reason for it. "exact": the counts and the prediction hash are equal. "changed": any of them
-        is not. "none": nothing is recorded.
+        The verdict and the reason for it. "exact": the counts and the prediction hash are equal.
+        "changed": any of them is not. "none": nothing is recorded.
     """
     if result is None:
         return "none", "nothing is recorded for these weights on this split"
@@ -106,7 +110,9 @@ def check_claims(
     images: int,
     protocol: str | None = None,
 ) -> tuple[ClaimCheck, ...]:
-    """Compare with every error that was published of these very weights on this split by this protocol.
+    """Compare with the errors that were published of these very weights.
+
+    Only errors on this split and by this protocol count.
 
     Args:
         entry: The manifest's entry; None for weights that have no entry, and so no claims.
@@ -131,9 +137,9 @@ def check_claims(
 
 
 def flip_budget(images: int) -> int:
-    """Return how many predictions may differ on another machine: 2 in 10,000 images, and never more than 5.
+    """Return how many predictions may differ on another machine.
 
-    Five are what ImageNet's 50,000 images may have.
+    It is 2 in 10,000 images, and never more than 5: ImageNet's 50,000 images may have 5.
     """
     return min(2 * images // 10_000, 5)
 
@@ -141,11 +147,13 @@ def flip_budget(images: int) -> int:
 def claim_verdict(published: Decimal, ours: float, images: int) -> ClaimVerdict:
     """Compare with a published error of these very weights.
 
-    A difference of the flip budget is allowed beyond the rounding of the published number. Each flip counts as
-    1 / images. A statistic can give some images more weight; if it did so here, few images could excuse any difference.
+    A difference of the flip budget is allowed beyond the rounding of the published number. Each
+    flip counts as 1 / images. A statistic can give some images more weight; if it did so here, few
+    images could excuse any difference.
 
     Args:
-        published: The published top-1 error in percent. Its number of digits tells how it was rounded.
+        published: The published top-1 error in percent. Its number of digits tells how it was
+            rounded.
         ours: Our top-1 error in percent, by the statistic of the claim.
         images: Number of images.
 
@@ -164,12 +172,14 @@ def paper_verdict(published: Decimal, spread: str | None, ours: float, interval:
 
     Args:
         published: The published top-1 error in percent.
-        spread: What was published about the spread of runs, such as "± 0.20"; other texts give no range.
+        spread: What was published about the spread of runs, such as "± 0.20"; other texts give no
+            range.
         ours: Our top-1 error in percent.
         interval: The Wilson interval of our error, in percent.
 
     Returns:
-        "consistent" if the published error lies in our interval, or ours lies in the published spread, else "different".
+        "consistent" if the published error lies in our interval, or ours lies in the published
+        spread, else "different".
     """
     half_width = float(spread.removeprefix("± ")) if spread and spread.startswith("± ") else 0.0
     in_interval = interval[0] <= float(published) <= interval[1]

@@ -1,8 +1,10 @@
-"""Evaluate many sets of weights with all processes of a command: one process, or several under torchrun.
+"""Evaluate many sets of weights with all processes of a command.
 
-Each process predicts its own units of work, and the first one judges. The processes exchange nothing while networks run;
-at the end each one sends its results to the first one. With an output folder, the predictions are in files there by then.
-So a worker that is killed, and that torchrun starts again, loses one unit of work on a CPU and two on a GPU.
+There is one process, or several under torchrun. Each process predicts its own units of work, and
+the first one judges. The processes exchange nothing while networks run; at the end each one sends
+its results to the first one. With an output folder, the predictions are in files there by then. So
+a worker that is killed, and that torchrun starts again, loses one unit of work on a CPU and two on
+a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.prefetching import ModelPrefetcher
 from pyramidzoo.evaluation.records import Record
 
-# How long the first process waits for the slowest one. It is long, because torchrun ends all processes if one fails.
+# How long the first process waits for the slowest one. It is long, because torchrun ends all
+# processes if one fails.
 _GATHER_TIMEOUT = datetime.timedelta(days=7)
 
 
@@ -97,7 +100,8 @@ class EntryOutput:
 
     Attributes:
         name: Name of the weights.
-        outputs: One output for the job, and one for the strict job if there is one; empty after a failure.
+        outputs: One output for the job, and one for the strict job if there is one; empty after a
+            failure.
         failure: Why the process failed, if it did.
     """
 
@@ -107,7 +111,10 @@ class EntryOutput:
 
 
 def this_worker() -> Worker:
-    """Return which worker this process is, from the variables of torchrun. Without torchrun there is only one."""
+    """Return which worker this process is, from the variables of torchrun.
+
+    Without torchrun there is only one.
+    """
     if not torch.distributed.is_torchelastic_launched():
         return Worker()
     rank, count, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -121,8 +128,8 @@ def evaluate_all(
 ) -> Iterator[Record | Failure]:
     """Evaluate many sets of weights. All processes of a command share the work.
 
-    A failure in any process is a failure of these weights alone; the others are still evaluated. While one set of weights is
-    evaluated, the next one is loaded.
+    A failure in any process is a failure of these weights alone; the others are still evaluated.
+    While one set of weights is evaluated, the next one is loaded.
 
     Args:
         names: Names of the weights, for messages.
@@ -131,8 +138,8 @@ def evaluate_all(
         worker: This process.
 
     Yields:
-        A record or a failure for each set of weights, in order. Only the first process yields them: at once if it is the
-        only process, else after all processes have finished.
+        A record or a failure for each set of weights, in order. Only the first process yields them:
+        at once if it is the only process, else after all processes have finished.
     """
     jobs: list[Job | None] = []
     outputs: list[EntryOutput] = []
@@ -163,7 +170,8 @@ def _predict_own_units(
     output, job = EntryOutput(name), None
     try:
         job = plan(load_next())
-        # The strict job runs first: both can share a network, and the other job can change its memory layout.
+        # The strict job runs first: both can share a network, and the other job can change its
+        # memory layout.
         strict_first = [_predict_job(each, position, worker) for each in reversed(_list_jobs(job))]
         output.outputs = strict_first[::-1]
     except (PyramidzooError, OSError) as error:
@@ -176,7 +184,10 @@ def _list_jobs(job: Job) -> list[Job]:
 
 
 def _predict_job(job: Job, position: int, worker: Worker) -> WorkerOutput:
-    """Predict every n-th unit of a job, where n is the number of processes. Another process begins for each position."""
+    """Predict every n-th unit of a job, where n is the number of processes.
+
+    Another process begins for each position.
+    """
     units = [unit for turn, unit in enumerate(job.units, start=position) if turn % worker.count == worker.rank]
     parts = predict(job, units)
     return WorkerOutput(without_range(job.units[0]), parts, job.reused_files, job.seconds)
@@ -213,7 +224,10 @@ def _describe_disagreement(commons: Sequence[dict[str, Any]]) -> str | None:
 
 
 def _gather(outputs: list[EntryOutput], worker: Worker) -> list[list[EntryOutput]]:
-    """Send this process's outputs to the first process. Return those of all processes there, and nothing elsewhere."""
+    """Send this process's outputs to the first process.
+
+    Return those of all processes there, and nothing elsewhere.
+    """
     from torch import distributed
 
     with _stdout_to_stderr():
@@ -228,7 +242,10 @@ def _gather(outputs: list[EntryOutput], worker: Worker) -> list[list[EntryOutput
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what libraries print to stdout, which is for data. PyTorch 2.10's Gloo prints its connections."""
+    """Send to stderr what libraries print to stdout, which is for data.
+
+    PyTorch 2.10's Gloo prints its connections.
+    """
     sys.stdout.flush()
     stdout_copy = os.dup(1)
     try:
