@@ -28,11 +28,13 @@ from pyramidzoo import create_model
 from pyramidzoo.bench.counting import activation_bytes
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.data.datasets import default_data_dir, open_split
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.environment import keep_memory
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
-from pyramidzoo.evaluation.harness import plan, work
-from pyramidzoo.evaluation.metrics import flips, prediction_sha256
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
+from pyramidzoo.evaluation.metrics import compare_predictions, prediction_sha256
+from pyramidzoo.evaluation.planning import plan
+from pyramidzoo.evaluation.predicting import predict
 from pyramidzoo.evaluation.predictions import Predictions, reduce_predictions
 
 REFERENCE = 128
@@ -41,8 +43,10 @@ REFERENCE = 128
 def predicted(name: str, batch_size: int) -> Predictions:
     entry = load_manifest().find(name)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
-    job = plan(load(EvaluationTarget.of_entry(entry), images), Engine(ComputeSettings(torch.device("cpu"), batch_size)))
-    return reduce_predictions(work(job, job.units), len(images))
+    job = plan(
+        load_model(EvaluationTarget.of_entry(entry), images), Engine(ComputeSettings(torch.device("cpu"), batch_size))
+    )
+    return reduce_predictions(predict(job, job.units), len(images))
 
 
 def bytes_per_image(name: str) -> int:
@@ -61,7 +65,7 @@ def batch_sizes(name: str, batches: list[int]) -> list[dict[str, Any]]:
             print(f"{name}, batch {batch}: left out, it needs more memory than there is", flush=True)
             continue
         found = reference if batch == REFERENCE else predicted(name, batch)
-        against = flips(reference.logits, found.logits, found.labels)
+        against = compare_predictions(reference.logits, found.logits, found.labels)
         rows.append(
             {
                 "subject": name,

@@ -24,10 +24,10 @@ from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data._source import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize
-from pyramidzoo.evaluation.engine import ComputeSettings
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.environment import keep_memory
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 
 IMAGES, BATCH = 10_000, 128
 PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

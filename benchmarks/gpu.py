@@ -33,10 +33,12 @@ from pyramidzoo.catalog.published_tables import load_published_tables
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data._source import ImageSet
 from pyramidzoo.data.datasets import default_data_dir, open_split
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.environment import keep_memory, pick_device
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
-from pyramidzoo.evaluation.harness import evaluate, plan
+from pyramidzoo.evaluation.evaluate import evaluate
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load_model
+from pyramidzoo.evaluation.planning import plan
 from pyramidzoo.evaluation.records import Record
 from pyramidzoo.evaluation.workers import Worker, evaluate_all
 from pyramidzoo.models import build
@@ -161,7 +163,7 @@ def table(results: Results, names: list[str], images: int, batch: int) -> None:
 
             def loaded(position: int, loading: dict[str, float] = loading) -> LoadedModel:
                 began = time.perf_counter()
-                found = load(EvaluationTarget.of_file(files[names[position]]), split)
+                found = load_model(EvaluationTarget.of_file(files[names[position]]), split)
                 loading[names[position]] = round(time.perf_counter() - began, 3)
                 return found
 

@@ -22,7 +22,8 @@ from torch import nn
 from pyramidzoo.bench.counting import activation_bytes
 from pyramidzoo.bench.measuring import random_calibrated_model
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine, PreparedNetwork
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine, PreparedNetwork
 from pyramidzoo.evaluation.environment import keep_memory
 from pyramidzoo.inference import optimize
 
@@ -40,7 +41,7 @@ def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     cpu = torch.device("cpu")
     engine = Engine(ComputeSettings(cpu, batch))
     programs = {
-        variant: engine.program(PreparedNetwork(model, (), variant), batch) for variant, model in models.items()
+        variant: engine.make_program(PreparedNetwork(model, (), variant), batch) for variant, model in models.items()
     }
     with engine.arithmetic():
         expected = programs["textbook"](images)

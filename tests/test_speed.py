@@ -36,7 +36,7 @@ from pyramidzoo.bench.pytorchcv_names import names_of
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.evaluation import engine
+from pyramidzoo.evaluation import engine, programs
 from pyramidzoo.inference import optimize
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
@@ -365,7 +365,7 @@ def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("quick")
 def test_memory_that_nobody_can_see_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_compiled", lambda network, batch: network)
+    monkeypatch.setattr(programs, "compile_network", lambda network, batch: network)
     settings = BenchmarkSettings(CPU, (2,), ("plain", "plain_compiled"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [row["activations_mib"] is None for row in rows] == [False, True]

@@ -24,9 +24,9 @@ from pyramidzoo.data._source import ImageSet
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError
-from pyramidzoo.evaluation.engine import ComputeSettings
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.files import package_path
 from pyramidzoo.training import loop, step
 from pyramidzoo.training.checkpoints import save_checkpoint

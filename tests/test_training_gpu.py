@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pyramidzoo.data._source import ImageSet
 from pyramidzoo.data.datasets import load_dataset
-from pyramidzoo.evaluation.engine import ComputeSettings
-from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.loop import Epoch, Task, Trained, train, train_together
 from pyramidzoo.training.recipes import Recipe, get_recipe

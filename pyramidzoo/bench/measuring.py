@@ -18,8 +18,9 @@ from pyramidzoo.bench.timing import compared, convolution_peak, forward_passes, 
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.evaluation.engine import PRECISIONS, ComputeSettings, Engine
-from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.compute_settings import PRECISIONS, ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.factory import create_model
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
@@ -294,7 +295,7 @@ class Variant(nn.Module):
     def __init__(self, plain: ImageClassifier, name: str, device: torch.device) -> None:
         super().__init__()
         self._engine = engine_of(name, device)
-        self._form = self._engine.form(copy.deepcopy(plain), name)
+        self._form = self._engine.prepare(copy.deepcopy(plain), name)
         self.network, self.passes = self._form.network, self._form.passes
         self.precision = self._engine.settings.precision
 
@@ -306,7 +307,7 @@ class Variant(nn.Module):
 
     def prepare(self, batch_size: int) -> Variant:
         """For batches of so many images."""
-        self._program = self._engine.program(self._form, batch_size)
+        self._program = self._engine.make_program(self._form, batch_size)
         return self
 
     def forward(self, images: Tensor) -> Tensor:

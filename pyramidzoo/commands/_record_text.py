@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyramidzoo.evaluation.metrics import Flips
+    from pyramidzoo.evaluation.metrics import PredictionChanges
     from pyramidzoo.evaluation.records import ClaimCheck, Record
 
 RECORD_COLUMNS = (
@@ -80,7 +80,7 @@ def _claim_line(claim: ClaimCheck) -> str:
     )
 
 
-def _comparison_lines(flips: Flips) -> list[str]:
+def _comparison_lines(flips: PredictionChanges) -> list[str]:
     """Say which predictions differ from those of the strict evaluation."""
     lines = [
         f"  against strict {len(flips.moved)} predictions moved, {flips.lost} lost, {flips.gained} gained; "

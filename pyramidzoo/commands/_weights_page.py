@@ -122,7 +122,7 @@ def _where_here(entry: WeightsEntry) -> str:
     place = places([entry]).get(entry.id)
     if place is None:
         if entry.origin and entry.origin.manual and not entry.hub:
-            return "no, and no program can download it: `load_published_tables` says how to get it by hand"
+            return "no, and no program can download it: `published` says how to get it by hand"
         return f"no; `pyramidzoo fetch {entry.id}` gets it"
     if entry.bundled:
         return str(package_path(entry.bundled.path))

@@ -23,7 +23,7 @@ from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
     from pyramidzoo.data._source import Split
-    from pyramidzoo.evaluation.engine import ComputeSettings
+    from pyramidzoo.evaluation.compute_settings import ComputeSettings
     from pyramidzoo.evaluation.evaluation_target import LoadedModel
     from pyramidzoo.evaluation.records import Record
     from pyramidzoo.evaluation.workers import Failure, Worker
@@ -156,22 +156,23 @@ def run(args: argparse.Namespace) -> int:
     options = EvaluateOptions.from_args(args)
     targets = _select_targets(options.weights)
 
+    from pyramidzoo.evaluation.compute_settings import strict_settings
     from pyramidzoo.evaluation.engine import Engine
     from pyramidzoo.evaluation.environment import keep_memory
-    from pyramidzoo.evaluation.harness import plan, strictly
+    from pyramidzoo.evaluation.planning import plan
     from pyramidzoo.evaluation.workers import evaluate_all, this_worker
 
     worker = this_worker()
     keep_memory()
     settings = _compute_settings(options, worker)
     engine = Engine(settings)
-    strict_engine = Engine(strictly(settings)) if options.compare else None
+    strict_engine = Engine(strict_settings(settings)) if options.compare else None
     loader = _ModelLoader(targets, options, settings)
     if options.download:
         loader.download_datasets()
 
     names = [str(target) if isinstance(target, Path) else target.id for target in targets]
-    plan_job = partial(plan, engine=engine, output=options.output, strict=strict_engine)
+    plan_job = partial(plan, engine=engine, output=options.output, strict_engine=strict_engine)
     results = _Results(options.format)
     results.collect(evaluate_all(names, loader.load, plan_job, worker))
     if not worker.is_first:
@@ -196,8 +197,8 @@ def _select_targets(names: Sequence[str]) -> list[WeightsEntry | Path]:
 def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettings:
     from pyramidzoo.data._source import ReaderOptions
     from pyramidzoo.data.transforms import Override
-    from pyramidzoo.evaluation.engine import ComputeSettings
-    from pyramidzoo.evaluation.environment import own_cores, pick_device
+    from pyramidzoo.evaluation.compute_settings import ComputeSettings
+    from pyramidzoo.evaluation.environment import pick_device, usable_cores
 
     return ComputeSettings(
         device=pick_device(options.device, worker.local_rank),
@@ -208,7 +209,7 @@ def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettin
         optimized=options.optimize,
         compiled=options.compile,
         cuda_graph=options.cuda_graph,
-        reading=ReaderOptions(own_cores() if options.jobs is None else options.jobs, options.tensor_resize),
+        reading=ReaderOptions(usable_cores() if options.jobs is None else options.jobs, options.tensor_resize),
         override=Override(options.resize, options.crop, options.interpolation),
     )
 
@@ -237,16 +238,15 @@ class _ModelLoader:
                 self._open_split(dataset)
 
     def load(self, position: int) -> LoadedModel:
-        """Load the images, the weights and the network of one target."""
-        from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
+        from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
 
         target = self._targets[position]
         if isinstance(target, Path):
             subject = EvaluationTarget.of_file(target)
-            return load(subject, self._open_split(subject.dataset), self._override)
+            return load_model(subject, self._open_split(subject.dataset), self._override)
         # The images come first: without them, there is no use in fetching the weights.
         images = self._open_split(target.dataset)
-        return load(EvaluationTarget.of_entry(target), images, self._override)
+        return load_model(EvaluationTarget.of_entry(target), images, self._override)
 
     def _open_split(self, dataset: str) -> Split:
         from pyramidzoo.data.datasets import open_split

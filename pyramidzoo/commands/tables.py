@@ -43,12 +43,12 @@ class TablesOptions(CommandOptions):
 def run(args: argparse.Namespace) -> int:
     """Run `tables` and return the exit code."""
     from pyramidzoo.catalog.published_tables import list_table_ids
-    from pyramidzoo.evaluation.tables import table_rows
+    from pyramidzoo.evaluation.tables import make_table_rows
 
     options = TablesOptions.from_args(args)
     manifest = load_manifest()
     measurements = _measurements(options.records)
-    tables = {table: table_rows(table, manifest, measurements) for table in options.tables or list_table_ids()}
+    tables = {table: make_table_rows(table, manifest, measurements) for table in options.tables or list_table_ids()}
     if options.format in ("json", "csv"):
         print(render(_in_one_shape(tables), options.format))
     else:
@@ -58,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _measurements(records: Path | None) -> list[Measurement]:
     """Read what was measured from a folder of records, or from the manifest."""
-    from pyramidzoo.evaluation.tables import from_manifest, from_records
+    from pyramidzoo.evaluation.tables import measurements_from_manifest, measurements_from_records
 
     if records is None:
-        return from_manifest(load_manifest())
-    measurements = from_records(read_records_argument(records))
+        return measurements_from_manifest(load_manifest())
+    measurements = measurements_from_records(read_records_argument(records))
     if not measurements:
         raise UsageError(f"there are no records in {records}; `pyramidzoo evaluate --output` writes them")
     return measurements

@@ -19,7 +19,8 @@ from torch import Tensor
 from pyramidzoo.checkpoints.safetensors_file import Description, check_finite, read_metadata, write_tensors
 from pyramidzoo.data._source import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.environment import device_name, strict_arithmetic, versions
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.metrics import error_percent
 from pyramidzoo.files import make_folder, write_text
 from pyramidzoo.text_output import render
