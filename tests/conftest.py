@@ -90,7 +90,7 @@ def origins() -> Path:
 def data_dir() -> Path:
     """The folder of the real CIFAR files."""
     if not _DATA:
-        pytest.skip("PYRAMIDZOO_DATA names no folder of data sets")
+        pytest.skip("PYRAMIDZOO_DATA names no folder of datasets")
     return Path(_DATA).resolve()
 
 

@@ -33,9 +33,9 @@ from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import Preprocessing, Result, load_manifest
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data import imagenet
-from pyramidzoo.data._class_order import ordered
+from pyramidzoo.data._class_order import sort_folders
 from pyramidzoo.data._decoding import Decoder
-from pyramidzoo.data._encoded import EncodedSet, _Crops
+from pyramidzoo.data._encoded import EncodedSet, _DecodedSpans
 from pyramidzoo.data.datasets import ReaderOptions, Split, load_dataset, open_split
 from pyramidzoo.data.transforms import Normalize, Override, eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
@@ -252,7 +252,7 @@ def classes_in(folder: Path, **options: Any) -> list[int]:
     """The labels in the order of the indices; that of each image must be the class that it is named by."""
     images = open_split("imagenet1k", None, folder, **options)
     assert isinstance(images, EncodedSet)
-    assert isinstance(images.encoded, imagenet.Files)
+    assert isinstance(images.encoded, imagenet.ImageFiles)
     labels: list[int] = images.labels.tolist()
     assert labels == [int(path.stem) for path in images.encoded.paths]
     return labels
@@ -283,12 +283,12 @@ def test_folders_that_sort_equally_both_ways(form: str, tmp_path: Path) -> None:
 def test_numbers_are_all_that_sorts_in_two_ways() -> None:
     """Other characters stand before and after digits as they do in text, and equal numbers keep the order of text."""
     alike = ["a", "a 1", "a-1", "a1", "a1b", "a_1", "ab", "B1", "é1", "1e5", "01", "1", "001", "b2", "b2 10", "b2-9"]
-    assert ordered(alike[:9], None, where=Path("tree")) == sorted(alike[:9])
-    assert ordered(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
+    assert sort_folders(alike[:9], None, where=Path("tree")) == sorted(alike[:9])
+    assert sort_folders(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
     for names in (["2", "10"], ["a2b1", "a2b1", "a10b1"], ["a 9", "a 10"], ["v1.2", "v1.10"], ["x9", "x10", "y"]):
         with pytest.raises(UsageError, match="from class 0 on, text gives"):
-            ordered(names, None, where=Path("tree"))
-        assert ordered(names, "number", where=Path("tree")) == names
+            sort_folders(names, None, where=Path("tree"))
+        assert sort_folders(names, "number", where=Path("tree")) == names
 
 
 def test_names_of_the_classes_are_known(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_an_order_from_a_file(tmp_path: Path) -> None:
         (names[1:], f"does not name the folders {names[0]}. It must"),
         (
             [*names[4:], "x", "y"],
-            r"does not name the folders class_\d+, .* and 1 more; it names what is no folder there: x, y",
+            r"does not name the folders class_\d+, .* and 1 more; it .*not a folder there: x, y",
         ),
         ([*names, names[7]], f"it names more than once {names[7]}. It must have the name of each folder once"),
         ([], "does not name the folders class_0, class_1, class_10 and 997 more"),
@@ -321,7 +321,7 @@ def test_an_order_from_a_file(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message):
             open_split("imagenet1k", None, tree, class_order=order)
     order.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is no UTF-8 text"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         open_split("imagenet1k", None, tree, class_order=order)
     with pytest.raises(
         UnavailableError, match=r"cannot read the class order .*numbers: .*; give text, number or a file"
@@ -718,7 +718,7 @@ def test_processes_that_are_spawned_get_what_they_need(known: Known) -> None:
     for place in (known.tree, known.shards):
         images = open_split("imagenet1k", None, place)
         assert isinstance(images, EncodedSet)
-        crops = _Crops(images.encoded, Decoder(SMALL, tensor_resize=False))
+        crops = _DecodedSpans(images.encoded, Decoder(SMALL, tensor_resize=False))
         assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crops[0, 2])
 
 

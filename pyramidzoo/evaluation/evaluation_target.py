@@ -106,8 +106,8 @@ def load(subject: EvaluationTarget, images: Split, override: Override | None = N
     """Build the network of some weights and hold both to the images. Raises UsageError, IntegrityError."""
     if subject.dataset != images.name:
         raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
-    preprocessing = (override or Override()).applied(subject.preprocessing)
-    images.require(preprocessing, subject.name)
+    preprocessing = (override or Override()).apply_to(subject.preprocessing)
+    images.check_preprocessing(preprocessing, subject.name)
     content = read_weights(subject.path, sha256=subject.file_sha256)
     row = get_architecture(subject.architecture)
     model = assemble(row, content, arguments=subject.arguments, preprocessing=preprocessing)

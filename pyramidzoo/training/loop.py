@@ -210,7 +210,7 @@ def _require_fit(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
         for split in (images, test):
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
-            split.require(recipe.preprocessing, f"recipe {recipe.name}")
+            split.check_preprocessing(recipe.preprocessing, f"recipe {recipe.name}")
         if recipe.steps_per_epoch(len(images)) == 0:
             raise UsageError(f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {len(images)}")
 
