@@ -29,10 +29,10 @@ from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.metrics import prediction_sha256
 from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
-from pyramidzoo.inference._forms import auto_form
 from pyramidzoo.inference._fused import fuse, in_place, slice_add
-from pyramidzoo.inference._graph import traced
+from pyramidzoo.inference._graph import trace_network
 from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _fused_dtypes
+from pyramidzoo.inference._passes import choose_passes
 from pyramidzoo.models import model_class
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.models.vgg import CifarVgg
@@ -110,7 +110,7 @@ def targets(optimized: OptimizedClassifier) -> list[str]:
 def picked(family: str) -> list[tuple[str, ...]]:
     """The forms for every device and precision."""
     where = [(device, dtype) for device in ("cpu", "cuda") for dtype in (torch.float32, torch.bfloat16)]
-    return sorted({auto_form(family, *place) for place in where})
+    return sorted({choose_passes(family, *place) for place in where})
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -307,7 +307,7 @@ class _Readers(nn.Module):
 def test_nothing_is_overwritten_that_is_read_later(rewrites: tuple[Callable[[GraphModule], bool], ...]) -> None:
     torch.manual_seed(0)
     model, images = _Readers().double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    graph_module, given = traced(model), images.clone()
+    graph_module, given = trace_network(model), images.clone()
     for rewrite in rewrites:
         rewrite(graph_module)
     graph_module.recompile()
@@ -333,7 +333,7 @@ class _PaddedEarly(nn.Module):
 def test_a_padded_map_is_read_before_it_is_overwritten() -> None:
     torch.manual_seed(0)
     model, images = _PaddedEarly().double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    graph_module = traced(model)
+    graph_module = trace_network(model)
     fuse(graph_module)
     assert not slice_add(graph_module)
     graph_module.recompile()
