@@ -5,6 +5,8 @@ Tests that need them skip without; with PYRAMIDZOO_TESTS_COMPLETE=1 a skip fails
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
 import time
@@ -52,6 +54,23 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     loading.forget_verified()
     yield
     loading.forget_verified()
+
+
+@pytest.fixture(autouse=True)
+def return_memory_after_compiling(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Forget what PyTorch's compiler has compiled, and give freed memory back to the system.
+
+    The networks themselves are freed, but in between the compiler keeps small objects. So the C library returns little
+    of the freed memory by itself, and a worker grows by about the size of each network.
+    """
+    yield
+    if request.node.get_closest_marker("compiler") is None:
+        return
+    torch.compiler.reset()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only the C library of GNU has it
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imagenet_tree import encoded, picture
+from imagenet_tree import encode, make_picture
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -35,7 +35,7 @@ def size_of(preprocessing: Preprocessing) -> tuple[int, int]:
 
 def image_of(mode: str, size: tuple[int, int]) -> Image.Image:
     """A picture in any 8-bit mode; where Pillow does not convert to it, its bytes are taken as they are."""
-    rgb = Image.fromarray(picture(*size, 3))
+    rgb = Image.fromarray(make_picture(*size, 3))
     if mode in ("La", "RGBa"):
         return rgb.convert("RGBA" if mode == "RGBa" else "LA").convert(mode)
     if mode == "PA":
@@ -44,13 +44,13 @@ def image_of(mode: str, size: tuple[int, int]) -> Image.Image:
         return Image.frombytes("LAB", rgb.size, rgb.tobytes())
     image = rgb.convert(mode)
     if mode in ("LA", "RGBA"):
-        image.putalpha(Image.fromarray(picture(*size, 4)[:, :, 0]))
+        image.putalpha(Image.fromarray(make_picture(*size, 4)[:, :, 0]))
     return image
 
 
 def decoded(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
     """What evaluation makes of it: its decoder, then its normalisation."""
-    pixels = Decoder(preprocessing, tensor_resize=False)(encoded(image, "PNG"), "the image")
+    pixels = Decoder(preprocessing, tensor_resize=False)(encode(image, "PNG"), "the image")
     return Normalize(preprocessing)(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0]
 
 
@@ -63,7 +63,7 @@ def test_every_mode_becomes_what_evaluation_makes_of_it(preprocessing: Preproces
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_files_of_jpeg_too(mode: str) -> None:
-    content = encoded(image_of(mode, (90, 75)), "JPEG")
+    content = encode(image_of(mode, (90, 75)), "JPEG")
     pixels = Decoder(LARGE, tensor_resize=False)(content, "the image")
     expected = Normalize(LARGE)(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0]
     assert torch.equal(eval_transform(LARGE)(Image.open(io.BytesIO(content))), expected)
@@ -127,7 +127,7 @@ def test_the_way_out_of_sixteen_bits_works() -> None:
     ],
 )
 def test_another_size_is_refused_or_resized(size: tuple[int, int], preprocessing: Preprocessing, says: str) -> None:
-    image = Image.fromarray(picture(*size, 1))
+    image = Image.fromarray(make_picture(*size, 1))
     pixels = np.asarray(image.convert("L") if preprocessing is GREY else image)
     for form in (image, pixels, torch.from_numpy(pixels.copy()) if pixels.ndim == 2 else image):
         with pytest.raises(UsageError, match=rf"{says}.*resize=True"):
@@ -158,14 +158,14 @@ def test_resizing_is_torchvisions_for_all_shapes() -> None:
     )
     dice = np.random.default_rng(0)
     for seed, (width, height) in enumerate([*dice.integers(1, 200, (40, 2)).tolist(), (1, 1), (1, 90), (33, 32)]):
-        image = Image.fromarray(picture(width, height, seed))
+        image = Image.fromarray(make_picture(width, height, seed))
         assert torch.equal(transform(image), plain(image)), (width, height)
 
 
 def test_networks_of_other_shapes_than_squares() -> None:
     wide = Preprocessing((3, 20, 30), COLOUR.mean, COLOUR.std)
     for size in [(30, 20), (64, 20), (30, 90), (400, 300), (7, 11)]:
-        image = Image.fromarray(picture(*size, 1))
+        image = Image.fromarray(make_picture(*size, 1))
         assert eval_transform(wide, resize=True)(image).shape == (3, 20, 30)
     white = eval_transform(wide, resize=True)(Image.new("RGB", (301, 47), "white"))
     assert torch.equal(white, eval_transform(wide)(Image.new("RGB", (30, 20), "white")))  # nothing was filled up
