@@ -22,7 +22,7 @@ from timing import compared, interleaved, write_results
 from pyramidzoo import create_model
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data._source import ImageSet, ReaderOptions
+from pyramidzoo.data._splits import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.environment import keep_memory

@@ -31,7 +31,7 @@ from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.published_tables import load_published_tables
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import default_data_dir, open_split
 from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.engine import Engine

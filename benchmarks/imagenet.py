@@ -25,7 +25,7 @@ from torchvision import transforms
 
 from pyramidzoo import create_model
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.data._source import ReaderOptions, Split
+from pyramidzoo.data._splits import ReaderOptions, Split
 from pyramidzoo.data.datasets import open_split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.environment import keep_memory

@@ -64,11 +64,11 @@ def measured(name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float]
             for name_of_pass in PASSES:
                 word = "without" if name_of_pass in form.passes else "with"
                 try:
-                    changed = optimize(plain, form=with_or_without(form, name_of_pass), dtype=form._like.dtype)
+                    changed = optimize(plain, form=with_or_without(form, name_of_pass), dtype=form._dtype_marker.dtype)
                 except UsageError:  # this network cannot be rewritten so
                     continue
                 if set(changed.passes) != set(form.passes):  # else it found nothing to do
-                    models[f"{str(form._like.dtype).removeprefix('torch.')} {word} {name_of_pass}"] = changed
+                    models[f"{str(form._dtype_marker.dtype).removeprefix('torch.')} {word} {name_of_pass}"] = changed
     passes = passes_for(lambda: plain(images))
     variants = {variant: forward_passes(model, images, passes) for variant, model in models.items()}
     differing = unequal(plain, models, images)

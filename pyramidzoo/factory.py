@@ -16,7 +16,7 @@ from pyramidzoo.checkpoints.loading import load_weights, read_weights
 from pyramidzoo.checkpoints.safetensors_file import MAX_CLASSES, Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import expand_user_path, find_weights_file, is_path
-from pyramidzoo.models import build, model_class, uninitialised
+from pyramidzoo.models import build, model_class, skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.weights.fetch import fetch
 
@@ -93,7 +93,7 @@ def assemble(
     classes = _classes_in(row, content)
     keep_head = num_classes in (None, classes)
     try:
-        with uninitialised():
+        with skip_initialisation():
             model = build(row, in_chans=channels, num_classes=classes if keep_head else 0, **{**arguments, **arch})
     except (TypeError, ValueError) as error:
         if arch or not arguments:

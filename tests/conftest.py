@@ -5,6 +5,8 @@ Tests that need them skip without; with PYRAMIDZOO_TESTS_COMPLETE=1 a skip fails
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
 import time
@@ -23,7 +25,7 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.checkpoints import loading
 from pyramidzoo.convert import conversion as convert
 from pyramidzoo.convert.conversion import get_layout
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 from pyramidzoo.weights import download as remote
@@ -53,6 +55,23 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     loading.forget_verified()
     yield
     loading.forget_verified()
+
+
+@pytest.fixture(autouse=True)
+def return_memory_after_compiling(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Forget what PyTorch's compiler has compiled, and give freed memory back to the system.
+
+    The networks themselves are freed, but in between the compiler keeps small objects. So the C library returns little
+    of the freed memory by itself, and a worker grows by about the size of each network.
+    """
+    yield
+    if request.node.get_closest_marker("compiler") is None:
+        return
+    torch.compiler.reset()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only the C library of GNU has it
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture
@@ -91,7 +110,7 @@ def origins() -> Path:
 def data_dir() -> Path:
     """The folder of the real CIFAR files."""
     if not _DATA:
-        pytest.skip("PYRAMIDZOO_DATA names no folder of data sets")
+        pytest.skip("PYRAMIDZOO_DATA names no folder of datasets")
     return Path(_DATA).resolve()
 
 

@@ -54,10 +54,10 @@ def compare(row: Row, mode: Mode) -> None:
         if mode == "single":
             return _compare_logits(row, torch.float32, SINGLE)
         torch.manual_seed(0)
-        model = randomised(row.build()).double().train(mode == "train")
+        model = randomise(row.build()).double().train(mode == "train")
         images = torch.randn(3 if mode == "train" else 2, 3, row.size, row.size, dtype=torch.float64)
         forward, tensors = row.counterpart(model)
-        ours, theirs = measured(model, model.state_dict(keep_vars=True), images), measured(forward, tensors, images)
+        ours, theirs = measure(model, model.state_dict(keep_vars=True), images), measure(forward, tensors, images)
         assert_close(ours, theirs, DOUBLE, cancelling=mode == "train")
 
 
@@ -69,7 +69,7 @@ def compare_logits(row: Row) -> None:
 
 def _compare_logits(row: Row, dtype: torch.dtype, relative: float) -> None:
     torch.manual_seed(0)
-    model = randomised(row.build()).to(dtype).eval()
+    model = randomise(row.build()).to(dtype).eval()
     images = torch.randn(2, 3, row.size, row.size, dtype=dtype)
     forward, _ = row.counterpart(model)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomise(model: nn.Module) -> nn.Module:
     """The model with batch norms and biases that change what passes through them."""
     for module in reversed(list(model.modules())):  # parts before the whole
         if isinstance(module, nn.BatchNorm2d):
@@ -153,7 +153,7 @@ def literal(graph: Callable[..., Tensor], **arguments: object) -> Counterpart:
     return counterpart
 
 
-def measured(forward: Forward, tensors: Tensors, images: Tensor) -> Tensors:
+def measure(forward: Forward, tensors: Tensors, images: Tensor) -> Tensors:
     """Logits, the gradients of one functional of them with respect to everything, and the buffers afterwards."""
     images = images.clone().requires_grad_()
     torch.manual_seed(1)  # for dropout and shake-shake, which both sides draw in the same order
@@ -189,12 +189,12 @@ def assert_close(ours: Tensors, theirs: Tensors, relative: float, *, cancelling:
         assert difference <= relative * scale, f"{name} differs by {difference:.1e} at a scale of {scale:.1e}"
 
 
-def by_stage(values: Sequence[int], units: Sequence[int], times: int = 1) -> list[list[int]]:
+def by_stage(values: Sequence[int], blocks: Sequence[int], times: int = 1) -> list[list[int]]:
     """As pytorchcv wants channels: a list for each stage."""
     remaining = iter(values)
-    return [[times * next(remaining) for _ in range(count)] for count in units]
+    return [[times * next(remaining) for _ in range(count)] for count in blocks]
 
 
 def twice(*widths: int) -> list[list[int]]:
-    """Two units a stage: its first one, and one like all others."""
+    """Two blocks a stage: its first one, and one like all others."""
     return [[width, width] for width in widths]

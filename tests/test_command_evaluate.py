@@ -12,7 +12,7 @@ import pytest
 from command_line import RunCommand
 
 from pyramidzoo.data import datasets
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 
 pytestmark = pytest.mark.usefixtures("quick_unpickle")
 

@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from pyramidzoo import cli
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data._source import ImageSet, ReaderOptions
+from pyramidzoo.data._splits import ImageSet, ReaderOptions
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine, programs
 from pyramidzoo.evaluation.compute_settings import ComputeSettings, strict_settings

@@ -23,7 +23,7 @@ from pyramidzoo.checkpoints.safetensors_file import Content, Description, read_t
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.files import file_hash, package_path, replacing
-from pyramidzoo.models import build, uninitialised
+from pyramidzoo.models import build, skip_initialisation
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -256,7 +256,7 @@ def test_initialisation_is_skipped_here_and_nowhere_else() -> None:
     expected = fresh()
     found: list[dict[str, Tensor]] = []
     torch.manual_seed(0)
-    with uninitialised():
+    with skip_initialisation():
         build(row)
         thread = threading.Thread(target=lambda: found.append(fresh()))
         thread.start()

@@ -19,7 +19,7 @@ import torchvision
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import manifest_path
-from pyramidzoo.models import build, uninitialised
+from pyramidzoo.models import build, skip_initialisation
 from tools import make_manifest as tool
 
 FACTS: list[dict[str, Any]] = json.loads(tool.FACTS.read_text(encoding="utf-8"))
@@ -273,7 +273,7 @@ FOLDED = "wide_resnet50_2.imagenet1k_pytorchcv"  # its file has biases where the
 def count(architecture: str) -> dict[int, int]:
     """Parameters by number of classes."""
     counts = {}
-    with uninitialised(), torch.device("meta"):
+    with skip_initialisation(), torch.device("meta"):
         model = build(get_architecture(architecture))
         for classes in (10, 100, 1000):
             model.reset_classifier(classes)

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from test_contract import SMALLEST, make
+from test_contract import SMALLEST, build_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,7 +52,7 @@ def network(name: str) -> tuple[ImageClassifier, Tensor]:
     images = digits(32 if get_architecture(name).family == "vgg" else 8)
     if name in TRAINED:
         return pyramidzoo.create_model(name, weights="digits").eval(), images
-    model = make(name, in_chans=1, num_classes=10)
+    model = build_network(name, in_chans=1, num_classes=10)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of the one batch to come

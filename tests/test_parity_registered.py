@@ -32,7 +32,7 @@ def stages(count: int, *widths: int) -> list[list[int]]:
 
 
 def pyramid(n: int, widths: list[int], *, bottleneck: bool = True, stem: int = 16) -> Counterpart:
-    return literal(reference.pyramidnet, units=(n, n, n), widths=widths, bottleneck=bottleneck, stem=stem)
+    return literal(reference.pyramidnet, blocks=(n, n, n), widths=widths, bottleneck=bottleneck, stem=stem)
 
 
 def wide(n: int, width: int) -> Counterpart:
@@ -62,7 +62,7 @@ def literals() -> Iterator[tuple[str, Counterpart]]:
         narrow = literal(reference.preresnet_bottleneck, n=n, widths=(16, 128, 256), strided=2)
         yield f"preresnet{depth}_hysts", narrow
     yield "preresnet164_bearpaw", literal(reference.preresnet_bottleneck, n=18, strided=2, shared=False)
-    yield "preresnet200", literal(reference.image_preresnet, units=(3, 24, 36, 3))
+    yield "preresnet200", literal(reference.image_preresnet, blocks=(3, 24, 36, 3))
     yield "wrn_40_4", literal(reference.wide_resnet, n=6, width=4)
     for alpha in (48, 84):
         yield f"pyramidnet164_a{alpha}", pyramid(18, reference.additive_widths(16, alpha, 54))
@@ -74,7 +74,7 @@ def literals() -> Iterator[tuple[str, Counterpart]]:
         yield f"pyramidnet{depth}_a{alpha}_hysts", pyramid(n, widths, stem=64)
     for alpha in (300, 450):
         widths = reference.additive_widths(64, alpha, 66)
-        graph = literal(reference.image_pyramidnet, units=(3, 24, 36, 3), widths=widths)
+        graph = literal(reference.image_pyramidnet, blocks=(3, 24, 36, 3), widths=widths)
         yield f"pyramidnet200_a{alpha}", graph
     for depth, k in ((40, 12), (100, 12), (100, 24)):
         yield f"densenet_{depth}_k{k}", literal(plain.densenet, layers=(depth - 4) // 3, growth=k, stem=16)

@@ -1,6 +1,6 @@
 """ResNeXts and squeeze-and-excitation networks against other implementations with the same tensors.
 
-Two units a stage are their first one and one like all others. At 17 and 33 pixels every map that is halved is odd.
+Two blocks a stage are their first one and one like all others. At 17 and 33 pixels every map that is halved is odd.
 """
 
 from __future__ import annotations

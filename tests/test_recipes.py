@@ -11,7 +11,7 @@ import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.published_tables import load_published_tables
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import get_dataset
 from pyramidzoo.errors import UsageError
 from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe

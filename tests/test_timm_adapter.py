@@ -28,7 +28,7 @@ from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
-from pyramidzoo.models import uninitialised
+from pyramidzoo.models import skip_initialisation
 from pyramidzoo.timm_adapter import PREFIX, crop_fraction, register_with_timm
 from pyramidzoo.weights.fetch import WeightsFile
 
@@ -87,7 +87,7 @@ def test_registration_imports_no_family() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_and_layer_decay(name: str) -> None:
     row = get_architecture(name)
-    with uninitialised():
+    with skip_initialisation():
         model = make(name)
     cfg = model.pretrained_cfg
     assert model.default_cfg is cfg
@@ -145,7 +145,7 @@ def test_features_are_the_outputs_of_the_stages(name: str, feature_cls: str | No
     torch.manual_seed(0)  # shake-shake draws
     expected = stage_outputs(plain, images)
     if feature_cls is None:
-        with uninitialised():
+        with skip_initialisation():
             extractor = make(name, features_only=True).train()
         extractor.body.load_state_dict(before)
     else:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import pyramidzoo
 from pyramidzoo import cli
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors, write_tensors
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, NotWritableError, UsageError

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.step import CapturedStep, TrainingData, TrainingRun

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.evaluation.compute_settings import ComputeSettings

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.step import TrainingData, TrainingRun

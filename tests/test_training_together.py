@@ -14,7 +14,7 @@ import torch
 
 from pyramidzoo import cli
 from pyramidzoo.checkpoints.safetensors_file import Description, read_metadata, read_tensors
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.training import loop, recipes

@@ -20,7 +20,7 @@ from conftest import random_state
 from pyramidzoo import cli
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers
 from pyramidzoo.evaluation.compute_settings import ComputeSettings

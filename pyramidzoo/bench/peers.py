@@ -20,7 +20,7 @@ from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.checkpoints.safetensors_file import signatures
 from pyramidzoo.convert.conversion import get_layout
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.models import uninitialised
+from pyramidzoo.models import skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 
 # Rounding in doubles came to 1e-11 at most over all networks (tests/parity.py); another epsilon in a BN is 1e-6.
@@ -115,7 +115,7 @@ def peer(library: str, row: Architecture, model: ImageClassifier, image: tuple[i
     for name, part in signatures(tensors).items():
         place, shape, _ = layout.locate(name, part, row)
         moved[place] = tensors[name].reshape(part.shape if shape is None else shape)
-    with uninitialised():
+    with skip_initialisation():
         network = LIBRARIES[library](row, model.num_classes)
     # where theirs is folded, a tensor of ours has no place
     if network is None or {name: tensor.shape for name, tensor in network.state_dict().items()} != {

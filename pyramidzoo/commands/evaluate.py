@@ -22,7 +22,7 @@ from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
-    from pyramidzoo.data._source import Split
+    from pyramidzoo.data._splits import Split
     from pyramidzoo.evaluation.compute_settings import ComputeSettings
     from pyramidzoo.evaluation.evaluation_target import LoadedModel
     from pyramidzoo.evaluation.records import Record
@@ -195,7 +195,7 @@ def _select_targets(names: Sequence[str]) -> list[WeightsEntry | Path]:
 
 
 def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettings:
-    from pyramidzoo.data._source import ReaderOptions
+    from pyramidzoo.data._splits import ReaderOptions
     from pyramidzoo.data.transforms import Override
     from pyramidzoo.evaluation.compute_settings import ComputeSettings
     from pyramidzoo.evaluation.environment import pick_device, usable_cores

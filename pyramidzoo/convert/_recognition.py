@@ -21,7 +21,7 @@ from pyramidzoo.checkpoints.safetensors_file import (
 )
 from pyramidzoo.convert._layout import FlatCheckpoint, Layout
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.models import build, uninitialised
+from pyramidzoo.models import build, skip_initialisation
 
 
 class Match(NamedTuple):
@@ -155,7 +155,7 @@ def _contents(checkpoint: Mapping[str, Tensor]) -> str:
 
 def signatures_of(row: Architecture, **settings: Any) -> dict[str, Signature]:
     """What a file of this network holds under the zoo's names. Raises what `build` raises."""
-    with uninitialised():
+    with skip_initialisation():
         return stored_signatures(build(row, **settings))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pyramidzoo.data._source import ReaderOptions
+from pyramidzoo.data._splits import ReaderOptions
 from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import UsageError
 

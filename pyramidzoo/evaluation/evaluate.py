@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyramidzoo.data._source import Split
+from pyramidzoo.data._splits import Split
 from pyramidzoo.evaluation.compute_settings import ComputeSettings, strict_settings
 from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model

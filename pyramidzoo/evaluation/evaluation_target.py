@@ -14,7 +14,7 @@ from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
 from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
-from pyramidzoo.data._source import Split
+from pyramidzoo.data._splits import Split
 from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import assemble
@@ -160,8 +160,8 @@ def load_model(target: EvaluationTarget, images: Split, override: Override | Non
     """
     if target.dataset != images.name:
         raise UsageError(f"{target.name} was trained on {target.dataset}, not on {images.name}")
-    preprocessing = (override or Override()).applied(target.preprocessing)
-    images.require(preprocessing, target.name)
+    preprocessing = (override or Override()).apply_to(target.preprocessing)
+    images.check_preprocessing(preprocessing, target.name)
     content = read_weights(target.path, sha256=target.file_sha256)
     model = assemble(
         get_architecture(target.architecture), content, arguments=target.arguments, preprocessing=preprocessing

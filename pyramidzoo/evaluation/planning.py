@@ -14,7 +14,7 @@ from typing import Any
 
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.data._source import Split
+from pyramidzoo.data._splits import Split
 from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.engine import Engine, PreparedNetwork
 from pyramidzoo.evaluation.environment import device_name, versions

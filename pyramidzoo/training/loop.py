@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pyramidzoo.checkpoints.safetensors_file import Description, check_finite, read_metadata, write_tensors
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.evaluation.environment import device_name, versions
@@ -211,7 +211,7 @@ def _require_fit(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
         for split in (images, test):
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
-            split.require(recipe.preprocessing, f"recipe {recipe.name}")
+            split.check_preprocessing(recipe.preprocessing, f"recipe {recipe.name}")
         if recipe.steps_per_epoch(len(images)) == 0:
             raise UsageError(f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {len(images)}")
 

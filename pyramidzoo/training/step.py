@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyramidzoo.data._source import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.factory import create_model
 from pyramidzoo.training.augmentation import Draws, draw_epoch, join, loss_and_errors, prepare_batch

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.convert._layout import Layout
-from pyramidzoo.models._blocks import imagenet_blocks
+from pyramidzoo.models._blocks import imagenet_blocks_per_stage
 
 _IMAGENET = Preprocessing(
     input_size=(3, 224, 224),
@@ -39,7 +39,7 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
 
 def _place(module: str, row: Architecture) -> str:
     bottleneck = row.class_name != "ImageResNet" or bool(row.arguments.get("bottleneck"))
-    counts = imagenet_blocks(row.name, row.arguments["depth"], bottleneck)
+    counts = imagenet_blocks_per_stage(row.name, row.arguments["depth"], bottleneck)
     if not module.startswith("layer"):
         last = sum(counts) + 1
         final_norm = row.class_name not in _POSTACTIVATION

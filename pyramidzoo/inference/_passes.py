@@ -1,4 +1,4 @@
-"""The passes by name, and which of them pay where."""
+"""All passes by name, and which of them are fastest on which device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pyramidzoo.inference._fused import fuse, in_place, slice_add
 
 
 def channels_last(graph_module: GraphModule) -> bool:
-    """The channels of a pixel beside each other in memory: the same numbers, elsewhere."""
+    """Store the channels of each pixel next to each other in memory. The numbers stay the same."""
     graph_module.to(memory_format=torch.channels_last)
     return True
 
 
-# in the order in which they are applied: each tells whether it found something to do
+# The passes in the order in which they are applied. Each returns whether it changed anything.
 PASSES: dict[str, Callable[[GraphModule], bool]] = {
     "fold_bn": fold_bn,
     "fold_bn_into_next_conv": fold_bn_into_next_conv,
@@ -40,24 +40,43 @@ _OVERWRITING = ("slice_add", "in_place")
 _FOLDED = ("fold_bn", "fold_bn_into_next_conv", "constant_channel")
 
 
-def auto_form(family: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
-    """The fastest passes of those that round well (docs/inference.md), whether or not a network has use for each."""
+def choose_passes(family: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """Choose the passes that were fastest among those with small rounding errors (see docs/inference.md).
+
+    Args:
+        family: Family of the network, the name of its module in `pyramidzoo.models`.
+        device: Type of the device: "cpu", "cuda", ...
+        dtype: Type of the rewritten network.
+
+    Returns:
+        Names of passes. Some may find nothing to do in a network of the family.
+    """
     half = dtype.itemsize == 2
-    if device != "cpu":  # by arithmetic only: nothing was measured there
+    if device != "cpu":  # This choice follows from the number of operations. Nothing was measured here.
         aligned = ("align8",) if half and family == "pyramidnet" else ()
         return (*_FOLDED, *aligned, *_OVERWRITING, *(("channels_last",) if half else ()))
-    # nothing follows a convolution of a DenseNet that could be fused with it
+    # In a DenseNet, no convolution is followed by anything that could be fused with it.
     ending = _OVERWRITING if family == "densenet" else ("fuse", *_OVERWRITING)
     if half:
-        # odd widths cost most here; a clamp and a buffer for the dense blocks do not pay
+        # Widths that are no multiple of 8 are slowest here. `clamp` and `concat_buffer` save no time.
         return (*_FOLDED, *(("align8",) if family == "pyramidnet" else ()), *ending, "channels_last")
-    if family == "vgg":  # in channels_last, which is faster, 4,608 products in a row triple the rounding error
+    if family == "vgg":  # channels_last is faster, but sums of 4,608 products in a row have 3 times the rounding error.
         return (*_FOLDED, *_OVERWRITING)
     return (*_FOLDED, "clamp", "concat_buffer", *ending, "channels_last")
 
 
-def checked_form(form: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of passes. Raises UsageError."""
+def check_passes(form: str | Sequence[str]) -> tuple[str, ...]:
+    """Check the names of passes.
+
+    Args:
+        form: One name, or several.
+
+    Returns:
+        The names.
+
+    Raises:
+        UsageError: There is no pass of this name.
+    """
     names = (form,) if isinstance(form, str) else tuple(form)
     for name in names:
         if name not in PASSES:
