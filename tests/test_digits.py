@@ -23,7 +23,7 @@ from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import package_path
-from pyramidzoo.training.loop import METADATA_KEY
+from pyramidzoo.training.logged_run import METADATA_KEY
 from pyramidzoo.training.recipes import get_recipe
 
 BUNDLED = {"wrn_16_1.digits_zoo": (14, 897), "resnet20.digits_zoo": (31, 899)}  # wrong, top-5 correct

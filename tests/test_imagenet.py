@@ -46,7 +46,7 @@ from pyramidzoo.evaluation import engine
 from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.evaluate import evaluate
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
 from pyramidzoo.evaluation.judging import conclude
 from pyramidzoo.evaluation.planning import plan
 from pyramidzoo.evaluation.predictions import Part

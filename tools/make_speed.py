@@ -1,10 +1,10 @@
-"""Measure the images per second of every network, and write them to pyramidzoo/bundled/speed.json.
+"""Measure images per second of every network for `pyramidzoo info`, into pyramidzoo/bundled/speed.json.
 
     python tools/make_speed.py ['wrn_*' ...] [--rounds 5] [--again]
 
-`pyramidzoo info` shows them. They are measured as `pyramidzoo bench` does it, without other libraries. The file is
-written after each network, so the script can be stopped and started again: it skips the networks that are in the file,
-unless `--again` is given. If the device or a version is not the file's, it starts a new file.
+It measures as `pyramidzoo bench` does, without peers. The file is written after each network, so the script can be
+stopped and started again. Networks that are already in the file are left out; `--again` measures them anew. On another
+device, or with other versions, than those in the file, a new file is begun.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from typing import Any
 
 import torch
 
-from pyramidzoo.bench.measuring import BenchmarkSettings, BenchmarkTarget, Peaks, measure_target
+from pyramidzoo.bench.measure import BenchmarkSettings, measure_target
+from pyramidzoo.bench.peaks import Peaks
 from pyramidzoo.bench.speed_table import FILE
+from pyramidzoo.bench.targets import BenchmarkTarget
 from pyramidzoo.catalog.architectures import architectures, list_models
 from pyramidzoo.evaluation.environment import device_name, keep_memory, versions
 from pyramidzoo.files import write_text
 
 TABLE = Path(__file__).resolve().parents[1] / "pyramidzoo" / FILE
-BATCHES = {32: (64, 1), 224: (16, 1)}  # batch sizes by the height of the images
+BATCHES = {32: (64, 1), 224: (16, 1)}  # by the side of the images
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure the networks that match the patterns."""
+    """Measure the networks that are asked for, and write the file after each of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -46,11 +48,11 @@ def main(argv: list[str] | None = None) -> None:
         row = architectures()[name]
         settings = BenchmarkSettings(device, BATCHES[row.input_size], ("plain", "optimized"), rounds=options.rounds)
         speeds: dict[str, dict[str, float]] = defaultdict(dict)
-        for result in measure_target(BenchmarkTarget(row), settings, peaks):
-            if result["error"]:
-                print(f"{name}, {result['variant']}: {result['error']}", flush=True)
+        for measured in measure_target(BenchmarkTarget(row), settings, peaks):
+            if measured.images_per_second is None:
+                print(f"{name}, {measured.variant}: {measured.error}", flush=True)
                 continue
-            speeds[str(result["batch"])][result["variant"]] = _round_speed(result["images_per_second"])
+            speeds[str(measured.batch)][measured.variant] = _round_to_three_digits(measured.images_per_second)
         networks[name] = {
             "date": datetime.now(timezone.utc).date().isoformat(),
             "rounds": options.rounds,
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _read_networks(conditions: dict[str, Any]) -> dict[str, Any]:
-    """Read the networks in the file, if they were measured on this device with these versions."""
+    """Read the networks that the file has, if they were measured on this device with these versions."""
     if not TABLE.exists():
         return {}
     document = json.loads(TABLE.read_text(encoding="utf-8"))
@@ -70,8 +72,8 @@ def _read_networks(conditions: dict[str, Any]) -> dict[str, Any]:
     return networks if document == conditions else {}
 
 
-def _round_speed(speed: float) -> float:
-    """Round to three digits. Two runs agree in fewer."""
+def _round_to_three_digits(speed: float) -> float:
+    """Round a speed. Two measurements agree in fewer digits than three."""
     rounded = float(f"{speed:.3g}")
     return int(rounded) if rounded.is_integer() else rounded
 

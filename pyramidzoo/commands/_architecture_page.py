@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyramidzoo.bench.speed_table import packaged_speed
+from pyramidzoo.bench.speed_table import read_packaged_speed
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
@@ -22,7 +22,7 @@ def architecture_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> di
     """
     import torch
 
-    from pyramidzoo.bench.counting import multiply_adds
+    from pyramidzoo.bench.counting import count_multiply_adds
     from pyramidzoo.models import build
 
     with torch.device("meta"):
@@ -37,8 +37,8 @@ def architecture_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> di
         "input": f"(N, 3, {row.input_size}, {row.input_size})",
         "classes": row.num_classes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": multiply_adds(model, (3, row.input_size, row.input_size)),
-        "speed": packaged_speed(row.name),
+        "multiply_adds": count_multiply_adds(model, (3, row.input_size, row.input_size)),
+        "speed": read_packaged_speed(row.name),
         "features": model.num_features,
         "stages": [
             {"module": stage["module"], "channels": stage["num_chs"], "reduction": stage["reduction"]}

@@ -19,6 +19,7 @@ def render_bench(
     rows: Sequence[Row],
     failures: Sequence[Mapping[str, Any]],
     peers: Sequence[str],
+    libraries: Sequence[str],
     format: str,
 ) -> str | None:
     """Write what was measured in one format.
@@ -27,7 +28,8 @@ def render_bench(
         conditions: What the numbers depend on: date, device, versions, rounds, and the speed of the best convolution.
         rows: One for each network, batch size and variant, as `measure_target` returns them.
         failures: What could not be measured, for JSON.
-        peers: The libraries that were compared with.
+        peers: The variants of other libraries that were compared with, such as "timm_bf16".
+        libraries: The libraries of the peers.
         format: One of `text_output.FORMATS`.
 
     Returns:
@@ -39,7 +41,7 @@ def render_bench(
         return render(rows, "csv")
     if not rows:
         return None
-    sentences = " ".join(_sentences(conditions, rows, peers))
+    sentences = " ".join(_sentences(conditions, rows, peers, libraries))
     if format == "markdown":
         table = [{"network": row["weights"] or row["network"], **_cells(row)} for row in rows]
         return f"{render(table, format)}\n\n{sentences}"
@@ -85,9 +87,11 @@ def _three_digits(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _sentences(conditions: Mapping[str, Any], rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
+def _sentences(
+    conditions: Mapping[str, Any], rows: Sequence[Row], peers: Sequence[str], libraries: Sequence[str]
+) -> list[str]:
     """Say what was measured on what, and what the columns are."""
-    versions = ", ".join(f"{name} {conditions['versions'][name]}" for name in ("torch", *peers))
+    versions = ", ".join(f"{name} {conditions['versions'][name]}" for name in ("torch", *libraries))
     rounds = f"{conditions['rounds']} round{'s' if conditions['rounds'] > 1 else ''}"
     sentences = [
         f"Measured on {conditions['device']}, {conditions['date']}, {versions}: medians of {rounds} in which all "
@@ -111,7 +115,10 @@ def _explain_ratios(rows: Sequence[Row], peers: Sequence[str]) -> str:
     if not baselines:
         return ""
     if baselines & set(peers):
-        return "ratio: images/s over those of the fastest peer, or of the plain network where no peer has it."
+        return (
+            "ratio: images/s over those of the fastest peer of the same precision. Where there is none, over those of "
+            "the fastest fp32 peer, or of the plain network."
+        )
     no_peer = "; no peer has these networks" if peers else ""
     return f"ratio: images/s over those of the plain network{no_peer}."
 

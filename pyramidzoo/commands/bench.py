@@ -20,7 +20,10 @@ from pyramidzoo.files import is_path
 from pyramidzoo.text_output import show
 
 if TYPE_CHECKING:
-    from pyramidzoo.bench.measuring import BenchmarkSettings, BenchmarkTarget, Peaks
+    from pyramidzoo.bench.measure import BenchmarkSettings
+    from pyramidzoo.bench.peaks import Peaks
+    from pyramidzoo.bench.rows import BenchmarkRow
+    from pyramidzoo.bench.targets import BenchmarkTarget
 
 # These are small and of different kinds, and other libraries have the same ones.
 DEFAULT_NAMES = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
@@ -57,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["auto"],
         metavar="P",
-        help="the libraries to compare with: pytorchcv, timm, torchvision, none (default: auto, those installed)",
+        help="the libraries to compare with: pytorchcv, timm, torchvision, alone or with the words of --variants "
+        "(pytorchcv_bf16); none (default: auto, those installed)",
     )
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="how often each variant is timed (default: %(default)s)"
@@ -98,7 +102,7 @@ class _Failure:
 class _Measurements:
     """What was measured so far: rows of `measure_target`, and what could not be measured."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[BenchmarkRow] = field(default_factory=list)
     failures: list[_Failure] = field(default_factory=list)
 
 
@@ -108,24 +112,27 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from pyramidzoo.bench.measuring import BenchmarkSettings, Peaks
-    from pyramidzoo.bench.peers import chosen
+    from pyramidzoo.bench.measure import BenchmarkSettings
+    from pyramidzoo.bench.peaks import Peaks
+    from pyramidzoo.bench.peers import get_library_versions, select_peers
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
 
     targets = _select_targets(options.names or DEFAULT_NAMES)
-    peers = chosen(options.peers)
+    peers = select_peers(options.peers)
     settings = BenchmarkSettings(
-        pick_device(options.device), options.batch_size, options.variants, tuple(peers), options.rounds
+        pick_device(options.device), options.batch_size, options.variants, peers, options.rounds
     )
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     keep_memory()
     peaks = Peaks(settings.device)
+    libraries = get_library_versions(peers)
     measurements = _measure(targets, settings, peaks)
     for failure in measurements.failures:
         print(f"pyramidzoo: {failure.name}: {failure.error}", file=sys.stderr)
     failed = [{"name": f.name, "error": f.error, "exit_code": f.exit_code} for f in measurements.failures]
-    text = render_bench(_conditions(settings, peers, peaks), measurements.rows, failed, tuple(peers), options.format)
+    rows = [row.as_data() for row in measurements.rows]
+    text = render_bench(_conditions(settings, libraries, peaks), rows, failed, peers, tuple(libraries), options.format)
     if text is not None:
         show(text)
     return worst_exit_code([failure.exit_code for failure in measurements.failures])
@@ -137,7 +144,7 @@ def _select_targets(names: Iterable[str]) -> list[BenchmarkTarget]:
     Raises:
         UsageError: Nothing has such a name.
     """
-    from pyramidzoo.bench.measuring import BenchmarkTarget
+    from pyramidzoo.bench.targets import BenchmarkTarget
 
     targets: dict[str, BenchmarkTarget] = {}
     for name in names:
@@ -158,40 +165,40 @@ def _measure(targets: Sequence[BenchmarkTarget], settings: BenchmarkSettings, pe
     """Measure all networks under a progress bar. A failure of one does not stop the rest."""
     from tqdm import tqdm
 
-    from pyramidzoo.bench.measuring import measure_target
+    from pyramidzoo.bench.measure import measure_target
 
     measurements = _Measurements()
     with tqdm(total=len(targets) * settings.steps, unit="round", disable=None) as bar:
         for number, target in enumerate(targets, start=1):
             bar.set_description(target.name)
             try:
-                rows = measure_target(target, settings, peaks, step=bar.update)
+                rows = measure_target(target, settings, peaks, on_progress=bar.update)
             except PyramidzooError as error:
                 measurements.failures.append(_Failure(target.name, str(error), error.exit_code))
             else:
                 measurements.rows += rows
-                measurements.failures += [_failure_of(row) for row in rows if row["error"]]
+                measurements.failures += [_failure_of(row) for row in rows if row.error]
             bar.update(number * settings.steps - bar.n)  # What could not be measured counts as done.
     peaks.set_fractions(measurements.rows)
     return measurements
 
 
-def _failure_of(row: Mapping[str, Any]) -> _Failure:
-    from pyramidzoo.bench.measuring import DIFFERENT
+def _failure_of(row: BenchmarkRow) -> _Failure:
+    from pyramidzoo.bench.checking import DIFFERENT
 
-    is_different = row["error"].startswith(DIFFERENT)
-    code = _DIFFERENT_LOGITS if is_different else UnavailableError.exit_code
-    return _Failure(f"{row_title(row)}: {row['variant']}", row["error"], code)
+    error = row.error or ""
+    code = _DIFFERENT_LOGITS if error.startswith(DIFFERENT) else UnavailableError.exit_code
+    return _Failure(f"{row_title(row.as_data())}: {row.variant}", error, code)
 
 
-def _conditions(settings: BenchmarkSettings, peers: Mapping[str, str], peaks: Peaks) -> dict[str, Any]:
+def _conditions(settings: BenchmarkSettings, libraries: Mapping[str, str], peaks: Peaks) -> dict[str, Any]:
     """Return what the numbers depend on: when, where and with which versions they were measured."""
     from pyramidzoo.evaluation.environment import device_name, versions
 
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "device": device_name(settings.device),
-        "versions": {**versions(), **peers},
+        "versions": {**versions(), **libraries},
         "rounds": settings.rounds,
-        "best_convolution_gflops": {precision: round(peak / 1e9, 1) for precision, peak in peaks.known.items()},
+        "best_convolution_gflops": {precision: round(peak / 1e9, 1) for precision, peak in peaks.flops.items()},
     }

@@ -16,7 +16,7 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
-    from pyramidzoo.training.loop import Epoch, Task, Trained
+    from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
     from pyramidzoo.training.recipes import Recipe
     from pyramidzoo.training.step import Precision
 
@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
     from pyramidzoo.data.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
-    from pyramidzoo.training.loop import Task, train_together
+    from pyramidzoo.training.logged_run import Task
+    from pyramidzoo.training.loop import train_together
 
     recipes, dataset = _select_recipes(options)
     data_dir = options.data_dir or default_data_dir()
@@ -151,7 +152,7 @@ def _epoch_line(task: Task, epoch: Epoch) -> str:
     )
 
 
-def _print_results(results: Sequence[Trained | None], format: str) -> None:
+def _print_results(results: Sequence[TrainingResult | None], format: str) -> None:
     """Print what was trained to the end, and how many networks were not."""
     finished = [trained for trained in results if trained is not None]
     if format == "human":
