@@ -335,11 +335,11 @@ def other_classes(row: Any, classes: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("builder", [other_epsilon, other_activation, other_depth, other_classes, lambda r, c: None])
-def test_another_graph_is_no_peer(class_name: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_graph_is_no_peer(builder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     row = get_architecture("resnet20_b")
     model = random_calibrated_model(row)
     assert peers.build_peer("pytorchcv", row, model, (3, 32, 32)) is not None
-    monkeypatch.setitem(peers.LIBRARIES, "pytorchcv", class_name)
+    monkeypatch.setitem(peers.LIBRARIES, "pytorchcv", builder)
     assert peers.build_peer("pytorchcv", row, model, (3, 32, 32)) is None
 
 

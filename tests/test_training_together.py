@@ -315,7 +315,7 @@ def test_the_command_stops_in_time_and_goes_on(tmp_path: Path, capsys: Any) -> N
     assert cli.main([*arguments, "--minutes", "0.000001"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == []
-    assert re.search("time was over for 1 of 1; .* goes on", captured.err)
+    assert re.search("time was over for 1 of 1; .* continues", captured.err)
     assert cli.main(arguments) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["epoch"] == 1
