@@ -25,7 +25,9 @@ _FOLDER = Path("publish")  # of a dry run, in the working directory
 def run_publish(args: argparse.Namespace) -> int:
     """Publish one set of weights, or all that may be, and print their manifest entries."""
     _check(args)
-    from pyramidzoo.hub.publish import check_repo_id, measured, refusal, writable_manifest
+    from pyramidzoo.hub.manifest_entry import writable_manifest
+    from pyramidzoo.hub.permission import explain_refusal, merge_results
+    from pyramidzoo.hub.prepare import check_repo_id
 
     if args.write:
         writable_manifest()
@@ -41,7 +43,7 @@ def run_publish(args: argparse.Namespace) -> int:
 
     rows: list[dict[str, Any]] = []
     codes: list[int] = []
-    reasons = {entry.id: refusal(entry, measured(entry, records)) for entry in _own_entries()}
+    reasons = {entry.id: explain_refusal(entry, merge_results(entry, records)) for entry in _own_entries()}
     for weights_id in (weights_id for weights_id, reason in reasons.items() if reason is None):
         check_repo_id(f"{args.org}/{weights_id}")  # before the first one is published
     for entry in _own_entries():
@@ -89,19 +91,21 @@ def _own_entries() -> list[WeightsEntry]:
 
 def _publish(args: argparse.Namespace, entry: WeightsEntry, repo_id: str, records: Sequence[Record]) -> dict[str, Any]:
     """One publication, or with --dry-run its folder, as a row."""
-    from pyramidzoo.hub.publish import entry_of, manifest_content, prepare, upload, writable_manifest, write_entry
+    from pyramidzoo.hub.manifest_entry import make_published_entry, manifest_content, writable_manifest, write_entry
+    from pyramidzoo.hub.prepare import prepare_folder
+    from pyramidzoo.hub.upload import upload_folder
 
     kept = (args.output or _FOLDER) / entry.id if args.output or args.dry_run else None
     with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as temporary:
-        prepared = prepare(entry, kept or Path(temporary), repo_id, records=records)
+        prepared = prepare_folder(entry, kept or Path(temporary), repo_id, records=records)
         if args.dry_run:
             facts = {"repository": repo_id, "sha256": prepared.sha256, "bytes": prepared.bytes}
             return _row(entry, "prepared", **facts, detail=str(kept))
-        published = upload(prepared, private=args.private)
-    make: Callable[[], dict[str, Any]] = lambda: entry_of(published, manifest_content(entry))  # noqa: E731
+        published = upload_folder(prepared, private=args.private)
+    make: Callable[[], dict[str, Any]] = lambda: make_published_entry(published, manifest_content(entry))  # noqa: E731
     if args.write:
         write_entry(writable_manifest(), entry.id, make)
-    state = "published" if published.new else "already there"
+    state = "published" if published.is_new else "already there"
     print(f"pyramidzoo: {entry.id}: {state}, read back and verified: {published.url}", file=sys.stderr)
     hub = published.hub
     found = {"repository": repo_id, "revision": hub.revision, "sha256": hub.sha256, "bytes": hub.bytes}
