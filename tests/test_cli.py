@@ -24,9 +24,9 @@ from pyramidzoo import __version__, cli
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.catalog.manifest import Hub, Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.checkpoints.safetensors_file import Description
-from pyramidzoo.commands import measure
+from pyramidzoo.commands import tables
+from pyramidzoo.commands._select import select
 from pyramidzoo.commands.here import places
-from pyramidzoo.commands.local import select
 from pyramidzoo.convert.conversion import LAYOUTS, get_layout
 from pyramidzoo.data import datasets
 from pyramidzoo.data.datasets import ImageSet
@@ -626,11 +626,11 @@ def test_interrupts_and_bugs_have_their_codes(run: Any, monkeypatch: pytest.Monk
     def broken(args: object) -> int:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(measure, "run_tables", interrupted)
+    monkeypatch.setattr(tables, "run", interrupted)
     assert run("tables").code == 130
-    monkeypatch.setattr(measure, "run_tables", terminated)
+    monkeypatch.setattr(tables, "run", terminated)
     assert run("tables").code == 130
-    monkeypatch.setattr(measure, "run_tables", broken)
+    monkeypatch.setattr(tables, "run", broken)
     done = run("tables")
     assert (done.code, "internal error, RuntimeError: a bug" in done.err) == (1, True)
     assert "Traceback" not in done.err

@@ -537,7 +537,7 @@ def test_weights_are_measured_with_their_own_tensors_and_images(run: Run) -> Non
 
 
 def test_a_busy_machine_is_named() -> None:
-    from pyramidzoo.commands.speed import _about_spread
+    from pyramidzoo.commands.bench import _about_spread
 
     def row(lowest: float | None, highest: float | None) -> dict[str, float | None]:
         return {"images_per_second_min": lowest, "images_per_second_max": highest}
@@ -548,7 +548,7 @@ def test_a_busy_machine_is_named() -> None:
 
 
 def test_names_mean_architectures_before_weights() -> None:
-    from pyramidzoo.commands.speed import DEFAULT, _subjects
+    from pyramidzoo.commands.bench import DEFAULT, _subjects
 
     def named(*names: str) -> list[str]:
         return [subject.name for subject in _subjects(names)]
@@ -598,7 +598,7 @@ def test_failures_of_some_have_their_exit_codes(run: Run, monkeypatch: pytest.Mo
         BenchmarkTarget(get_architecture("wrn_16_2")), entry=load_manifest().find("wrn_16_2.cifar10")
     )
     monkeypatch.setattr(
-        "pyramidzoo.commands.speed._subjects", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
+        "pyramidzoo.commands.bench._subjects", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
     )
     code, out, err = run(*arguments, "--variants", "plain")
     assert code == 5

@@ -1,4 +1,4 @@
-"""Weights onto the Hub: `publish`."""
+"""`publish`: publish measured weights on the Hub, as their licence allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, manifest_path
-from pyramidzoo.commands.local import select
+from pyramidzoo.commands._arguments import path_argument
+from pyramidzoo.commands._select import select
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
 from pyramidzoo.text_output import line_width, render, show
 
@@ -22,7 +23,27 @@ if TYPE_CHECKING:
 _FOLDER = Path("publish")  # of a dry run, in the working directory
 
 
-def run_publish(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `publish`."""
+    parser.add_argument("weights", nargs="?", metavar="WEIGHTS", help="an id, or an architecture's default")
+    parser.add_argument("--repo-id", metavar="OWNER/NAME", help="the repository, made if need be")
+    parser.add_argument("--all", action="store_true", help="all of the manifest that may be published; resumes")
+    parser.add_argument("--org", help="whose repositories: each set of weights goes to ORG/ID")
+    parser.add_argument("--private", action="store_true", help="make new repositories private")
+    parser.add_argument("--dry-run", action="store_true", help="only write the folder that would be uploaded")
+    parser.add_argument(
+        "--output", type=path_argument, metavar="DIR", help="keep it as DIR/ID (--dry-run: publish/ID by default)"
+    )
+    parser.add_argument(
+        "--records",
+        type=path_argument,
+        metavar="DIR",
+        help="an --output folder of evaluate, beside the manifest's results",
+    )
+    parser.add_argument("--write", action="store_true", help="put the published place into the manifest file")
+
+
+def run(args: argparse.Namespace) -> int:
     """Publish one set of weights, or all that may be, and print their manifest entries."""
     _check(args)
     from pyramidzoo.hub.manifest_entry import writable_manifest

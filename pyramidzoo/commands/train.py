@@ -1,4 +1,4 @@
-"""New weights: `train`."""
+"""`train`: train networks by recipes; resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.commands._arguments import path_argument
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import render, show
 
@@ -14,7 +15,34 @@ if TYPE_CHECKING:
     from pyramidzoo.training.loop import Epoch
 
 
-def run_train(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `train`."""
+    parser.add_argument("arch", nargs="+", metavar="ARCH", help="the architecture, such as wrn_16_1")
+    parser.add_argument(
+        "--recipe", nargs="+", metavar="NAME", help="recipes, such as he2015_cifar10, instead of --dataset"
+    )
+    parser.add_argument("--dataset", default="digits", help="the data set and its recipe (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=path_argument, required=True, metavar="DIR", help="where weights and log are written"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of initialisation and order (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="several seeds, one network for each")
+    parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="bf16: autocast (default: fp32)")
+    parser.add_argument(
+        "--algorithms",
+        default="fixed",
+        choices=("fixed", "fastest"),
+        help="fixed: the same bits each time; fastest: what cuDNN finds fastest (default: fixed)",
+    )
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop in time; the same command goes on")
+    parser.add_argument(
+        "--data-dir", type=path_argument, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)"
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+
+
+def run(args: argparse.Namespace) -> int:
     """Train networks by recipes and seeds; one line for each epoch goes to stderr."""
     names = [get_architecture(name).name for name in args.arch]
     seeds = args.seeds if args.seeds is not None else [args.seed]

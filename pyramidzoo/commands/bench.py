@@ -1,4 +1,4 @@
-"""How fast networks are here: `bench`."""
+"""`bench`: time networks, rewritten forms of them and the same in other libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
-from pyramidzoo.commands.local import select
+from pyramidzoo.commands._select import select
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.files import names_a_file
 from pyramidzoo.text_output import line_width, render, show, wrapped
@@ -24,7 +24,34 @@ DEFAULT = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
 _UNAVAILABLE, _DIFFERENT = 5, 3
 
 
-def run_bench(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `bench`."""
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"architectures, ids of weights, patterns (default: {', '.join(DEFAULT)})",
+    )
+    parser.add_argument(
+        "-b", "--batch-size", type=int, nargs="+", default=[64], metavar="N", help="images at once (default: 64)"
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=["plain", "optimized", "optimized_bf16"],
+        metavar="V",
+        help="plain and optimized, alone or with _tf32, _bf16, _fp16, _channelslast, _compiled, _graph (default: "
+        "plain optimized optimized_bf16)",
+    )
+    parser.add_argument(
+        "--peers", nargs="+", default=["auto"], metavar="P", help="pytorchcv, timm, torchvision, none (default: auto)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a CPU (default: PyTorch's own choice)")
+
+
+def run(args: argparse.Namespace) -> int:
     """Time networks, their rewritten forms and the same networks of other libraries, all in turn."""
     if args.threads is not None and args.threads < 1:
         raise UsageError(f"--threads {args.threads} computes nothing; it must be positive")

@@ -1,4 +1,4 @@
-"""Everything known about one network or one set of weights: `info`."""
+"""`info`: show everything known about an architecture or a set of weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from pyramidzoo.bench.speed_table import packaged_speed
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
 from pyramidzoo.catalog.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
-from pyramidzoo.commands.catalogue import license_of, top1_error
+from pyramidzoo.commands._cells import license_of, top1_error
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import names_a_file, packaged, user_path, weights_file
@@ -21,7 +21,14 @@ from pyramidzoo.text_output import facts, line_width, render, wrapped
 from pyramidzoo.weights.cache import cache_paths
 
 
-def run_info(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `info`."""
+    parser.add_argument(
+        "name", metavar="NAME", help="an architecture (wrn_16_1), an id (wrn_16_1.cifar10_ferles) or a file"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
     """Everything known about one architecture, one set of weights, or a file."""
     if names_a_file(args.name):
         found = _file_facts(user_path(args.name))

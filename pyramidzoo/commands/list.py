@@ -1,4 +1,4 @@
-"""What there is: `list`."""
+"""`list`: list architectures and weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, near_matches
-from pyramidzoo.catalog.manifest import Manifest, Result, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import Manifest, WeightsEntry, load_manifest
+from pyramidzoo.commands._cells import license_of, top1_error
 from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import line_width, render
@@ -19,7 +20,18 @@ from pyramidzoo.text_output import line_width, render
 REDISTRIBUTABLE = "redistributable"
 
 
-def run_list(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `list`."""
+    parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="a shell pattern, such as 'wrn_*'")
+    parser.add_argument("--weights", action="store_true", help="one line for each set of weights")
+    parser.add_argument("--family", help="only this family, such as pyramidnet")
+    parser.add_argument("--dataset", help="only what has weights of this data set, such as cifar100")
+    parser.add_argument("--license", help="only what has weights under it: MIT, 'BSD*', or all that is redistributable")
+    parser.add_argument("--origin", help="only what has weights from there: akamaster, pytorchcv, or a repository")
+    parser.add_argument("--local", action="store_true", help="only what has weights on this machine; nothing is hashed")
+
+
+def run(args: argparse.Namespace) -> int:
     """Architectures, or with --weights one line for each set of weights; filters narrow either."""
     manifest = load_manifest()
     if args.family is not None:
@@ -65,16 +77,6 @@ def suffix(entry: WeightsEntry) -> str:
     """The end of the id; of the architecture's name where the id has none, which is only where that name holds it."""
     tag = entry.tag.removeprefix(entry.dataset).removeprefix("_")
     return tag or entry.architecture.rpartition("_")[2]
-
-
-def license_of(entry: WeightsEntry) -> str:
-    """The licence of the weights, "unknown" where nobody can tell."""
-    return entry.license.weights or "unknown"
-
-
-def top1_error(result: Result) -> str:
-    """Of all images of the split, in percent."""
-    return f"{100 * (result.images - result.top1_correct) / result.images:.2f}"
 
 
 def _matching(manifest: Manifest, args: argparse.Namespace) -> list[WeightsEntry]:

@@ -1,4 +1,4 @@
-"""Numbers: `evaluate` and `tables`."""
+"""`evaluate`: evaluate weights on their dataset and print both verdicts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
-from pyramidzoo.commands.local import split
+from pyramidzoo.commands._arguments import path_argument
+from pyramidzoo.commands._select import split
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.text_output import render, show
 
@@ -19,7 +20,64 @@ if TYPE_CHECKING:
     from pyramidzoo.evaluation.records import Record
 
 
-def run_evaluate(args: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `evaluate`."""
+    parser.add_argument(
+        "weights",
+        nargs="*",
+        metavar="WEIGHTS",
+        help="ids, architectures, patterns, .safetensors files or folders (default: what comes with the package)",
+    )
+    parser.add_argument(
+        "--data-dir", type=path_argument, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)"
+    )
+    parser.add_argument("--download", action="store_true", help="download the data set where it is absent")
+    parser.add_argument("--split", help="test or train (default: the tested one, which is val for ImageNet)")
+    parser.add_argument(
+        "--class-order",
+        type=class_order_argument,
+        metavar="ORDER",
+        help="which class each folder of images is: 'text' or 'number' sorts their names, a file has one name a line",
+    )
+    parser.add_argument(
+        "--output", type=path_argument, metavar="DIR", help="keep predictions and records, and resume from them"
+    )
+    parser.add_argument(
+        "-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    parser.add_argument(
+        "-j", "--jobs", type=int, metavar="N", help="processes that decode images (default: one a core)"
+    )
+    parser.add_argument(
+        "--resize", type=int, metavar="N", help="shorter side of large images, instead of the weights' own"
+    )
+    parser.add_argument("--crop", type=int, metavar="N", help="side of the square cut from their centre, likewise")
+    parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="how they are resized, likewise")
+    parser.add_argument("--tensor-resize", action="store_true", help="resize them faster; recorded as not strict")
+    parser.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
+    parser.add_argument(
+        "--optimize", action="store_true", help="rewrite the network for inference; recorded as not strict"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+        default="fp32",
+        help="of the whole network; all but %(default)s, the default, are recorded as not strict",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
+    parser.add_argument("--amp-dtype", choices=("bf16", "fp16"), help="for --amp (default: bf16)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network; recorded as not strict")
+    parser.add_argument("--cuda-graph", action="store_true", help="record its kernels once; recorded as not strict")
+    parser.add_argument("--compare", action="store_true", help="compute strictly too, and list predictions that moved")
+
+
+def class_order_argument(text: str) -> str | Path:
+    """A way to sort, or the path of a file."""
+    return text if text in ("text", "number") else path_argument(text)
+
+
+def run(args: argparse.Namespace) -> int:
     """Evaluate weights or files on their data set and print both verdicts; a failure of one does not stop the rest."""
     if args.batch_size < 1:
         raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
@@ -114,42 +172,6 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print(f"pyramidzoo: torchrun gets 0 instead of {code}, or it would start all of it again", file=sys.stderr)
         return 0
     return code
-
-
-def run_tables(args: argparse.Namespace) -> int:
-    """Print the published tables beside what was measured."""
-    from pyramidzoo.evaluation.records import read_records
-    from pyramidzoo.evaluation.tables import from_manifest, from_records, published, table_ids, table_rows, table_title
-
-    manifest = load_manifest()
-    if args.records is None:
-        known = from_manifest(manifest)
-    else:
-        if not args.records.is_dir():
-            raise UsageError(f"--records {args.records} is not a folder; `pyramidzoo evaluate --output` makes one")
-        known = from_records(read_records(args.records))
-        if not known:
-            raise UsageError(f"there are no records in {args.records}; `pyramidzoo evaluate --output` writes them")
-    tables = {table: table_rows(table, manifest, known) for table in args.tables or table_ids()}
-    if args.format in ("json", "csv"):
-        people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
-        rows = [_long(table, row, people) for table, lines in tables.items() for row in lines]
-        print(render(rows, args.format))
-        return 0
-    mark = "## " if args.format == "markdown" else ""
-    parts = [
-        f"{mark}{table}. {table_title(table)}\n\n{render(lines, args.format) or 'none'}"
-        for table, lines in tables.items()
-    ]
-    print("\n\n".join(parts))
-    return 0
-
-
-def _long(table: str, row: dict[str, Any], people: list[str]) -> dict[str, Any]:
-    """One shape for the rows of all tables: who published what goes into one column."""
-    errors = [f"{person} {row[person]}" for person in people if row.get(person)]
-    kept = {name: value for name, value in row.items() if name not in people}
-    return {"table": table, **kept, "published": errors}
 
 
 def _block(record: Record) -> str:
