@@ -1,9 +1,9 @@
-"""Write docs/checkpoints.md: the measured error of every published checkpoint that was at hand, with both verdicts.
+"""Write docs/checkpoints.md: the errors of the published checkpoints that were measured here, with both verdicts.
 
     pyramidzoo evaluate ID ... --output RECORDS
     python tools/tabulate_checkpoints.py RECORDS
 
-Only strict records of weights in the manifest are used. The verdicts are copied from the records; nothing is computed.
+Only strict records of entries of the manifest are taken. Nothing is computed here: the verdicts are the records' own.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from pyramidzoo.files import write_text
 from pyramidzoo.text_output import render
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "checkpoints.md"
-HEAD = """# The checkpoints at hand
+HEAD = """# Published checkpoints that were measured here
 
-Made by `tools/tabulate_checkpoints.py` from the records of `pyramidzoo evaluate`. `recorded` compares with what the
-manifest recorded before, `claim` with what the authors published of these very weights, by their own statistic
+`tools/tabulate_checkpoints.py` makes this page from the records of `pyramidzoo evaluate`. The
+verdict `recorded` compares with the result in the manifest. The verdict `claim` compares with the
+error that the authors published for exactly these weights, by their own statistic
 ([what the verdicts mean](evaluation.md)). Errors are in percent.
 
 """
 
 
-def make_row(record: Record) -> dict[str, Any]:
-    """Make one row of the table."""
+def row(record: Record) -> dict[str, Any]:
+    """One line of the table."""
     entry = load_manifest().entries[record.weights]
     low, high = record.interval
     claims = [f"{c.verdict}: {c.by} {c.published}, ours {c.ours:.3f}" for c in record.claims]
@@ -48,13 +49,11 @@ def make_row(record: Record) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the document from the records in a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", type=Path)
     order = list(load_manifest().entries)
-    folder = parser.parse_args().records
-    records = {record.weights: record for record in read_records(folder) if record.strict and record.weights in order}
-    rows = [make_row(records[weights]) for weights in sorted(records, key=order.index)]
+    records = {r.weights: r for r in read_records(parser.parse_args().records) if r.strict and r.weights in order}
+    rows = [row(records[weights]) for weights in sorted(records, key=order.index)]
     write_text(DOCUMENT, HEAD + render(rows, "markdown") + "\n")
     print(f"{DOCUMENT.name}: {len(rows)} checkpoints")
 

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _publish_one(name: str, options: PublishOptions, records: Sequence[Record]) -> int:
-    from pyramidzoo.hub.publish import check_repo_id
+    from pyramidzoo.hub.prepare import check_repo_id
 
     entries = select_entries([name])
     if len(entries) > 1:
@@ -117,10 +117,11 @@ def _publish_one(name: str, options: PublishOptions, records: Sequence[Record]) 
 
 def _publish_all(options: PublishOptions, records: Sequence[Record]) -> int:
     """Publish what may be published. A failure of one does not stop the rest."""
-    from pyramidzoo.hub.publish import check_repo_id, measured, refusal
+    from pyramidzoo.hub.permission import explain_refusal, merge_results
+    from pyramidzoo.hub.prepare import check_repo_id
 
     entries = _entries_of_manifest_file()
-    reasons = {entry.id: refusal(entry, measured(entry, records)) for entry in entries}
+    reasons = {entry.id: explain_refusal(entry, merge_results(entry, records)) for entry in entries}
     for entry in entries:
         if reasons[entry.id] is None:
             check_repo_id(options.repository_of(entry))  # all of them, before the first one is published
@@ -149,11 +150,13 @@ def _entries_of_manifest_file() -> list[WeightsEntry]:
 def _publish(entry: WeightsEntry, options: PublishOptions, records: Sequence[Record]) -> _Row:
     """Publish one set of weights, or with `--dry-run` only write its folder, and return a row about it."""
     from pyramidzoo.catalog.manifest_writer import find_writable_manifest, read_entry_content, write_entry
-    from pyramidzoo.hub.publish import entry_of, prepare, upload
+    from pyramidzoo.hub.manifest_entry import make_published_entry
+    from pyramidzoo.hub.prepare import prepare_folder
+    from pyramidzoo.hub.upload import upload_folder
 
     repo_id, folder = options.repository_of(entry), options.folder_of(entry)
     with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as temporary:
-        prepared = prepare(entry, folder or Path(temporary), repo_id, records=records)
+        prepared = prepare_folder(entry, folder or Path(temporary), repo_id, records=records)
         if options.dry_run:
             return _row(
                 entry,
@@ -163,15 +166,15 @@ def _publish(entry: WeightsEntry, options: PublishOptions, records: Sequence[Rec
                 bytes=prepared.bytes,
                 detail=str(folder),
             )
-        published = upload(prepared, private=options.private)
+        published = upload_folder(prepared, private=options.private)
 
     def make_entry() -> _Row:
         # The manifest is read when it is written: another process may have changed it meanwhile.
-        return entry_of(published, read_entry_content(entry.id))
+        return make_published_entry(published, read_entry_content(entry.id))
 
     if options.write:
         write_entry(find_writable_manifest(), entry.id, make_entry)
-    state = "published" if published.new else "already there"
+    state = "published" if published.is_new else "already there"
     print(f"pyramidzoo: {entry.id}: {state}, read back and verified: {published.url}", file=sys.stderr)
     return _row(
         entry,
