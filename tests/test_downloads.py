@@ -45,7 +45,7 @@ from pyramidzoo.catalog import manifest
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import file_hash, packaged
-from pyramidzoo.weights import download as remote
+from pyramidzoo.weights import download, fetch_all, progress
 from pyramidzoo.weights import fetch as weights
 
 pytestmark = pytest.mark.server
@@ -236,7 +236,7 @@ def test_threads_that_want_the_same(offer: Published, here: Here) -> None:
     for thread in threads:
         thread.join()
     assert len({located.sha256 for located in found}) == 1
-    assert sorted(located.place for located in found) == sorted([offer.kind] + ["cache"] * 5)
+    assert sorted(located.source for located in found) == sorted([offer.kind] + ["cache"] * 5)
     assert offer.bodies() == 1
     here.gets(offer)
 
@@ -430,7 +430,8 @@ class Bars:
                 if not disable:
                     shown.append(self)
 
-        monkeypatch.setattr(remote, "tqdm", Shown)
+        for module in (download, progress):
+            monkeypatch.setattr(module, "tqdm", Shown)
 
 
 def test_many_at_once_under_one_bar(six: list[Published], here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,7 +506,7 @@ def test_whoever_leaves_stops_the_downloads(six: list[Published], here: Here) ->
     first, *others = six
     for offer in others:
         offer.strike("pause", seconds=1)  # for each 64 KiB
-    results = weights.fetch_all([load_manifest().find(offer.id) for offer in six])
+    results = fetch_all.fetch_all([load_manifest().find(offer.id) for offer in six])
     entry, located = next(results)
     assert (entry.id, isinstance(located, weights.WeightsFile)) == (first.id, True)
     while sum(offer.bodies() for offer in others) < 5:
@@ -530,7 +531,7 @@ def test_an_interrupt_stops_the_downloads(six: list[Published], here: Here, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(weights, "as_completed", interrupted)
+        patched.setattr(fetch_all, "as_completed", interrupted)
         started = time.monotonic()
         ran = here("fetch", "-j", 4, "*")
     assert (ran.code, ran.out) == (130, "")

@@ -39,7 +39,7 @@ from hub_faults import PAGE, Fault
 from hub_server import HubServer
 
 from pyramidzoo.files import file_hash
-from pyramidzoo.weights import download as remote
+from pyramidzoo.weights import _session
 
 pytestmark = pytest.mark.server
 
@@ -284,9 +284,9 @@ def test_fetching_anew_is_as_patient(on_hub: Published, here: Here) -> None:
 
 
 def test_a_server_that_drips(offer: Published, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_WINDOW_SECONDS", 0.2)
+    monkeypatch.setattr(_session, "_WINDOW_SECONDS", 0.2)
     offer.strike("drip", seconds=0.02)
-    fails(offer, here, 5, r"the server sent \d+ bytes in \d s, too few for a download; try again later")
+    fails(offer, here, 5, r"the server sent \d+ bytes in \d s, which is too slow; try again later")
 
 
 @pytest.mark.parametrize("after", [None, 0, 1000])

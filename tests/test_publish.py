@@ -788,7 +788,7 @@ def evaluate_from_the_hub(
     loading.forget_verified()
     for weights_id in ids:
         located = fetch(load_manifest().find(weights_id))
-        assert (located.place, located.sha256) == ("hub", document["weights"][weights_id]["hub"]["sha256"])
+        assert (located.source, located.sha256) == ("hub", document["weights"][weights_id]["hub"]["sha256"])
     capsys.readouterr()
     cli.main(["evaluate", *ids, "--format", "json"])
     shown = capsys.readouterr()

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Have each set of weights as a verified file here, and print where; a failure does not stop the rest."""
-    from pyramidzoo.weights.fetch import fetch_all, locate_file
+    from pyramidzoo.weights.fetch import locate_file
+    from pyramidzoo.weights.fetch_all import fetch_all
 
     if args.jobs < 1:
         raise UsageError(f"-j {args.jobs}: at least one download at a time is needed")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(result, PyramidzooError):
             codes.append(result.exit_code)
         else:
-            rows.append({"weights": name, "from": result.place, "path": str(result.path), "sha256": result.sha256})
+            rows.append({"weights": name, "from": result.source, "path": str(result.path), "sha256": result.sha256})
     if rows or not codes:
         print(render(rows, args.format))
     return worst_exit_code(codes)

@@ -14,11 +14,11 @@ from pyramidzoo.bench.speed_table import packaged_speed
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
 from pyramidzoo.catalog.manifest import Claim, Preprocessing, Result, WeightsEntry, load_manifest
 from pyramidzoo.commands._cells import license_of, top1_error
-from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import names_a_file, packaged, user_path, weights_file
 from pyramidzoo.text_output import facts, line_width, render, wrapped
 from pyramidzoo.weights.cache import cache_paths
+from pyramidzoo.weights.local import find_local_sources
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +126,7 @@ def _architecture_page(row: Architecture, found: dict[str, Any], entries: list[W
     page = f"{wrapped(f'{row.name}: {row.description}', width=width)}\n\n{facts(pairs, width=width)}\n\n"
     if not entries:
         return f"{page}No weights are known; `pyramidzoo convert` makes a file of your own."
-    here = places(entries)
+    here = find_local_sources(entries)
     short = _short_protocols(entries)
     rows = [
         {
@@ -176,7 +176,7 @@ def _short_protocols(entries: list[WeightsEntry]) -> dict[str, str]:
 
 def _weights_facts(entry: WeightsEntry) -> dict[str, Any]:
     plain = {"weights" if name == "id" else name: value for name, value in _plain(entry).items()}
-    return plain | {"redistributable": entry.license.redistributable, "here": places([entry]).get(entry.id)}
+    return plain | {"redistributable": entry.license.redistributable, "here": find_local_sources([entry]).get(entry.id)}
 
 
 def _weights_page(entry: WeightsEntry) -> str:
@@ -260,7 +260,7 @@ def _vouched(published: object, *, by_hand: bool = False) -> str:
 
 
 def _here(entry: WeightsEntry) -> str:
-    where = places([entry]).get(entry.id)
+    where = find_local_sources([entry]).get(entry.id)
     if where is None and entry.origin and entry.origin.manual and not entry.hub:
         return "no, and no program can get it: see `published`"
     if where is None:

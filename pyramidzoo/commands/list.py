@@ -13,9 +13,9 @@ from typing import Any
 from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, near_matches
 from pyramidzoo.catalog.manifest import Manifest, WeightsEntry, load_manifest
 from pyramidzoo.commands._cells import license_of, top1_error
-from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import line_width, render
+from pyramidzoo.weights.local import find_local_sources
 
 REDISTRIBUTABLE = "redistributable"
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         position = {name: k for k, name in enumerate(architectures())}
         entries = [entry for entry in _matching(manifest, args) if _of_family(entry.architecture, args.family)]
         entries.sort(key=lambda entry: position[entry.architecture])  # stable: the manifest's order within a network
-        here = places(entries)
+        here = find_local_sources(entries)
         rows = [_weights_row(entry, here.get(entry.id), human=human) for entry in entries]
     else:
         tags = {name: manifest.tags(name) for name in names}
@@ -96,7 +96,7 @@ def _matching(manifest: Manifest, args: argparse.Namespace) -> list[WeightsEntry
             _require("origin", args.origin, known, more=", and repositories such as owner/name")
         entries = [entry for entry in entries if _fits(origins(entry), args.origin)]
     if args.local:
-        here = places(entries)
+        here = find_local_sources(entries)
         entries = [entry for entry in entries if entry.id in here]
     return entries
 

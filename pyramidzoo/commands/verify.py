@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Hash again what is on this machine, and say what is good, altered, missing or unknown."""
-    from pyramidzoo.weights.fetch import unknown_files, verify, verify_file
+    from pyramidzoo.weights.verify import find_unknown_files, verify, verify_file
 
     if bool(args.weights) == args.all:
         raise UsageError("name weights to verify, or give --all")
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.all:
         entries = list(load_manifest().entries.values())
     states = [verify(entry) for entry in entries] + [verify_file(path) for path in files]
-    states += unknown_files(load_manifest()) if args.all else []
+    states += find_unknown_files(load_manifest()) if args.all else []
     shown = states
     if args.all and args.format == "human":  # hundreds that were never fetched would hide what matters
         shown = [state for state in states if state.state != "missing"]

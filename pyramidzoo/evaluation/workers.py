@@ -25,7 +25,7 @@ from pyramidzoo.evaluation.evaluation_target import LoadedModel
 from pyramidzoo.evaluation.harness import Job, conclude, work
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import Record
-from pyramidzoo.weights.cache import cancel_on
+from pyramidzoo.weights.context import cancel_on
 
 _WAITING = datetime.timedelta(days=7)  # for the slowest of the others; torchrun ends everything when one of them fails
 

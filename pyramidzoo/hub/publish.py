@@ -41,8 +41,8 @@ from pyramidzoo.files import file_hash, make_folder, packaged, replacing, write_
 from pyramidzoo.hub.model_card import Facts, card
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.timm_adapter import PREFIX, cfg_of_weights, fitted
-from pyramidzoo.weights.download import first_line
 from pyramidzoo.weights.fetch import WeightsFile, fetch
+from pyramidzoo.weights.hub_errors import first_line
 
 WEIGHTS, CONFIG, CARD = FILES = ("model.safetensors", "config.json", "README.md")
 _OTHERWISE_NAMED = {"resnet26_bottleneck": "resnet26"}  # in timm, where its graph has another name
