@@ -30,7 +30,7 @@ from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
 from pyramidzoo.weights import cache, download
-from pyramidzoo.weights import fetch as weights
+from pyramidzoo.weights.fetch import fetch
 from pyramidzoo.weights.verify import verify
 
 ID = "wrn_16_1.cifar10_ferles"
@@ -104,11 +104,11 @@ def test_hashes_of_every_kind(
 ) -> None:
     name = "net.pth.zip" if kind == "member" else "net.pth"
     entry = make_entry(f"{site}/{name}", HASH_FUNCTIONS[kind](folder / name))
-    downloaded = weights.fetch(entry)
+    downloaded = fetch(entry)
     assert downloaded.source == "origin"
-    assert weights.fetch(entry).source == "cache"
+    assert fetch(entry).source == "cache"
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
-    assert weights.fetch(entry, force=True).source == "origins"
+    assert fetch(entry, force=True).source == "origins"
     assert "published a hash" not in capsys.readouterr().err
     (folder / name).write_bytes((folder / name).read_bytes() + b"x")
     if kind == "member":
@@ -116,17 +116,17 @@ def test_hashes_of_every_kind(
         with zipfile.ZipFile(folder / name, "w") as archive:
             archive.writestr("net.pth", b"another")
     with pytest.raises(IntegrityError, match=r"(?s)the name but not the content.*sent \d+ bytes"):
-        weights.fetch(entry, force=True)
+        fetch(entry, force=True)
     assert verify(entry).state == "good"
 
 
 def test_an_unpacked_member_is_recognised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = make_entry("http://127.0.0.1:9/net.pth.zip", HASH_FUNCTIONS["member"](folder / "net.pth.zip"))
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
-    packed = weights.fetch(entry)
+    packed = fetch(entry)
     (folder / "net.pth.zip").unlink()
     (folder / "net.pth").rename(folder / "renamed")
-    unpacked = weights.fetch(entry, force=True)
+    unpacked = fetch(entry, force=True)
     assert (packed.source, unpacked.source) == ("origins", "origins")
 
 
@@ -134,11 +134,11 @@ def test_a_damaged_archive_under_another_name_is_passed_over(folder: Path, monke
     entry = make_entry("http://127.0.0.1:9/net.pth.zip", HASH_FUNCTIONS["member"](folder / "net.pth.zip"))
     (folder / "a.zip").write_bytes((folder / "net.pth.zip").read_bytes()[:-200])
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
-    assert weights.fetch(entry).source == "origins"
+    assert fetch(entry).source == "origins"
     (folder / "net.pth").unlink()
     (folder / "a.zip").replace(folder / "net.pth.zip")
     with pytest.raises(IntegrityError, match="not a readable archive"):
-        weights.fetch(entry, force=True)
+        fetch(entry, force=True)
 
 
 @pytest.mark.usefixtures("online")
@@ -146,25 +146,25 @@ def test_without_a_hash_the_first_file_is_trusted_with_a_message_and_later_ones_
     folder: Path, site: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry, first = make_entry(f"{site}/net.pth", None), file_hash(folder / "net.pth")
-    assert weights.fetch(entry).source == "origin"
+    assert fetch(entry).source == "origin"
     message = capsys.readouterr().err
     assert all(word in message for word in ("nobody has published a hash", ID, f"{site}/net.pth", first))
-    assert weights.fetch(entry).source == "cache"
-    assert weights.fetch(entry, force=True).source == "origin"
+    assert fetch(entry).source == "cache"
+    assert fetch(entry, force=True).source == "origin"
     assert verify(entry).state == "good"
     assert "nobody" not in capsys.readouterr().err  # the message came once
 
     torch.save(foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1", seed=1)), folder / "net.pth")
     with pytest.raises(IntegrityError, match=rf"first file.*{first}.*delete .*\.json"):
-        weights.fetch(entry, force=True)
-    assert weights.fetch(entry).source == "cache"
+        fetch(entry, force=True)
+    assert fetch(entry).source == "cache"
     cache.cache_paths(entry)[1].unlink()
-    assert weights.fetch(entry).source == "origin"
+    assert fetch(entry).source == "origin"
     assert file_hash(folder / "net.pth") in capsys.readouterr().err
 
     # the hash in the sidecar is enough to recognise the file in a folder
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
-    assert weights.fetch(entry, force=True).source == "origins"
+    assert fetch(entry, force=True).source == "origins"
 
 
 @pytest.mark.usefixtures("online")
@@ -172,40 +172,40 @@ def test_with_a_prefix_the_first_file_decides_the_rest_of_the_hash(
     folder: Path, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = make_entry(f"{site}/net.pth", HASH_FUNCTIONS["prefix"](folder / "net.pth"))
-    weights.fetch(entry)
+    fetch(entry)
     sidecar = cache.read_sidecar(entry)
     assert sidecar["source_sha256"] == file_hash(folder / "net.pth")
     cache.write_sidecar(entry, {**sidecar, "source_sha256": "0" * 64}, published=True)
     with pytest.raises(IntegrityError, match=rf"first file.*{'0' * 64}"):
-        weights.fetch(entry, force=True)
+        fetch(entry, force=True)
 
 
 def test_without_a_hash_a_folder_cannot_help(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = make_entry("http://127.0.0.1:9/net.pth", None)
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
     with pytest.raises(UnavailableError) as caught:
-        weights.fetch(entry)
+        fetch(entry)
     message = str(caught.value)
     assert message.count("nobody has published a hash of this file") == 1
     assert "convert it by hand: `pyramidzoo convert FILE --layout ferles --arch wrn_16_1 --dataset cifar10" in message
 
 
-@pytest.mark.parametrize("hashed", [True, False])
-def test_a_page_for_people_says_what_to_do(hashed: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known_hash = HASH_FUNCTIONS["sha256"](folder / "net.pth") if hashed else None
+@pytest.mark.parametrize("has_hash", [True, False])
+def test_a_page_for_people_says_what_to_do(has_hash: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known_hash = HASH_FUNCTIONS["sha256"](folder / "net.pth") if has_hash else None
     entry = make_entry("https://drive.example/view?id=1", known_hash, manual="net.pth, 700 kB")
     with pytest.raises(UnavailableError) as caught:
-        weights.fetch(entry)
+        fetch(entry)
     message = str(caught.value)
     assert "https://drive.example/view?id=1; open that page, look for net.pth, 700 kB" in message
-    assert ("folder of PYRAMIDZOO_ORIGINS" in message) is hashed
-    assert ("`pyramidzoo convert FILE" in message) is not hashed
+    assert ("folder of PYRAMIDZOO_ORIGINS" in message) is has_hash
+    assert ("`pyramidzoo convert FILE" in message) is not has_hash
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
-    if hashed:
-        assert weights.fetch(entry).source == "origins"
+    if has_hash:
+        assert fetch(entry).source == "origins"
     else:
         with pytest.raises(UnavailableError, match=r"cannot be recognised in PYRAMIDZOO_ORIGINS"):
-            weights.fetch(entry)
+            fetch(entry)
 
 
 def test_every_page_of_the_manifest_says_what_to_do() -> None:
@@ -213,14 +213,14 @@ def test_every_page_of_the_manifest_says_what_to_do() -> None:
     assert len(pages) > 20
     for entry in pages:
         with pytest.raises(UnavailableError, match=r"(?s)no program can download from http.*--layout .*--output OUT"):
-            weights.fetch(entry)
+            fetch(entry)
 
 
 @pytest.mark.usefixtures("online")
 def test_a_download_without_end_is_stopped(folder: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 1000)
     with pytest.raises(IntegrityError, match="more than the 1000 bytes"):
-        weights.fetch(make_entry(f"{site}/net.pth", None))
+        fetch(make_entry(f"{site}/net.pth", None))
     assert not [path for path in cache.cache_dir().rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
@@ -250,10 +250,10 @@ def test_a_pinned_file_of_the_hub(
 ) -> None:
     entry = make_hub_entry(content, commit)
     assert verify(entry).state == "missing"
-    assert weights.fetch(entry).source == "hub"
-    asked = len(hub.requests)
-    assert weights.fetch(entry).source == "cache"
-    assert len(hub.requests) == asked  # a file that is here is not asked for
+    assert fetch(entry).source == "hub"
+    requests = len(hub.requests)
+    assert fetch(entry).source == "cache"
+    assert len(hub.requests) == requests  # a file that is here is not requests for
     assert verify(entry).state == "good"
     assert cache.read_sidecar(entry) == {}
     monkeypatch.setattr(factory, "load_manifest", lambda: Manifest({ID: entry}))
@@ -263,12 +263,12 @@ def test_a_pinned_file_of_the_hub(
 
 def test_an_altered_file_in_the_hubs_cache_is_refused_until_fetched_anew(content: bytes, commit: str) -> None:
     entry = make_hub_entry(content, commit)
-    path = weights.fetch(entry).path.resolve()
+    path = fetch(entry).path.resolve()
     path.write_bytes(content[:-1] + b"x")
     assert verify(entry).state == "altered"
     with pytest.raises(IntegrityError, match=rf"altered.*`pyramidzoo fetch --force {ID}`"):
-        weights.fetch(entry)
-    assert weights.fetch(entry, force=True).source == "hub"
+        fetch(entry)
+    assert fetch(entry, force=True).source == "hub"
     assert verify(entry).state == "good"
 
 
@@ -276,46 +276,46 @@ def test_without_a_revision_the_commit_that_came_is_kept(
     hub: HubServer, content: bytes, commit: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = make_hub_entry(content, None)
-    weights.fetch(entry)
+    fetch(entry)
     assert cache.read_sidecar(entry)["commit"] == commit
     assert "nobody" not in capsys.readouterr().err
     new_content = content[:-1] + b"x"
     hub.add(REPOSITORY, {FILE: new_content})
-    assert weights.fetch(entry, force=True).source == "hub"  # from the commit in the sidecar
+    assert fetch(entry, force=True).source == "hub"  # from the commit in the sidecar
     cache.cache_paths(entry)[1].unlink()
     with pytest.raises(IntegrityError, match=r"pins no revision.*main branch"):
-        weights.fetch(entry, force=True)
-    assert weights.fetch(make_hub_entry(new_content, None)).source == "hub"
+        fetch(entry, force=True)
+    assert fetch(make_hub_entry(new_content, None)).source == "hub"
 
 
 def test_main_in_the_clients_cache_may_be_another_commit(hub: HubServer, content: bytes, commit: str) -> None:
     huggingface_hub.hf_hub_download(REPOSITORY, FILE)
     new_content = content[:-1] + b"x"
     hub.add(REPOSITORY, {FILE: new_content})
-    assert weights.fetch(make_hub_entry(new_content, None)).source == "hub"
+    assert fetch(make_hub_entry(new_content, None)).source == "hub"
 
 
 def test_without_a_hash_the_hubs_first_file_is_trusted(
     hub: HubServer, content: bytes, commit: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = make_hub_entry(None, None)
-    assert weights.fetch(entry).source == "hub"
+    assert fetch(entry).source == "hub"
     sha256 = hashlib.sha256(content).hexdigest()
     message = capsys.readouterr().err
     address = "https://huggingface.co/somebody/net/blob/main/model.safetensors"
     assert all(word in message for word in ("nobody has published a hash", ID, address, sha256))
     assert cache.read_sidecar(entry)["commit"] == commit
     hub.add(REPOSITORY, {FILE: content + b"x"})  # main changes, the commit in the sidecar does not
-    assert (weights.fetch(entry).source, verify(entry).state) == ("cache", "good")
+    assert (fetch(entry).source, verify(entry).state) == ("cache", "good")
 
-    path = weights.fetch(entry).path
+    path = fetch(entry).path
     path.resolve().write_bytes(content + b"y")
     with pytest.raises(IntegrityError, match=rf"altered.*expected {sha256}"):
-        weights.fetch(entry)
+        fetch(entry)
     hub.faults.append(Fault("^GET .*lfs-objects", 1, "same_size_corruption", offset=9000))
     with pytest.raises(IntegrityError, match=rf"first file.*{sha256}"):
-        weights.fetch(entry, force=True)
-    assert weights.fetch(entry, force=True).sha256 == sha256
+        fetch(entry, force=True)
+    assert fetch(entry, force=True).sha256 == sha256
 
 
 def test_a_hub_file_with_other_names_is_converted(hub: HubServer, tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -324,9 +324,9 @@ def test_a_hub_file_with_other_names_is_converted(hub: HubServer, tmp_path: Path
     content = (tmp_path / "foreign.safetensors").read_bytes()
     commit = hub.add(REPOSITORY, {FILE: content})
     entry = make_hub_entry(content, commit, layout="ferles")
-    fetched = weights.fetch(entry)
+    fetched = fetch(entry)
     assert (fetched.source, fetched.path) == ("hub", cache.cache_paths(entry)[0])
-    assert weights.fetch(entry).source == "cache"
+    assert fetch(entry).source == "cache"
     assert verify(entry).state == "good"
     assert cache.read_sidecar(entry)["commit"] == commit
 
@@ -339,18 +339,18 @@ def test_a_hub_file_in_a_folder(
     (folder / "renamed").write_bytes(content)
     (folder / FILE).write_bytes(b"another network's")  # this name says nothing
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
-    assert weights.fetch(make_hub_entry(content, "e" * 40)).source == "origins"
+    assert fetch(make_hub_entry(content, "e" * 40)).source == "origins"
     with pytest.raises(UnavailableError, match=r"(?s)not in PYRAMIDZOO_ORIGINS.*Hub somebody/net: "):
-        weights.fetch(make_hub_entry(b"elsewhere", "e" * 40))
+        fetch(make_hub_entry(b"elsewhere", "e" * 40))
 
 
 def test_the_hub_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UnavailableError, match=r"Hub somebody/net.*HF_HUB_OFFLINE") as caught:
-        weights.fetch(make_hub_entry(None, None))
+        fetch(make_hub_entry(None, None))
     assert '`create_model("wrn_16_1", weights="FILE.safetensors")`' in str(caught.value)
     with pytest.raises(UnavailableError, match=r"--layout timm .* --mean 0\.4914 .* --std 0\.2023 .* --output"):
-        weights.fetch(make_hub_entry(None, None, layout="timm"))
+        fetch(make_hub_entry(None, None, layout="timm"))
     assert hub.requests == []
 
 
@@ -358,29 +358,29 @@ def test_a_damaged_converted_file_is_replaced_by_the_hub_file(
     content: bytes, commit: str, folder: Path, site: str
 ) -> None:
     origin = make_entry(f"{site}/net.pth", HASH_FUNCTIONS["sha256"](folder / "net.pth"))
-    converted = weights.fetch(origin).path
+    converted = fetch(origin).path
     entry = dataclasses.replace(make_hub_entry(content, commit), origin=origin.origin)
-    assert weights.fetch(entry).path == converted  # it has the same tensors
+    assert fetch(entry).path == converted  # it has the same tensors
     converted.write_bytes(b"damaged")
     with pytest.raises(IntegrityError, match="fetch --force"):
-        weights.fetch(entry)
-    assert weights.fetch(entry, force=True).source == "hub"
-    assert weights.fetch(entry).source == "cache"
+        fetch(entry)
+    assert fetch(entry, force=True).source == "hub"
+    assert fetch(entry).source == "cache"
     assert verify(entry).state == "good"
 
 
 @pytest.mark.usefixtures("online")
 def test_without_a_hash_another_address_means_another_file(folder: Path, site: str) -> None:
-    assert weights.fetch(make_entry(f"{site}/net.pth", None)).source == "origin"
+    assert fetch(make_entry(f"{site}/net.pth", None)).source == "origin"
     (folder / "other.pth").write_bytes((folder / "net.pth").read_bytes())
-    assert weights.fetch(make_entry(f"{site}/other.pth", None)).source == "origin"
-    assert weights.fetch(make_entry(f"{site}/other.pth", None)).source == "cache"
+    assert fetch(make_entry(f"{site}/other.pth", None)).source == "origin"
+    assert fetch(make_entry(f"{site}/other.pth", None)).source == "cache"
 
 
 def test_a_hub_file_of_another_kind_is_refused_whatever_its_hash(hub: HubServer) -> None:
     entry = make_hub_entry(b"no tensors", hub.add(REPOSITORY, {FILE: b"no tensors"}))
     with pytest.raises(IntegrityError, match="not a readable safetensors file"):
-        weights.fetch(entry)
+        fetch(entry)
     assert verify(entry).state == "missing"
 
 
@@ -389,5 +389,5 @@ def test_missing_certificates_are_named(site: str, monkeypatch: pytest.MonkeyPat
     huggingface_hub.close_session()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
     with pytest.raises(UnavailableError, match=r"no connection.*SSL_CERT_FILE"):
-        weights.fetch(make_entry(f"{site}/net.pth", None))
+        fetch(make_entry(f"{site}/net.pth", None))
     huggingface_hub.close_session()

@@ -23,7 +23,7 @@ from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors, 
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.weights import cache
-from pyramidzoo.weights import fetch as weights
+from pyramidzoo.weights.fetch import WeightsFile, fetch
 from pyramidzoo.weights.verify import find_unknown_files, verify
 
 ID = "wrn_16_1.cifar10_ferles"
@@ -108,9 +108,9 @@ def list_cached_files() -> list[str]:
 
 def test_origins_are_found_by_content_under_any_name(entry_in_folder: WeightsEntry, origin_file: Path) -> None:
     origin_file.rename(origin_file.with_name("renamed.bin"))
-    fetched = weights.fetch(entry_in_folder)
+    fetched = fetch(entry_in_folder)
     assert (fetched.source, fetched.sha256) == ("origins", file_hash(fetched.path))
-    assert weights.fetch(entry_in_folder).source == "cache"
+    assert fetch(entry_in_folder).source == "cache"
     assert list_cached_files() == [f"weights/{ID}.json", f"weights/{ID}.safetensors"]
 
 
@@ -154,20 +154,20 @@ def test_requests_that_make_no_sense(entry_in_folder: WeightsEntry) -> None:
 
 
 def test_a_cached_file_that_was_altered_is_refused_until_made_anew(entry_in_folder: WeightsEntry) -> None:
-    path = weights.fetch(entry_in_folder).path
+    path = fetch(entry_in_folder).path
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(IntegrityError, match=rf"altered.*`pyramidzoo fetch --force {ID}`"):
         pyramidzoo.create_model("wrn_16_1", pretrained=True)
     assert verify(entry_in_folder).state == "altered"
-    assert weights.fetch(entry_in_folder, force=True).source == "origins"
+    assert fetch(entry_in_folder, force=True).source == "origins"
     assert verify(entry_in_folder).state == "good"
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "other origin"])
 def test_a_file_that_nothing_vouches_for_is_made_anew(entry_in_folder: WeightsEntry, damage: str) -> None:
-    path = weights.fetch(entry_in_folder).path
+    path = fetch(entry_in_folder).path
     sidecar = cache.cache_paths(entry_in_folder)[1]
     if damage == "missing":
         sidecar.unlink()
@@ -176,8 +176,8 @@ def test_a_file_that_nothing_vouches_for_is_made_anew(entry_in_folder: WeightsEn
     else:
         sidecar.write_text(json.dumps({"origin": "0" * 64, "sha256": file_hash(path)}))
     assert verify(entry_in_folder).state == "altered"
-    assert weights.fetch(entry_in_folder).source == "origins"
-    assert weights.fetch(entry_in_folder).source == "cache"
+    assert fetch(entry_in_folder).source == "origins"
+    assert fetch(entry_in_folder).source == "cache"
 
 
 def test_an_altered_origin_is_named(entry_in_folder: WeightsEntry, origin_file: Path) -> None:
@@ -185,7 +185,7 @@ def test_an_altered_origin_is_named(entry_in_folder: WeightsEntry, origin_file: 
     content[len(content) // 2] ^= 1
     origin_file.write_bytes(content)
     with pytest.raises(IntegrityError, match=r"wrn-16-1-seed-0-dict\.pth: the name but not the content"):
-        weights.fetch(entry_in_folder)
+        fetch(entry_in_folder)
     assert list_cached_files() == []
 
 
@@ -193,14 +193,14 @@ def test_a_folder_that_is_not_there_hides_no_other(
     entry_in_folder: WeightsEntry, origin_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", f"/nonexistent:{origin_file.parent}")
-    assert weights.fetch(entry_in_folder).source == "origins"
+    assert fetch(entry_in_folder).source == "origins"
 
 
 def test_a_file_replaced_between_hash_and_load_is_noticed(
     entry_in_folder: WeightsEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fetch_and_replace(entry: WeightsEntry) -> weights.WeightsFile:
-        fetched = weights.fetch(entry)
+    def fetch_and_replace(entry: WeightsEntry) -> WeightsFile:
+        fetched = fetch(entry)
         write_tensors(fetched.path, random_state("wrn_16_1", seed=5), {})
         return fetched
 
@@ -214,34 +214,34 @@ def hash_tensors(path: Path) -> str:
 
 
 def test_a_file_altered_together_with_its_sidecar_is_fetched_again(entry_in_folder: WeightsEntry) -> None:
-    right_hash = hash_tensors(weights.fetch(entry_in_folder).path)
+    right_hash = hash_tensors(fetch(entry_in_folder).path)
     entry = dataclasses.replace(entry_in_folder, tensors_sha256=right_hash)
     path, sidecar = cache.cache_paths(entry)
     write_tensors(path, random_state("wrn_16_1", seed=5), {})
     altered = json.loads(sidecar.read_text()) | {"sha256": file_hash(path), "tensors_sha256": hash_tensors(path)}
     sidecar.write_text(json.dumps(altered))
-    assert weights.fetch(entry).source == "origins"
+    assert fetch(entry).source == "origins"
 
 
 def test_a_truncated_origin_is_named(entry_in_folder: WeightsEntry, origin_file: Path) -> None:
     origin_file.write_bytes(origin_file.read_bytes()[:1000])
     with pytest.raises(IntegrityError, match="the name but not the content"):
-        weights.fetch(entry_in_folder)
+        fetch(entry_in_folder)
 
 
 def test_every_place_tried_is_listed(entry: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(tmp_path / "empty"))
     with pytest.raises(UnavailableError, match=r"(?s)cannot get.*PYRAMIDZOO_ORIGINS.*HF_HUB_OFFLINE"):
-        weights.fetch(entry)
+        fetch(entry)
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(tmp_path / "nowhere"))
     with pytest.raises(UnavailableError, match=r"nowhere.*not a folder"):
-        weights.fetch(entry)
+        fetch(entry)
 
 
 @pytest.mark.usefixtures("online")
 def test_download_from_the_origin(entry: WeightsEntry, server_url: str) -> None:
-    assert weights.fetch(with_origin_url(entry, server_url)).source == "origin"
+    assert fetch(with_origin_url(entry, server_url)).source == "origin"
     assert list_cached_files() == [f"weights/{ID}.json", f"weights/{ID}.safetensors"]
 
 
@@ -257,23 +257,23 @@ def test_a_download_with_other_content_leaves_nothing(
     changed = {"same size": content[:-1] + b"x", "shorter": content[:-9], "longer": content + b"x"}[damage]
     origin_file.write_bytes(changed)
     with pytest.raises(IntegrityError, match=message):
-        weights.fetch(with_origin_url(entry, server_url))
+        fetch(with_origin_url(entry, server_url))
     assert list_cached_files() == []
 
 
 @pytest.mark.usefixtures("online")
 def test_servers_that_do_not_answer(entry: WeightsEntry, server_url: str) -> None:
     with pytest.raises(UnavailableError, match=r"404 "):
-        weights.fetch(with_origin_url(entry, server_url + ".gone"))
+        fetch(with_origin_url(entry, server_url + ".gone"))
     with pytest.raises(UnavailableError, match="Connection refused"):
-        weights.fetch(entry)
+        fetch(entry)
     assert list_cached_files() == []
 
 
 def test_a_conversion_must_give_the_tensors_of_the_manifest(entry_in_folder: WeightsEntry) -> None:
     entry_of_other_tensors = dataclasses.replace(entry_in_folder, tensors_sha256="0" * 64)
     with pytest.raises(IntegrityError, match=r"manifest.*0000"):
-        weights.fetch(entry_of_other_tensors)
+        fetch(entry_of_other_tensors)
     assert list_cached_files() == []
 
 
@@ -283,7 +283,7 @@ def test_linked_folders_are_searched(entry: WeightsEntry, origin_file: Path, mon
     (links / "to").symlink_to(origin_file.parent)
     (origin_file.parent / "round").symlink_to(links)  # a circle, in which the search must end
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(links))
-    assert weights.fetch(entry).source == "origins"
+    assert fetch(entry).source == "origins"
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,12 +308,12 @@ def test_a_cache_that_cannot_be_written(
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "file"))
     with pytest.raises(NotWritableError, match=r"cannot make the folder.*a file is in its way"):
-        weights.fetch(entry_in_folder)
+        fetch(entry_in_folder)
 
 
 def test_verify_and_unknown_files(entry_in_folder: WeightsEntry) -> None:
     assert verify(entry_in_folder).state == "missing"
-    path = weights.fetch(entry_in_folder).path
+    path = fetch(entry_in_folder).path
     of_no_entry = path.with_name("stranger.safetensors")
     of_killed_process, of_running_process = path.with_name(".killed.part"), path.with_name(".running.part")
     for file in (of_no_entry, of_killed_process, of_running_process):
@@ -375,7 +375,7 @@ def test_a_failed_load_leaves_the_model_alone(tmp_path: Path, state: dict[str, T
 
 
 def test_training_does_not_touch_the_cached_file(entry_in_folder: WeightsEntry) -> None:
-    path = weights.fetch(entry_in_folder).path
+    path = fetch(entry_in_folder).path
     before = file_hash(path)
     model = pyramidzoo.create_model("wrn_16_1", pretrained=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
