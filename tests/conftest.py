@@ -86,7 +86,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "_BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "_FIRST_WAIT_SECONDS", 0.01)
     hurried = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
     monkeypatch.setattr("huggingface_hub.utils._http.time", hurried)
     monkeypatch.setattr("huggingface_hub.file_download.time", hurried)

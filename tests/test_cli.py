@@ -19,8 +19,8 @@ from pyramidzoo import __version__, commands
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.weights_entry import Hub
 from pyramidzoo.commands import COMMANDS, tables
-from pyramidzoo.commands.here import places
 from pyramidzoo.weights.cache import write_sidecar
+from pyramidzoo.weights.local import find_local_sources
 
 
 def test_version_and_help(run_command: RunCommand) -> None:
@@ -44,7 +44,7 @@ def test_help_of_each_command(run_command: RunCommand, command: str) -> None:
 def test_every_module_is_a_command() -> None:
     """Modules whose names begin with an underscore are shared by commands, and all others are commands."""
     folder = Path(commands.__file__).parent
-    assert sorted(path.stem for path in folder.glob("[!_]*.py") if path.stem != "here") == sorted(COMMANDS)
+    assert sorted(path.stem for path in folder.glob("[!_]*.py")) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,9 @@ def test_the_hubs_cache_is_where_its_client_says(variables: dict[str, str], tmp_
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "XDG_", "PYRAMIDZOO"))}
     environment |= {name: value.format(tmp_path) for name, value in variables.items()}
     program = (
-        "from pyramidzoo.commands.here import hub_cache; from huggingface_hub.constants import HF_HUB_CACHE;"
-        "assert str(hub_cache()) == HF_HUB_CACHE, (hub_cache(), HF_HUB_CACHE)"
+        "from pyramidzoo.weights.local import hub_cache_dir; found = hub_cache_dir();"
+        "from huggingface_hub.constants import HF_HUB_CACHE;"
+        "assert str(found) == str(hub_cache_dir()) == HF_HUB_CACHE, (found, HF_HUB_CACHE)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
@@ -158,23 +159,23 @@ def test_the_hubs_cache_is_where_its_client_says(variables: dict[str, str], tmp_
 def test_files_of_the_hub_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub("a/b", "0" * 40, "model.safetensors", "0" * 64, None)
     entry = dataclasses.replace(load_manifest().find("wrn_16_1.digits"), bundled=None, hub=hub)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert places([entry]) == {}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_local_sources([entry]) == {}
     folder = tmp_path / "models--a--b" / "snapshots" / ("0" * 40)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").touch()
-    assert places([entry]) == {entry.id: "hub"}
+    assert find_local_sources([entry]) == {entry.id: "hub"}
     assert try_to_load_from_cache(
         "a/b", "model.safetensors", revision="0" * 40, cache_dir=tmp_path
     )  # its client agrees
     for other in (dataclasses.replace(hub, revision="1" * 40), dataclasses.replace(hub, revision=None)):
-        assert places([dataclasses.replace(entry, hub=other)]) == {}
+        assert find_local_sources([dataclasses.replace(entry, hub=other)]) == {}
     # what is not pinned is what was noted, and what nobody noted nothing vouches for
     noted = dataclasses.replace(entry, hub=dataclasses.replace(hub, revision=None, sha256=None))
     assert noted.hub
-    assert places([dataclasses.replace(entry, hub=dataclasses.replace(hub, sha256=None))]) == {}
+    assert find_local_sources([dataclasses.replace(entry, hub=dataclasses.replace(hub, sha256=None))]) == {}
     write_sidecar(noted, {"url": noted.hub.url, "source_sha256": "0" * 64, "commit": "0" * 40}, published=True)
-    assert places([noted]) == {entry.id: "hub"}
+    assert find_local_sources([noted]) == {entry.id: "hub"}
 
 
 def test_interrupts_and_bugs_have_their_codes(run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:

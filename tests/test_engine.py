@@ -39,7 +39,7 @@ from pyramidzoo.evaluation.records import Record, read_records
 from pyramidzoo.evaluation.workers import Worker, evaluate_all
 from pyramidzoo.factory import create_model
 from pyramidzoo.inference._layers import add_into_channels
-from pyramidzoo.weights.cache import raise_if_cancelled
+from pyramidzoo.weights.context import raise_if_cancelled
 
 CPU = torch.device("cpu")
 STRICT = ComputeSettings(CPU, 64)

@@ -16,7 +16,7 @@ from PIL import Image
 from publishing import IGNORE_CLIENT_WARNING
 
 import pyramidzoo
-from pyramidzoo.catalog import manifest
+from pyramidzoo.catalog import weights_entry
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
@@ -124,7 +124,7 @@ def test_without_claims_nothing_is_compared(lab_entry: WeightsEntry) -> None:
 def test_licenses_have_the_hubs_names() -> None:
     assert hub_license("BSD-3-Clause") == {"license": "bsd-3-clause"}
     assert hub_license("Our-Own-1.0") == {"license": "other", "license_name": "Our-Own-1.0"}
-    for spdx in manifest._PERMISSIVE:
+    for spdx in weights_entry._PERMISSIVE_LICENSES:
         assert hub_license(spdx) == {"license": spdx.lower()}
 
 

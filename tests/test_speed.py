@@ -38,7 +38,7 @@ from pyramidzoo.bench.variants import Variant
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.evaluation import engine
+from pyramidzoo.evaluation import engine, programs
 from pyramidzoo.inference import optimize
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
@@ -432,7 +432,7 @@ def test_a_peer_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(network: nn.Module, batch: Tensor) -> Any:
         raise UnavailableError("torch.compile failed (no compiler)")
 
-    monkeypatch.setattr(engine, "compile_network", fail)
+    monkeypatch.setattr(programs, "compile_network", fail)
     settings = BenchmarkSettings(CPU, (2,), ("plain",), ("pytorchcv", "pytorchcv_compiled"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [(row.variant, row.error and "torch.compile failed" in row.error) for row in rows] == [
@@ -540,7 +540,7 @@ def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("quick")
 def test_memory_that_cannot_be_seen_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "compile_network", lambda network, batch: network)
+    monkeypatch.setattr(programs, "compile_network", lambda network, batch: network)
     settings = BenchmarkSettings(CPU, (2,), ("plain", "plain_compiled"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [row.activations_mib is None for row in rows] == [False, True]

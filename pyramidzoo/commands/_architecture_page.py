@@ -11,8 +11,8 @@ from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
 from pyramidzoo.commands._weights_page import page_width, weights_facts
-from pyramidzoo.commands.here import places
 from pyramidzoo.text_output import line_width, render, render_facts, wrap_text
+from pyramidzoo.weights.local import find_local_sources
 
 
 def architecture_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _speed_lines(speed: Mapping[str, Any] | None) -> list[str]:
 
 
 def _weights_table(entries: Sequence[WeightsEntry], short_protocols: Mapping[str, str]) -> str:
-    here = places(entries)
+    here = find_local_sources(entries)
     rows = [
         {
             "weights": entry.tag,

@@ -9,10 +9,10 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
-from pyramidzoo.commands.here import places
 from pyramidzoo.files import package_path
 from pyramidzoo.text_output import line_width, render_facts, wrap_text
 from pyramidzoo.weights.cache import cache_paths
+from pyramidzoo.weights.local import find_local_sources
 
 _NO_HASH = "no hash is published: the hash of the first file that is downloaded is stored, and later ones must match it"
 
@@ -20,7 +20,10 @@ _NO_HASH = "no hash is published: the hash of the first file that is downloaded 
 def weights_facts(entry: WeightsEntry) -> dict[str, Any]:
     """Return everything known about a set of weights, as JSON can hold it."""
     fields = {"weights" if name == "id" else name: value for name, value in plain_json(entry).items()}
-    return fields | {"redistributable": entry.license.redistributable, "here": places([entry]).get(entry.id)}
+    return fields | {
+        "redistributable": entry.license.redistributable,
+        "here": find_local_sources([entry]).get(entry.id),
+    }
 
 
 def weights_page(entry: WeightsEntry) -> str:
@@ -119,7 +122,7 @@ def _size(number: int | None) -> str:
 
 def _where_here(entry: WeightsEntry) -> str:
     """Say where the weights are on this machine, or how they can be had."""
-    place = places([entry]).get(entry.id)
+    place = find_local_sources([entry]).get(entry.id)
     if place is None:
         if entry.origin and entry.origin.manual and not entry.hub:
             return "no, and no program can download it: `published` says how to get it by hand"

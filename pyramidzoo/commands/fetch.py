@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(result, PyramidzooError):
             codes.append(result.exit_code)
         else:
-            rows.append({"weights": name, "from": result.place, "path": str(result.path), "sha256": result.sha256})
+            rows.append({"weights": name, "from": result.source, "path": str(result.path), "sha256": result.sha256})
     if rows or not codes:
         print(render(rows, options.format))
     return worst_exit_code(codes)
@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _fetch(selection: Selection, options: FetchOptions) -> Iterator[tuple[str, WeightsFile | PyramidzooError]]:
     """Yield the name of each selected thing, with its file or with the reason why there is none."""
-    from pyramidzoo.weights.fetch import fetch_all, locate_file
+    from pyramidzoo.weights.fetch import locate_file
+    from pyramidzoo.weights.fetch_all import fetch_all
 
     for path in selection.paths:
         try:

@@ -16,9 +16,9 @@ from pyramidzoo.catalog.manifest import Manifest, load_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
 from pyramidzoo.commands._options import CommandOptions
-from pyramidzoo.commands.here import places
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import line_width, render
+from pyramidzoo.weights.local import find_local_sources
 
 _REDISTRIBUTABLE = "redistributable"
 _Row = dict[str, Any]
@@ -77,7 +77,7 @@ def _weights_rows(manifest: Manifest, options: ListOptions) -> list[_Row]:
     position = {name: k for k, name in enumerate(architectures())}
     # The sort is stable: the weights of one architecture keep the manifest's order.
     entries.sort(key=lambda entry: position[entry.architecture])
-    here = places(entries)
+    here = find_local_sources(entries)
     make_row = _short_weights_row if options.format == "human" else _weights_row
     return [make_row(entry, here.get(entry.id)) for entry in entries]
 
@@ -121,7 +121,7 @@ def _matching_entries(manifest: Manifest, options: ListOptions) -> list[WeightsE
             _require_known("origin", options.origin, owners, more=", and repositories such as owner/name")
         entries = [entry for entry in entries if _fits(_origins(entry), options.origin)]
     if options.local:
-        here = places(entries)
+        here = find_local_sources(entries)
         entries = [entry for entry in entries if entry.id in here]
     return entries
 

@@ -14,7 +14,7 @@ from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError, wors
 from pyramidzoo.text_output import render
 
 if TYPE_CHECKING:
-    from pyramidzoo.weights.fetch import FileStatus
+    from pyramidzoo.weights.verify import FileStatus
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +62,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _verify_everything() -> list[FileStatus]:
     """Verify all weights of the manifest, and what else lies in the cache."""
-    from pyramidzoo.weights.fetch import unknown_files, verify
+    from pyramidzoo.weights.verify import find_unknown_files, verify
 
     manifest = load_manifest()
-    return [verify(entry) for entry in manifest.entries.values()] + unknown_files(manifest)
+    return [verify(entry) for entry in manifest.entries.values()] + find_unknown_files(manifest)
 
 
 def _verify_named(names: tuple[str, ...]) -> list[FileStatus]:
-    from pyramidzoo.weights.fetch import verify, verify_file
+    from pyramidzoo.weights.verify import verify, verify_file
 
     selection = select_weights(names)
     return [verify(entry) for entry in selection.entries] + [verify_file(path) for path in selection.paths]

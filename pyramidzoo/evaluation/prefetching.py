@@ -9,7 +9,7 @@ from types import TracebackType
 
 from pyramidzoo.errors import PyramidzooError
 from pyramidzoo.evaluation.evaluation_target import LoadedModel
-from pyramidzoo.weights.cache import cancel_on
+from pyramidzoo.weights.context import cancel_on
 
 
 class ModelPrefetcher:

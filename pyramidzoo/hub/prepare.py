@@ -21,8 +21,8 @@ from pyramidzoo.hub.model_card import PublishedFile, render_card
 from pyramidzoo.hub.permission import merge_results, require_permission
 from pyramidzoo.hub.timm_config import find_timm_name, make_timm_config
 from pyramidzoo.models._interface import ImageClassifier
-from pyramidzoo.weights.download import first_line
 from pyramidzoo.weights.fetch import WeightsFile, fetch
+from pyramidzoo.weights.hub_errors import first_line
 
 WEIGHTS, CONFIG, CARD = FILES = ("model.safetensors", "config.json", "README.md")
 

@@ -15,7 +15,7 @@ from pyramidzoo.checkpoints.hashes import digest
 from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.hub.prepare import FILES, WEIGHTS, PreparedFolder
-from pyramidzoo.weights.download import first_line
+from pyramidzoo.weights.hub_errors import first_line
 
 _GIT_BLOB = FileHash("git_blob_sha1", "file", "0" * 40)  # names the kind of hash; its value is not used
 _LOGIN_ADVICE = "set HF_TOKEN to a token that may write there, or run `hf auth login`"
