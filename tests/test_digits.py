@@ -146,7 +146,8 @@ def test_altered_bundled_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     content = bytearray(copy.read_bytes())
     content[-1] ^= 1
     copy.write_bytes(content)
-    monkeypatch.setattr("pyramidzoo.weights.fetch.package_path", lambda name: copy)
+    for module in ("fetch", "local"):
+        monkeypatch.setattr(f"pyramidzoo.weights.{module}.package_path", lambda name: copy)
     assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 4
     assert "is altered: its sha256 is" in capsys.readouterr().err
     assert cli.main(["verify", "wrn_16_1.digits_zoo"]) == 4

@@ -374,8 +374,8 @@ def test_peers_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
         "timm_fp8": "no peer is called 'timm_fp8'",
         "timm_optimized": "no peer is called",
         "timm_bf16_fp16": "two precisions",
-        "timm_graph": "for CUDA devices",
-        "timm_tf32": "for CUDA devices",
+        "timm_graph": "needs a CUDA device",
+        "timm_tf32": "needs a CUDA device",
     }.items():
         with pytest.raises(UsageError, match=words):
             BenchmarkSettings(CPU, peers=[name])
