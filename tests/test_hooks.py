@@ -43,7 +43,7 @@ def image_gradient(model: nn.Module, images: Tensor) -> Tensor:
     """The gradient of the images; those of the parameters are in the model."""
     images = images.clone().requires_grad_()
     torch.manual_seed(2)  # for shake-shake
-    model(images).square().mean().image_gradient()
+    model(images).square().mean().backward()
     assert images.grad is not None
     return images.grad
 
@@ -60,7 +60,7 @@ def test_what_a_hook_was_given_stays(name: str) -> None:
     torch.manual_seed(2)
     logits = model.train()(random_images(name))
     assert changed(seen) == []
-    logits.square().mean().image_gradient()
+    logits.square().mean().backward()
     assert changed(seen) == []
 
 
