@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn (`pyramidzoo.bench.timing`), and where results go."""
+"""What the benchmarks share: timing in turn (`pyramidzoo.bench.timing`), and the files of results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.bench.timing import compared, interleaved
+from pyramidzoo.bench.timing import RUN_SECONDS, compare_runs, time_in_turns
 
-__all__ = ["compared", "interleaved", "write_results"]
+__all__ = ["RESULTS", "RUN_SECONDS", "compare_runs", "save_results", "time_in_turns", "write_results"]
 
 RESULTS = Path(__file__).with_name("results")
 
 
 def write_results(name: str, rows: list[dict[str, Any]], *, shown: int = 0) -> None:
-    """Replace results/NAME.json, and print the same as a table, without the first rows that were `shown` before."""
+    """Replace results/NAME.json, and print the rows as a table, without the first `shown` rows."""
     save_results(name, rows)
     for row in rows[shown:]:
         spread = f"{row['min']:.3f} to {row['max']:.3f}"
@@ -26,7 +26,7 @@ def write_results(name: str, rows: list[dict[str, Any]], *, shown: int = 0) -> N
 
 
 def save_results(name: str, rows: list[dict[str, Any]], *, device: str = "cpu", **about: Any) -> None:
-    """Replace results/NAME.json: rows, and on what, with what and when they were measured."""
+    """Replace results/NAME.json: the rows, the date, the machine, the versions and the command."""
     import torch
 
     from pyramidzoo.evaluation.environment import device_name, versions

@@ -9,11 +9,13 @@ from types import MappingProxyType
 from typing import Any
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.loading import load_weights, read_weights
 from pyramidzoo.checkpoints.safetensors_file import MAX_CLASSES, Content, Description
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.files import names_a_file, user_path, weights_file
+from pyramidzoo.files import expand_user_path, find_weights_file, is_path
 from pyramidzoo.models import build, model_class, skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.weights.fetch import fetch
@@ -53,8 +55,8 @@ def create_model(
         settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
         return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
-    if isinstance(weights, Path) or (weights is not None and names_a_file(weights)):
-        content = read_weights(_checked_path(row, weights_file(user_path(str(weights)))))
+    if isinstance(weights, Path) or (weights is not None and is_path(weights)):
+        content = read_weights(_checked_path(row, find_weights_file(expand_user_path(str(weights)))))
         arguments, preprocessing = _described(row, content)
     else:
         entry = _find(name, weights)

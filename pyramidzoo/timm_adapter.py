@@ -25,10 +25,12 @@ from timm.models import (
 from torch import nn
 
 from pyramidzoo.catalog.architectures import Architecture, architectures
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest, require_plausible
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing, require_plausible_normalization
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import create_model
-from pyramidzoo.json_records import InvalidRecord
+from pyramidzoo.json_records import InvalidRecordError
 from pyramidzoo.models._interface import ImageClassifier
 
 PREFIX = "pyramidzoo_"
@@ -147,8 +149,8 @@ def _resolved(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> Pr
 def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[str, Any]) -> None:
     """Refuse a normalization that cannot be meant: a published config's, or what the caller asked for."""
     try:
-        require_plausible(cfg.mean, cfg.std)
-    except InvalidRecord as error:
+        require_plausible_normalization(cfg.mean, cfg.std)
+    except InvalidRecordError as error:
         if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
             where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
             raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error

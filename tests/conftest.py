@@ -17,14 +17,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import converted_file, ferles_checkpoint, run_command  # noqa: F401 (fixtures)
 from hub_server import HubServer
+from publishing import Json, MakeCheckpoint, UseManifest, make_entry, manifest_text
 from torch import Tensor
 
+from pyramidzoo.catalog import manifest
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints import loading
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.convert import conversion as convert
 from pyramidzoo.convert.conversion import get_layout
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 from pyramidzoo.weights import download as remote
@@ -80,7 +86,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "_BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "_FIRST_WAIT_SECONDS", 0.01)
     hurried = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
     monkeypatch.setattr("huggingface_hub.utils._http.time", hurried)
     monkeypatch.setattr("huggingface_hub.file_download.time", hurried)
@@ -95,6 +101,52 @@ def hub(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         yield server
+
+
+@pytest.fixture
+def owner(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The Hub's client has the token of the owner, who may write."""
+    from huggingface_hub import close_session
+
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    yield
+    close_session()
+
+
+@pytest.fixture
+def use_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseManifest:
+    """A function that writes a manifest file with the given entries, and makes it the one in use."""
+
+    def use(weights: Mapping[str, Json]) -> Path:
+        path = tmp_path / "zoo" / manifest.FILE_NAME
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(manifest_text(weights), encoding="utf-8")
+        monkeypatch.setenv(manifest.VARIABLE, str(path))
+        return path
+
+    return use
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeCheckpoint:
+    """A function that writes a checkpoint with random weights into a folder of PYRAMIDZOO_ORIGINS."""
+    folder = tmp_path / "origins"
+    folder.mkdir()
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+
+    def make(architecture: str) -> Path:
+        path = folder / f"{architecture}.safetensors"
+        write_tensors(path, random_state(architecture), {})
+        return path
+
+    return make
+
+
+@pytest.fixture
+def lab_entry(make_checkpoint: MakeCheckpoint, use_manifest: UseManifest) -> WeightsEntry:
+    """A small network with random weights, one result and one claim, in the manifest in use."""
+    use_manifest({"wrn_16_1.cifar10_lab": make_entry("wrn_16_1", "cifar10", make_checkpoint("wrn_16_1"))})
+    return load_manifest().find("wrn_16_1.cifar10_lab")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from conftest import foreign_checkpoint, random_state
 from safetensors.torch import save
 
 from pyramidzoo.catalog.manifest import own_manifest_path
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 
 KINDS = ("safetensors", "pickles", "zips", "manifests")
 ENTRIES = (  # each way to get bytes, with and without claims and results
@@ -173,7 +173,7 @@ _ANYWHERE: tuple[Operator, ...] = (
 def _safetensors_files() -> tuple[Original, ...]:
     state = random_state("resnet20_b")
     foreign = save(foreign_checkpoint("resnet20_b", "chenyaofo", state))
-    own = packaged("bundled/wrn_16_1.digits_zoo.safetensors").read_bytes()
+    own = package_path("bundled/wrn_16_1.digits_zoo.safetensors").read_bytes()
     return (
         Original("foreign.safetensors", foreign, "chenyaofo", "resnet20_b", ((_data(foreign), len(foreign)),)),
         Original("own.safetensors", own, values=(_metadata(own), (_data(own), len(own)))),

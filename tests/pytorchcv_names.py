@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytorchcv
 
-from pyramidzoo.bench.pytorchcv_names import Model, model, split
+from pyramidzoo.bench.pytorchcv_names import PytorchcvModel as Model
+from pyramidzoo.bench.pytorchcv_names import describe_model as model
+from pyramidzoo.bench.pytorchcv_names import split_dataset
 
 __all__ = ["Model", "model", "published"]
 
@@ -22,4 +24,4 @@ def published() -> list[str]:
     families = re.compile(r"(se|sepre|pre)?res(net|next)(bc)?\d|senet|densenet|pyramidnet|wrn|shakeshake|(bn_)?vgg")
     with table.open(encoding="utf-8") as stream:
         names = [row["model_name"] for row in csv.DictReader(stream) if row["checksum"] != "NA"]
-    return [name for name in names if families.match(name) and not _OTHERS.fullmatch(split(name)[0])]
+    return [name for name in names if families.match(name) and not _OTHERS.fullmatch(split_dataset(name)[0])]

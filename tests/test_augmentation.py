@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data.transforms import Normalize
-from pyramidzoo.training.augmentation import Draws, draw_epoch, join, loss_and_errors, prepare_batch
+from pyramidzoo.training.augmentation import Draws, compute_loss_and_errors, draw_epoch, join_draws, prepare_batch
 from pyramidzoo.training.recipes import Recipe, get_recipe
 
 PLAIN = dataclasses.replace(
@@ -162,7 +162,7 @@ def test_mixup_mixes_images_and_labels(images: Tensor) -> None:
         logits = torch.randn(20, 7, generator=generator, dtype=torch.float64)
         batch = labels[draws.index]
         soft = F.one_hot(batch, 7) * share + F.one_hot(batch[draws.partner], 7) * (1 - share)
-        loss, wrong = loss_and_errors(logits, batch, draws)
+        loss, wrong = compute_loss_and_errors(logits, batch, draws)
         assert loss.item() == pytest.approx(float(-(F.log_softmax(logits, 1) * soft).sum() / 20), rel=1e-7)
         assert int(wrong) == int((logits.argmax(1) != soft.argmax(1)).sum())
 
@@ -183,6 +183,6 @@ def test_an_epoch_has_every_image_once() -> None:
     for drop, expected in ((False, 65), (True, 60)):
         recipe = dataclasses.replace(PLAIN, drop_incomplete=drop)
         batches = draw_epoch(recipe, 65, (10, 12), torch.Generator().manual_seed(0))
-        index = join(batches).index.tolist()
+        index = join_draws(batches).index.tolist()
         assert len(batches) == recipe.steps_per_epoch(65)
         assert len(set(index)) == len(index) == expected

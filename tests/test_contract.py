@@ -32,7 +32,7 @@ _SCALE = {"depth", "width", "alpha", "cardinality", "base_width", "growth_rate",
 
 def graph_of(row: Architecture) -> tuple[object, ...]:
     """Equal for architectures whose graphs differ in size alone."""
-    return row.builder, *sorted((name, str(value)) for name, value in row.arguments.items() if name not in _SCALE)
+    return row.class_name, *sorted((name, str(value)) for name, value in row.arguments.items() if name not in _SCALE)
 
 
 def _size(row: Architecture) -> tuple[float, ...]:

@@ -20,21 +20,14 @@ from torch import Tensor
 
 from pyramidzoo import models
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.layouts import LAYOUTS
 from pyramidzoo.catalog.manifest import Manifest, load_manifest
 from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256
 from pyramidzoo.convert import _recognition
 from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert._recognition import pick_equivalent_match
-from pyramidzoo.convert.conversion import (
-    LAYOUTS,
-    Match,
-    convert_file,
-    get_layout,
-    map_tensors,
-    read_checkpoint,
-    recognise,
-    unpickle,
-)
+from pyramidzoo.convert._reading import unpickle
+from pyramidzoo.convert._recognition import Match, pick_equivalent_match
+from pyramidzoo.convert.conversion import convert_file, get_layout, map_tensors, read_checkpoint, recognise
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 CASES = {

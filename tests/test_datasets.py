@@ -14,7 +14,7 @@ import torch
 from scipy.io import savemat
 from torchvision import transforms
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data import datasets
 from pyramidzoo.data.cifar import Cifar
 from pyramidzoo.data.datasets import load_dataset

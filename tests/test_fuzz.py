@@ -19,7 +19,8 @@ import pytest
 from fuzz_corpus import Mutant, Original
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash

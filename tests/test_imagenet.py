@@ -30,22 +30,29 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import Preprocessing, Result, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Result
 from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
 from pyramidzoo.data import imagenet
 from pyramidzoo.data._class_order import sort_folders
 from pyramidzoo.data._decoding import Decoder
 from pyramidzoo.data._encoded import EncodedSet, _DecodedSpans
-from pyramidzoo.data.datasets import ReaderOptions, Split, load_dataset, open_split
+from pyramidzoo.data._splits import ReaderOptions, Split
+from pyramidzoo.data.datasets import load_dataset, open_split
 from pyramidzoo.data.transforms import Normalize, Override, eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
-from pyramidzoo.evaluation.harness import conclude, evaluate, plan, protocol_of
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
+from pyramidzoo.evaluation.evaluate import evaluate
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
+from pyramidzoo.evaluation.judging import conclude
+from pyramidzoo.evaluation.planning import plan
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import read_records
-from pyramidzoo.evaluation.tables import Measurement, from_records, table_rows
+from pyramidzoo.evaluation.tables import Measurement, make_table_rows, measurements_from_records
+from pyramidzoo.evaluation.verdicts import describe_protocol
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -475,7 +482,7 @@ def test_the_counts_of_a_thousand_classes(known: Known, tmp_path: Path) -> None:
     assert record["flags"]["decoder"].startswith(f"Pillow {Image.__version__}, libjpeg")
     assert not record["flags"]["tensor_resize"]
     assert known.labels.tolist() == open_split("imagenet1k", None, known.tree).labels.tolist()
-    (row,) = table_rows("Z", load_manifest(), from_records(read_records(tmp_path)))
+    (row,) = make_table_rows("Z", load_manifest(), measurements_from_records(read_records(tmp_path)))
     assert row["data set"] == "imagenet1k val, 2,000 images"
 
 
@@ -548,12 +555,12 @@ def test_verdicts_need_the_official_images(known: Known) -> None:
     subject, images = posing(known)
     part = Part("known", np.arange(2000), known.labels.numpy(), known.logits.numpy())
     official = dataclasses.replace(images, not_the_split=None)
-    record = conclude(plan(load(subject, official), Engine(ComputeSettings(CPU, 250))), [part])
+    record = conclude(plan(load_model(subject, official), Engine(ComputeSettings(CPU, 250))), [part])
     assert record.recorded == "exact"
     (claim,) = record.claims
     assert (claim.verdict, claim.published) == ("matched", f"{(2000 - known.top1) / 20:.2f}")
     assert "not_the_split" not in record.flags
-    record = conclude(plan(load(subject, images), Engine(ComputeSettings(CPU, 250))), [part])
+    record = conclude(plan(load_model(subject, images), Engine(ComputeSettings(CPU, 250))), [part])
     assert (record.recorded, record.claims) == ("none", ())
     assert record.recorded_detail == "2,000 images are not the 50,000 of the split"
 
@@ -571,9 +578,9 @@ def test_published_rows_are_about_all_images(images: int, table: str) -> None:
         recorded="none",
         strict=True,
         claims=(),
-        whole=images == 50_000,
+        is_whole_split=images == 50_000,
     )
-    shown = [name for name in ("W2", "Z") for row in table_rows(name, load_manifest(), [measured]) if row["ours"]]
+    shown = [name for name in ("W2", "Z") for row in make_table_rows(name, load_manifest(), [measured]) if row["ours"]]
     assert shown == [table]
 
 
@@ -642,9 +649,9 @@ def test_protocols_are_the_words_of_the_claims() -> None:
     for entry in load_manifest().entries.values():
         for claim in entry.claims if entry.dataset == "imagenet1k" else ():
             if claim.protocol != "not stated":
-                claims += claim.protocol == protocol_of(entry.preprocessing)
+                claims += claim.protocol == describe_protocol(entry.preprocessing)
     assert claims > 200
-    assert protocol_of(SMALL, SMALL) == "resize 36, center crop 32, one pass"
+    assert describe_protocol(SMALL, SMALL) == "resize 36, center crop 32, one pass"
 
 
 @pytest.mark.parametrize("wanted", [64, 20, 7])
@@ -653,7 +660,7 @@ def test_too_little_memory_halves_the_batch(
 ) -> None:
     """What comes out, file for file, is what a run gives that was asked for the smaller batch."""
     subject, images = few
-    compute, sizes = Engine._logits, []
+    compute, sizes = Engine._compute_logits, []
 
     def cramped(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         sizes.append(len(batch))
@@ -663,8 +670,8 @@ def test_too_little_memory_halves_the_batch(
 
     expected = {64: 8, 20: 5, 7: 7}[wanted]
     asked = evaluate(subject, images, ComputeSettings(CPU, expected), output=tmp_path / "out")
-    monkeypatch.setattr(Engine, "_logits", cramped)
-    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(Engine, "_compute_logits", cramped)
+    monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
     record = evaluate(subject, images, ComputeSettings(CPU, wanted))
     assert max(sizes[-60 // expected :]) == expected
     assert record.prediction_sha256 == asked.prediction_sha256
@@ -680,12 +687,12 @@ def test_no_memory_at_all(few: tuple[EvaluationTarget, EncodedSet], monkeypatch:
     def none(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(Engine, "_logits", none)
+    monkeypatch.setattr(Engine, "_compute_logits", none)
     with pytest.raises(UnavailableError, match="no memory for batches of 30; try a smaller -b") as caught:  # on the way
         evaluate(subject, images, ComputeSettings(CPU, 30, reading=ReaderOptions(1)))
     assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
     assert caught.value.exit_code == 5
-    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
     with pytest.raises(UnavailableError, match="no memory for batches of 1"):
         evaluate(subject, images, ComputeSettings(CPU, 30))
 

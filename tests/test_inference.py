@@ -51,7 +51,7 @@ def small_network(name: str, **arguments: int | float) -> ImageClassifier:
     row = get_architecture(name)
     small = {"alpha": 20} if row.arguments.get("alpha", 0) > 20 else {}
     small |= {"base_width": 4} if "base_width" in row.arguments else {}
-    small |= {"hidden": 32} if row.builder == "ImageVgg" else {}
+    small |= {"hidden": 32} if row.class_name == "ImageVgg" else {}
     for depth in (11,) if row.family == "vgg" else (14, 16, 20, 121):
         if "depth" in row.arguments:
             small["depth"] = depth

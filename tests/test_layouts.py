@@ -81,7 +81,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def image_size(architecture: str) -> int:
     """Pixels that are enough for every layer: VGG's linear layers need all of them."""
     row = get_architecture(architecture)
-    return 224 if row.builder == "ImageVgg" else (64 if row.input_size == 224 else 16)
+    return 224 if row.class_name == "ImageVgg" else (64 if row.input_size == 224 else 16)
 
 
 def test_every_published_model_of_pytorchcv_has_a_layout() -> None:

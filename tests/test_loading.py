@@ -22,7 +22,7 @@ from pyramidzoo.checkpoints import loading
 from pyramidzoo.checkpoints.safetensors_file import Content, Description, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.files import file_hash, packaged, replacing
+from pyramidzoo.files import file_hash, package_path, replacing
 from pyramidzoo.models import build, skip_initialisation
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -208,10 +208,10 @@ def test_a_file_without_a_description_tells_its_channels(tmp_path: Path) -> None
 def test_a_classifier_that_is_not_the_described_one(path: Path, state: dict[str, Tensor]) -> None:
     entry = load_manifest().find("wrn_16_1.digits")
     assert entry.bundled is not None
-    described = Description.of(packaged(entry.bundled.path))
+    described = Description.of(package_path(entry.bundled.path))
     assert described is not None
     metadata = dataclasses.replace(described, num_classes=7).to_metadata()
-    write_tensors(path, read_tensors(packaged(entry.bundled.path)), metadata)
+    write_tensors(path, read_tensors(package_path(entry.bundled.path)), metadata)
     with pytest.raises(IntegrityError, match="tells 7 classes apart, its classifier tells 10"):
         pyramidzoo.create_model("wrn_16_1", weights=path)
 
@@ -238,7 +238,7 @@ def test_tensors_that_pytorch_cannot_hold(dtype: str, shape: list[int], path: Pa
 def test_every_way_to_name_weights(as_what: str) -> None:
     entry = load_manifest().find("resnet20.digits_zoo")
     assert entry.bundled is not None
-    path = packaged(entry.bundled.path)
+    path = package_path(entry.bundled.path)
     named = {"id": entry.id, "tag": "digits_zoo", "data set": "digits", "file": str(path), "path": path}
     model = pyramidzoo.create_model("resnet20", weights=named[as_what])
     assert holds(model, read_tensors(path))

@@ -154,7 +154,7 @@ def test_every_name_has_a_counterpart() -> None:
 
 def test_every_builder_is_compared_in_every_run() -> None:
     quick = (EVERY_RUN & COUNTERPARTS.keys()) | (TORCHVISION_EVERY_RUN & set(TORCHVISION))
-    assert {get_architecture(name).builder for name in quick} == {row.builder for row in architectures().values()}
+    assert {get_architecture(name).class_name for name in quick} == {row.class_name for row in architectures().values()}
 
 
 @pytest.mark.parametrize("name", cases(COUNTERPARTS, EVERY_RUN))

@@ -112,7 +112,7 @@ def test_registered_widths_are_those_of_exact_arithmetic(row: Architecture) -> N
     """No registered network comes near a tie, so the exact formula must give its widths."""
     depth, alpha = row.arguments["depth"], row.arguments["alpha"]
     base, blocks = 16, 3 * ((depth - 2) // (9 if row.arguments.get("bottleneck") else 6))
-    if row.builder == "ImagePyramidNet":
+    if row.class_name == "ImagePyramidNet":
         base, blocks = 64, IMAGENET_BLOCKS[depth]
     exact = reference.multiplicative_widths if "_mul_" in row.name else reference.additive_widths
     with torch.device("meta"):

@@ -17,7 +17,8 @@ from torch import nn
 from torchvision import transforms
 
 import pyramidzoo
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data._decoding import Decoder
 from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import UsageError

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.data.datasets import ImageSet, get_dataset
+from pyramidzoo.catalog.published_tables import load_published_tables
+from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.data.datasets import get_dataset
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.tables import published
+from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe
-from pyramidzoo.training.step import TrainingData, TrainingRun
+from pyramidzoo.training.schedule import Schedule
+from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")
 SLOW = {"preresnet50_w4"}  # the largest network; the other networks of its recipe are trained in every run
@@ -44,7 +48,7 @@ PAIRS = [
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_two_steps(name: str, architecture: str) -> None:
     recipe = dataclasses.replace(get_recipe(name), batch_size=4)
-    run = TrainingRun(architecture, recipe, TrainingData(random_images(recipe, 9), CPU), 0, CPU)
+    run = TrainingRun(architecture, recipe, TrainingImages(random_images(recipe, 9), CPU), 0, CPU)
     before = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
     run.start_epoch(run.draw_epoch())
     for step in range(2):
@@ -58,21 +62,21 @@ def test_two_steps(name: str, architecture: str) -> None:
 
 
 def test_rows_are_published_and_answered_once() -> None:
-    known = {
+    published_rows = {
         (f"{target['table']}:{target['row']}", target["architecture"], target["dataset"])
-        for target in published()["targets"]
+        for target in load_published_tables()["targets"]
     }
     answered = collections.Counter(row for recipe in RECIPES.values() for row in recipe.rows)
     assert [row for row, times in answered.items() if times > 1] == []
     for recipe in RECIPES.values():
         for row, architecture in recipe.rows.items():
-            assert (row, architecture, recipe.dataset) in known, (recipe.name, row)
+            assert (row, architecture, recipe.dataset) in published_rows, (recipe.name, row)
             assert get_architecture(architecture).name == architecture
 
 
 def test_rows_say_what_the_recipe_does() -> None:
     """The words of the printed rows, against the numbers of the recipes."""
-    labels = {f"{target['table']}:{target['row']}": target["label"] for target in published()["targets"]}
+    labels = {f"{target['table']}:{target['row']}": target["label"] for target in load_published_tables()["targets"]}
     for recipe in RECIPES.values():
         for row in recipe.rows:
             label = labels[row]
@@ -102,9 +106,8 @@ def test_each_recipe_is_whole(recipe: Recipe) -> None:
 @pytest.mark.parametrize(("images", "recipe"), [(50_000, "he2015_cifar10"), (60_000, "hysts_mnist")])
 def test_the_number_of_epochs_belongs_to_the_steps(images: int, recipe: str) -> None:
     """64,000 steps are 164 epochs of 390 steps and 40 steps more."""
-    found = get_recipe(recipe)
-    steps = found.steps or found.epochs * found.steps_per_epoch(images)
-    assert found.epochs == -(-steps // found.steps_per_epoch(images))
+    schedule = Schedule(get_recipe(recipe), images)
+    assert get_recipe(recipe).epochs == math.ceil(schedule.total_steps / schedule.steps_per_epoch)
 
 
 def test_two_recipes_never_have_the_same_settings() -> None:

@@ -34,7 +34,8 @@ from safetensors.torch import save_file
 from pyramidzoo.checkpoints import safetensors_file as containers
 from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors
 from pyramidzoo.convert import _confined, _reading, _sandbox, _torch7, _unpickle
-from pyramidzoo.convert.conversion import read_checkpoint, unpickle
+from pyramidzoo.convert._reading import unpickle
+from pyramidzoo.convert.conversion import read_checkpoint
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
 MIB = 1 << 20

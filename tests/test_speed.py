@@ -1,4 +1,4 @@
-"""`bench`: what is timed in which order, what is counted, who is a peer, and what is printed. No speed is asserted."""
+"""`bench`: the order of the timing, the counting, the peers, and what is printed. No speed is asserted."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo import cli
-from pyramidzoo.bench import measuring, peers, speed_table, timing
-from pyramidzoo.bench.counting import activation_bytes, multiply_adds, weights_bytes
-from pyramidzoo.bench.measuring import (
-    BenchmarkSettings,
-    BenchmarkTarget,
-    Peaks,
-    measure_target,
-    random_calibrated_model,
-    timed,
-    unequal,
+from pyramidzoo.bench import measure, peaks, peers, speed_table, timing
+from pyramidzoo.bench.checking import find_different
+from pyramidzoo.bench.counting import (
+    count_activation_bytes,
+    count_graph_bytes,
+    count_multiply_adds,
+    count_weight_bytes,
 )
-from pyramidzoo.bench.pytorchcv_names import names_of
+from pyramidzoo.bench.measure import BenchmarkSettings, measure_target
+from pyramidzoo.bench.peaks import Peaks
+from pyramidzoo.bench.pytorchcv_names import find_names
+from pyramidzoo.bench.rows import BenchmarkRow, compute_speeds
+from pyramidzoo.bench.targets import BenchmarkTarget, random_calibrated_model, random_images
+from pyramidzoo.bench.variants import Variant
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.evaluation import engine
+from pyramidzoo.evaluation import engine, programs
 from pyramidzoo.inference import optimize
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
@@ -47,9 +49,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of one forward pass, and a peak that nobody has to measure."""
-    monkeypatch.setattr(measuring, "passes_for", lambda compute: 1)
-    monkeypatch.setattr(measuring, "convolution_peak", lambda dtype, device: 1e15)
+    """Runs have one forward pass, and the peak is not measured."""
+    monkeypatch.setattr(measure, "choose_passes", lambda compute: 1)
+    monkeypatch.setattr(peaks, "measure_convolution", lambda dtype, device: 1e15)
+
+
+def make_row(**values: Any) -> BenchmarkRow:
+    """A row of which only some fields have values."""
+    return BenchmarkRow(**{field.name: None for field in dataclasses.fields(BenchmarkRow)} | values)
 
 
 # Timing
@@ -58,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_variants_take_turns_in_both_directions() -> None:
     order: list[str] = []
     rounds: list[int] = []
-    runs = timing.interleaved(
+    runs = timing.time_in_turns(
         {name: lambda name=name: order.append(name) for name in "ABC"},  # type: ignore[misc]
         rounds=3,
         after_round=lambda: rounds.append(len(order)),
@@ -70,72 +77,106 @@ def test_variants_take_turns_in_both_directions() -> None:
 
 def test_medians_and_ratios() -> None:
     runs = {"slow": [2.0, 4.0, 9.0], "fast": [1.0, 1.0, 3.0]}
-    slow, fast = timing.compared(runs, "slow")
+    slow, fast = timing.compare_runs(runs, "slow")
     assert (slow["median"], slow["min"], slow["max"], slow["ratio"], slow["by_round"]) == (4.0, 2.0, 9.0, 1.0, 1.0)
     assert (fast["median"], fast["ratio"], fast["by_round"]) == (1.0, 0.25, 0.333)
     assert fast["runs"] == [1.0, 1.0, 3.0]
 
 
+RUNS = {
+    "slow": [3.0, 3.0, 6.0],
+    "quick": [2.0, 2.0, 2.0],
+    "quick_fp16": [1.5, 1.5, 1.5],
+    "slow_fp16": [1.75, 1.75, 1.75],
+    "plain": [2.5, 2.5, 2.5],
+    "optimized": [0.5, 1.0, 2.0],
+    "optimized_fp16": [0.5, 0.5, 0.5],
+}
+PRECISIONS = {name: "fp16" if "fp16" in name else "fp32" for name in RUNS}
+
+
 @pytest.mark.parametrize(
-    ("names", "known", "baseline", "ratio"),
+    ("names", "peers", "baseline", "ratio"),
     [
-        (("x", "y", "plain", "optimized"), ("x", "y"), "y", 2.0),
-        (("x", "plain", "optimized"), ("x", "y"), "x", 3.0),
+        (("slow", "quick", "plain", "optimized"), ("slow", "quick"), "quick", 2.0),
+        (("slow", "plain", "optimized"), ("slow", "quick"), "slow", 3.0),
         (("plain", "optimized"), (), "plain", 2.5),
         (("optimized",), (), None, None),
     ],
 )
 def test_ratios_are_to_the_fastest_peer_or_to_plain(
-    names: Sequence[str], known: Sequence[str], baseline: str | None, ratio: float | None
+    names: Sequence[str], peers: Sequence[str], baseline: str | None, ratio: float | None
 ) -> None:
-    runs = {"x": [3.0, 3.0, 6.0], "y": [2.0, 2.0, 2.0], "plain": [2.5, 2.5, 2.5], "optimized": [0.5, 1.0, 2.0]}
-    found = timed({name: runs[name] for name in names}, 100, known)
-    assert list(found) == list(names)
-    row = found["optimized"]
-    assert (row["ratio_to"], row["ratio"]) == (baseline, ratio)
-    assert (row["images_per_second"], row["images_per_second_min"], row["images_per_second_max"]) == (100, 50, 200)
+    speeds = compute_speeds({name: RUNS[name] for name in names}, 100, PRECISIONS, peers)
+    assert list(speeds) == list(names)
+    speed = speeds["optimized"]
+    assert (speed.ratio_to, speed.ratio) == (baseline, ratio)
+    assert (speed.images_per_second, speed.images_per_second_min, speed.images_per_second_max) == (100, 50, 200)
     if baseline:
-        assert found[baseline]["ratio"] == found[baseline]["ratio_by_round"] == 1.0
-    if baseline == "x":
-        assert row["ratio_by_round"] == 3.0
+        assert speeds[baseline].ratio == speeds[baseline].ratio_by_round == 1.0
+    if baseline == "slow":
+        assert speed.ratio_by_round == 3.0
+
+
+@pytest.mark.parametrize(
+    ("peers", "expected"),
+    [
+        # the fastest one in fp16 is the baseline in fp16 alone
+        (("slow", "quick", "quick_fp16", "slow_fp16"), {"optimized": "quick", "optimized_fp16": "quick_fp16"}),
+        (("slow", "slow_fp16"), {"optimized": "slow", "optimized_fp16": "slow_fp16", "slow_fp16": "slow_fp16"}),
+        # without a peer in fp16, the fastest one in fp32
+        (("slow", "quick"), {"optimized": "quick", "optimized_fp16": "quick"}),
+        # a peer in fp16 is no measure of fp32
+        (("slow_fp16",), {"optimized": "plain", "optimized_fp16": "slow_fp16", "plain": "plain"}),
+        ((), {"optimized": "plain", "optimized_fp16": "plain"}),
+    ],
+)
+def test_ratios_are_to_peers_of_the_same_precision(peers: Sequence[str], expected: dict[str, str]) -> None:
+    runs = {name: RUNS[name] for name in (*peers, "plain", "optimized", "optimized_fp16")}
+    speeds = compute_speeds(runs, 100, PRECISIONS, peers)
+    assert {name: speeds[name].ratio_to for name in expected} == expected
 
 
 def test_a_run_is_so_many_passes() -> None:
-    seen: list[Tensor] = []
+    results: list[Tensor] = []
 
     def compute() -> Tensor:
         assert torch.is_inference_mode_enabled()
-        seen.append(torch.full((), len(seen)))
-        return seen[-1]
+        results.append(torch.full((), len(results)))
+        return results[-1]
 
-    assert timing.repeated(compute, 3)().item() == 2
-    assert len(seen) == 3
-    assert timing.passes_for(compute, 0.0) == 1
-    assert timing.passes_for(lambda: torch.empty(0), 0.1) > 1
+    assert timing.repeat_passes(compute, 3)().item() == 2
+    assert len(results) == 3
+    assert timing.choose_passes(compute, 0.0) == 1
+    assert timing.choose_passes(lambda: torch.empty(0), 0.1) > 1
 
 
 def test_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1e8 < timing.convolution_peak(torch.float32) < 1e15  # FLOP/s of one slow core, and of a whole rack
-    monkeypatch.setattr(measuring, "convolution_peak", lambda dtype, device: 1e12)
-    peaks = Peaks(CPU)
+    assert (
+        1e8 < peaks.measure_convolution(torch.float32) < 1e15
+    )  # FLOP/s: more than of one slow core, less than of a whole rack
+    monkeypatch.setattr(peaks, "measure_convolution", lambda dtype, device: 1e12)
+    measured_peaks = Peaks(CPU)
     (row,) = measure_target(
-        BenchmarkTarget(get_architecture("wrn_16_2")), BenchmarkSettings(CPU, (4,), ("plain",), rounds=1), peaks
+        BenchmarkTarget(get_architecture("wrn_16_2")),
+        BenchmarkSettings(CPU, (4,), ("plain",), rounds=1),
+        measured_peaks,
     )
-    assert row["fraction_of_peak"] is None
-    peaks.set_fractions([row])
-    seconds = row["runs"][0] / row["forward_passes"]
-    assert row["fraction_of_peak"] == pytest.approx(2 * row["multiply_adds"] * 4 / seconds / 1e12, abs=1e-4)
+    assert row.fraction_of_peak is None
+    measured_peaks.set_fractions([row])
+    seconds = row.runs[0] / row.forward_passes
+    assert row.fraction_of_peak == pytest.approx(2 * row.multiply_adds * 4 / seconds / 1e12, abs=1e-4)
 
 
 def test_the_best_peak_of_all_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = iter([2e9, 4e9, 3e9])
-    monkeypatch.setattr(measuring, "convolution_peak", lambda dtype, device: next(speeds))
-    peaks = Peaks(CPU)
+    monkeypatch.setattr(peaks, "measure_convolution", lambda dtype, device: next(speeds))
+    measured_peaks = Peaks(CPU)
     for _ in range(3):
-        peaks.measure("bf16")
-    rows = [{"precision": "bf16", "gflops": 1.0}, {"precision": "fp16", "gflops": None}]
-    peaks.set_fractions(rows)
-    assert [row.get("fraction_of_peak") for row in rows] == [0.25, None]
+        measured_peaks.measure("bf16")
+    rows = [make_row(precision="bf16", gflops=1.0), make_row(precision="fp16", gflops=None)]
+    measured_peaks.set_fractions(rows)
+    assert [row.fraction_of_peak for row in rows] == [0.25, None]
 
 
 # Counting
@@ -157,23 +198,69 @@ class Tiny(nn.Module):
 
 def test_bytes_alive_are_counted_exactly() -> None:
     model, images = Tiny().eval(), torch.randn(2, 3, 4, 4)
-    assert activation_bytes(lambda: model(images), CPU) == 4096
-    assert activation_bytes(lambda: F.relu(F.relu(F.relu(images))), CPU) == 2 * images.nbytes
-    assert activation_bytes(lambda: images.view(-1).add_(1), CPU) == 0
-    assert activation_bytes(lambda: model.fc.weight[:2], CPU) == 0
-    assert weights_bytes(model) == 4 * (27 * 8 + 8 + 4 * 8 + 8 * 5 + 5) + 8
+    assert count_activation_bytes(lambda: model(images), CPU) == 4096
+    assert count_activation_bytes(lambda: F.relu(F.relu(F.relu(images))), CPU) == 2 * images.nbytes
+    assert count_activation_bytes(lambda: images.view(-1).add_(1), CPU) == 0
+    assert count_activation_bytes(lambda: model.fc.weight[:2], CPU) == 0
+    assert count_weight_bytes(model) == 4 * (27 * 8 + 8 + 4 * 8 + 8 * 5 + 5) + 8
+
+
+class MemoryPools:
+    """A stand-in for the allocator of a GPU: segments of memory, as `torch.cuda.memory_snapshot` lists them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.segments = [segment((0, 0), 2**21), segment((0, 1), 2**22)]  # ordinary memory, and an older graph's
+        monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: list(self.segments))
+
+    def capture(self) -> None:
+        """What a capture does: the older graph is freed, ordinary memory grows, and a new pool gets two segments."""
+        self.segments = [segment((0, 0), 2**21), segment((0, 0), 2**25), segment((0, 2), 2**21), segment((0, 2), 2**23)]
+
+
+def segment(pool: tuple[int, int], size: int) -> dict[str, Any]:
+    return {"segment_pool_id": pool, "total_size": size, "allocated_size": size // 2, "device": 0}
+
+
+def test_the_memory_of_a_graph_is_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = MemoryPools(monkeypatch)
+    assert count_graph_bytes(pools.capture) == 2**21 + 2**23
+    assert count_graph_bytes(lambda: None) == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_graphs_are_captured_and_counted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in: `optimized` is said to be captured, and its first pass makes a pool."""
+    pools = MemoryPools(monkeypatch)
+    passes: list[str] = []
+    real = Variant.forward
+
+    def forward(variant: Variant, images: Tensor) -> Tensor:
+        if variant.is_captured and not passes:
+            pools.capture()
+        passes.append("captured" if variant.is_captured else "plain")
+        return real(variant, images)
+
+    monkeypatch.setattr(Variant, "is_captured", property(lambda variant: variant.passes != ()))
+    monkeypatch.setattr(Variant, "forward", forward)
+    settings = BenchmarkSettings(CPU, (2,), ("plain", "optimized"), rounds=1)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    assert passes[0] == "captured"
+    assert [row.error for row in rows] == [None, None]
+    assert rows[1].activations_mib == 2 + 8
+    assert rows[0].activations_mib is not None
+    assert rows[0].activations_mib < 2
 
 
 def test_rewritten_networks_hold_less() -> None:
     plain, images = random_calibrated_model(get_architecture("densenet_bc_40_k12")), torch.randn(2, 3, 32, 32)
     fast = optimize(plain)
     fast(images)  # filters are rearranged at the first pass
-    held = [activation_bytes(lambda form=form: form(images), CPU) for form in (plain, fast, fast)]  # type: ignore[misc]
+    held = [count_activation_bytes(lambda form=form: form(images), CPU) for form in (plain, fast, fast)]  # type: ignore[misc]
     assert held[1] == held[2] < held[0]
 
 
 def test_multiply_adds() -> None:
-    assert multiply_adds(Tiny().eval().to("meta"), (3, 4, 4)) == 27 * 8 * 16 + 8 * 5
+    assert count_multiply_adds(Tiny().eval().to("meta"), (3, 4, 4)) == 27 * 8 * 16 + 8 * 5
 
 
 # Peers
@@ -196,15 +283,15 @@ def test_a_peer_has_our_tensors_and_our_logits(library: str, name: str, side: in
     row = get_architecture(name)
     model = random_calibrated_model(row)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    found = peers.peer(library, row, model, (3, side, side))
-    assert found is not None
-    assert type(found).__module__.split(".")[0] == library
-    assert not found.training
-    assert {tensor.dtype for tensor in found.parameters()} == {torch.float32}
+    network = peers.build_peer(library, row, model, (3, side, side))
+    assert network is not None
+    assert type(network).__module__.split(".")[0] == library
+    assert not network.training
+    assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
     images = torch.randn(2, 3, side, side)
     with torch.no_grad():
-        torch.testing.assert_close(found(images), model(images), rtol=1e-4, atol=1e-4)
-        next(found.parameters()).zero_()  # a copy
+        torch.testing.assert_close(network(images), model(images), rtol=1e-4, atol=1e-4)
+        next(network.parameters()).zero_()  # its tensors are copies: ours stay
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
@@ -218,13 +305,13 @@ def test_a_peer_has_our_tensors_and_our_logits(library: str, name: str, side: in
         ("pytorchcv", "wide_resnet50_2", 64),  # folded
     ],
 )
-def test_who_has_no_such_network(library: str, name: str, side: int) -> None:
+def test_a_library_without_the_network_is_no_peer(library: str, name: str, side: int) -> None:
     row = get_architecture(name)
-    assert peers.peer(library, row, build(row).eval(), (3, side, side)) is None
+    assert peers.build_peer(library, row, build(row).eval(), (3, side, side)) is None
 
 
-def stages(units: int) -> list[list[int]]:
-    return [[width] * units for width in (16, 32, 64)]
+def stages(blocks: int) -> list[list[int]]:
+    return [[width] * blocks for width in (16, 32, 64)]
 
 
 def other_epsilon(row: Any, classes: int) -> nn.Module:
@@ -251,37 +338,125 @@ def other_classes(row: Any, classes: int) -> nn.Module:
 def test_another_graph_is_no_peer(builder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     row = get_architecture("resnet20_b")
     model = random_calibrated_model(row)
-    assert peers.peer("pytorchcv", row, model, (3, 32, 32)) is not None
+    assert peers.build_peer("pytorchcv", row, model, (3, 32, 32)) is not None
     monkeypatch.setitem(peers.LIBRARIES, "pytorchcv", builder)
-    assert peers.peer("pytorchcv", row, model, (3, 32, 32)) is None
+    assert peers.build_peer("pytorchcv", row, model, (3, 32, 32)) is None
 
 
 def test_names_of_pytorchcv_in_both_directions() -> None:
     published = pytorchcv_names.published()
     for name in published:
-        assert name in names_of(pytorchcv_names.model(name).architecture, published)
-    assert names_of("wrn_16_10", published) == ["wrn16_10_cifar10", "wrn16_10_cifar100", "wrn16_10_svhn"]
-    assert names_of("resnet20", published) == []
+        assert name in find_names(pytorchcv_names.model(name).architecture, published)
+    assert find_names("wrn_16_10", published) == ["wrn16_10_cifar10", "wrn16_10_cifar100", "wrn16_10_svhn"]
+    assert find_names("resnet20", published) == []
 
 
 def test_which_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(peers.chosen(["auto"])) == ["pytorchcv", "timm", "torchvision"]
-    assert peers.chosen(["none"]) == {}
-    assert peers.chosen(["timm", "timm"]).keys() == {"timm"}
-    assert peers.chosen(["timm"])["timm"].startswith("1.")
+    assert peers.select_peers(["auto"]) == ["pytorchcv", "timm", "torchvision"]
+    assert peers.select_peers(["none"]) == []
+    assert peers.select_peers(["timm", "timm"]) == ["timm"]
+    assert peers.get_library_versions(["timm"])["timm"].startswith("1.")
     monkeypatch.setitem(sys.modules, "pytorchcv", None)
-    assert list(peers.chosen(["auto"])) == ["timm", "torchvision"]
+    assert peers.select_peers(["auto"]) == ["timm", "torchvision"]
     with pytest.raises(UnavailableError, match="pip install pytorchcv"):
-        peers.chosen(["pytorchcv"])
+        peers.select_peers(["pytorchcv"])
     for names in (["keras"], ["auto", "timm"], ["none", "timm"]):
         with pytest.raises(UsageError, match="no peer is called"):
-            peers.chosen(names)
+            peers.select_peers(names)
+
+
+def test_peers_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["timm_bf16", "timm", "timm_bf16", "torchvision_channelslast"]
+    assert peers.select_peers(names) == ["timm_bf16", "timm", "torchvision_channelslast"]
+    assert peers.get_library_versions(names).keys() == {"timm", "torchvision"}
+    assert BenchmarkSettings(CPU, peers=["pytorchcv_fp16_compiled"]).peers == ["pytorchcv_fp16_compiled"]
+    for name, words in {
+        "timm_fp8": "no peer is called 'timm_fp8'",
+        "timm_optimized": "no peer is called",
+        "timm_bf16_fp16": "two precisions",
+        "timm_graph": "needs a CUDA device",
+        "timm_tf32": "needs a CUDA device",
+    }.items():
+        with pytest.raises(UsageError, match=words):
+            BenchmarkSettings(CPU, peers=[name])
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UnavailableError, match="pip install timm"):
+        peers.select_peers(["timm_bf16"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_peers_are_measured_in_other_precisions_and_layouts() -> None:
+    names = ["pytorchcv", "pytorchcv_bf16", "pytorchcv_channelslast", "pytorchcv_bf16_channelslast"]
+    settings = BenchmarkSettings(CPU, (2,), ("plain", "optimized_bf16"), names, rounds=1)
+    seen: list[tuple[torch.dtype, bool]] = []
+
+    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append((args[0].dtype, args[0].is_contiguous(memory_format=torch.channels_last)))
+
+    real = measure.build_peer
+
+    def build(*arguments: Any) -> nn.Module | None:
+        network = real(*arguments)
+        assert network is not None
+        network.features.init_block.register_forward_pre_hook(note)
+        return network
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "build_peer", build)
+        rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    assert [(row.variant, row.precision, row.error) for row in rows] == [
+        ("pytorchcv", "fp32", None),
+        ("pytorchcv_bf16", "bf16", None),
+        ("pytorchcv_channelslast", "fp32", None),
+        ("pytorchcv_bf16_channelslast", "bf16", None),
+        ("plain", "fp32", None),
+        ("optimized_bf16", "bf16", None),
+    ]
+    assert set(seen) == {
+        (torch.float32, False),
+        (torch.bfloat16, False),
+        (torch.float32, True),
+        (torch.bfloat16, True),
+    }
+    by_name = {row.variant: row for row in rows}
+    assert by_name["plain"].ratio_to in ("pytorchcv", "pytorchcv_channelslast")
+    assert by_name["optimized_bf16"].ratio_to in ("pytorchcv_bf16", "pytorchcv_bf16_channelslast")
+    assert by_name["pytorchcv_bf16"].weights_mib < 0.6 * by_name["pytorchcv"].weights_mib
+    assert by_name["pytorchcv"].weights_mib == by_name["pytorchcv_channelslast"].weights_mib
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_peer_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row says why, and the others are measured."""
+
+    def fail(network: nn.Module, batch: Tensor) -> Any:
+        raise UnavailableError("torch.compile failed (no compiler)")
+
+    monkeypatch.setattr(programs, "compile_network", fail)
+    settings = BenchmarkSettings(CPU, (2,), ("plain",), ("pytorchcv", "pytorchcv_compiled"), rounds=1)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    assert [(row.variant, row.error and "torch.compile failed" in row.error) for row in rows] == [
+        ("pytorchcv", None),
+        ("pytorchcv_compiled", True),
+        ("plain", None),
+    ]
+
+
+@pytest.mark.compiler
+@pytest.mark.usefixtures("quick")
+def test_a_peer_is_compiled() -> None:
+    settings = BenchmarkSettings(CPU, (2,), ("plain",), ("pytorchcv_bf16_compiled",), rounds=1)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
+    assert [(row.variant, row.error) for row in rows] == [("pytorchcv_bf16_compiled", None), ("plain", None)]
+    assert rows[0].activations_mib is None
 
 
 # Equal logits first
 
 
 class Off(nn.Module):
+    """A network whose first logit is wrong by some amount."""
+
     passes = ()  # no rewrites
 
     def __init__(self, network: nn.Module, by: float) -> None:
@@ -294,44 +469,44 @@ class Off(nn.Module):
         return logits
 
 
-def test_networks_that_are_off_are_found() -> None:
+def test_networks_with_other_logits_are_found() -> None:
     plain, images = random_calibrated_model(get_architecture("wrn_16_1")), torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        sample = measuring._images(16, (3, 32, 32))
+        sample = random_images(16, (3, 32, 32))
         exact = plain(sample)
         scale = exact.abs().max().item()
         rounded = (plain.bfloat16()(sample.bfloat16()).float() - exact).abs().max().item()
     plain = random_calibrated_model(get_architecture("wrn_16_1"))
-    low = optimize(plain, dtype=torch.bfloat16)
+    bf16 = optimize(plain, dtype=torch.bfloat16)
     networks = {
         "plain": plain,
         "optimized": Off(optimize(plain), 2e-4 * scale),
-        "optimized_bf16": low,
-        "plain_bf16": Off(low, 4 * rounded),
+        "optimized_bf16": bf16,
+        "plain_bf16": Off(bf16, 4 * rounded),
         "timm": Off(plain, 0.5e-4 * scale),
         "torchvision": Off(plain, torch.nan),
     }
-    found = unequal(plain, networks, images)
-    assert sorted(found) == ["optimized", "plain_bf16", "torchvision"]
-    assert re.search(r"logits differ .* by \d\.\de-0\d, more than \d", found["optimized"])
+    errors = find_different(plain, networks, images)
+    assert sorted(errors) == ["optimized", "plain_bf16", "torchvision"]
+    assert re.search(r"logits differ .* by \d\.\de-0\d, more than \d", errors["optimized"])
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_with_other_logits_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Off(optimize(model, dtype=dtype), 1.0))
     rows = measure_target(
         BenchmarkTarget(get_architecture("wrn_16_1")), BenchmarkSettings(CPU, (2,), rounds=2), Peaks(CPU)
     )
-    assert [(row["variant"], row["runs"] is None) for row in rows] == [
+    assert [(row.variant, row.runs is None) for row in rows] == [
         ("plain", False),
         ("optimized", True),
         ("optimized_bf16", True),
     ]
-    assert "logits differ" in rows[1]["error"]
-    assert rows[1]["images_per_second"] is rows[1]["activations_mib"] is rows[1]["fraction_of_peak"] is None
+    assert "logits differ" in rows[1].error
+    assert rows[1].images_per_second is rows[1].activations_mib is rows[1].fraction_of_peak is None
 
 
-def test_settled_networks_are_the_same_every_time() -> None:
+def test_random_networks_are_the_same_every_time() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -353,7 +528,7 @@ def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> N
         seen.append((dtype, torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision))
         return 1.0
 
-    monkeypatch.setattr(measuring, "convolution_peak", peak)
+    monkeypatch.setattr(peaks, "measure_convolution", peak)
     for precision in ("fp32", "tf32", "bf16"):
         Peaks(CPU).measure(precision)
     assert seen == [
@@ -364,12 +539,12 @@ def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("quick")
-def test_memory_that_nobody_can_see_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_compiled", lambda network, batch: network)
+def test_memory_that_cannot_be_seen_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "compile_network", lambda network, batch: network)
     settings = BenchmarkSettings(CPU, (2,), ("plain", "plain_compiled"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
-    assert [row["activations_mib"] is None for row in rows] == [False, True]
-    assert [row["error"] for row in rows] == [None, None]
+    assert [row.activations_mib is None for row in rows] == [False, True]
+    assert [row.error for row in rows] == [None, None]
 
 
 def test_a_variant_has_one_precision() -> None:
@@ -381,34 +556,34 @@ def test_a_variant_has_one_precision() -> None:
 
 
 class Greedy(nn.Module):
-    """Has memory for so many images, and from its n-th pass on for none."""
+    """Runs out of memory with more than some images, or after some passes."""
 
     passes = ()  # no rewrites
 
     def __init__(self, network: ImageClassifier, images: int, times: int = 10**9) -> None:
         super().__init__()
-        self.network, self.images, self.times = network, images, times
+        self.network, self.images, self.passes_left = network, images, times
 
     def forward(self, x: Tensor) -> Tensor:
-        self.times -= 1
-        if len(x) > self.images or self.times < 0:
+        self.passes_left -= 1
+        if len(x) > self.images or self.passes_left < 0:
             raise torch.OutOfMemoryError("CUDA out of memory")
         logits: Tensor = self.network(x)
         return logits
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_batch_that_does_not_fit_is_said_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_row_of_a_batch_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 20))
     settings = BenchmarkSettings(CPU, (24, 4), ("plain", "optimized"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
-    assert [(row["batch"], row["variant"], row["error"]) for row in rows] == [
+    assert [(row.batch, row.variant, row.error) for row in rows] == [
         (24, "plain", None),
         (24, "optimized", "cpu has no memory for batches of 24; try a smaller -b"),
         (4, "plain", None),
         (4, "optimized", None),
     ]
-    assert [row["images_per_second"] is None for row in rows] == [False, True, False, False]
+    assert [row.images_per_second is None for row in rows] == [False, True, False, False]
 
 
 @pytest.mark.usefixtures("quick")
@@ -416,8 +591,8 @@ def test_memory_that_runs_out_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 20, times=3))
     settings = BenchmarkSettings(CPU, (4,), ("plain", "optimized"), rounds=5)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
-    assert [row["error"] for row in rows] == ["cpu has no memory for batches of 4; try a smaller -b"] * 2
-    assert [row["runs"] for row in rows] == [None, None]
+    assert [row.error for row in rows] == ["cpu has no memory for batches of 4; try a smaller -b"] * 2
+    assert [row.runs for row in rows] == [None, None]
 
 
 # The command
@@ -440,14 +615,14 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("quick")
 def test_json_has_everything(run: Run) -> None:
     code, out, _ = run("wrn_16_1", "-b", "2", "1", "--rounds", "3", "--peers", "pytorchcv", "timm", "--format", "json")
-    found = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    assert found["device"].startswith("cpu (")
-    assert abs(date.fromisoformat(found["date"]) - date.today()).days <= 1  # of midnight, and of UTC
-    assert {"torch", "pyramidzoo", "python", "pytorchcv", "timm"} <= found["versions"].keys()
-    assert found["rounds"] == 3
-    assert found["best_convolution_gflops"] == {"fp32": 1e6, "bf16": 1e6}
-    rows = found["rows"]
+    assert document["device"].startswith("cpu (")
+    assert abs(date.fromisoformat(document["date"]) - date.today()).days <= 1  # of midnight, and of UTC
+    assert {"torch", "pyramidzoo", "python", "pytorchcv", "timm"} <= document["versions"].keys()
+    assert document["rounds"] == 3
+    assert document["best_convolution_gflops"] == {"fp32": 1e6, "bf16": 1e6}
+    rows = document["rows"]
     assert [(row["batch"], row["variant"], row["precision"]) for row in rows] == [
         (batch, variant, precision)
         for batch in (2, 1)
@@ -525,37 +700,37 @@ def test_tables_for_programs_and_documents(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_weights_are_measured_with_their_own_tensors_and_images(run: Run) -> None:
+def test_weights_are_measured_with_their_tensors_and_image_size(run: Run) -> None:
     code, out, _ = run("wrn_16_1.digits_*", "-b", "3", "--rounds", "1", "--variants", "optimized", "--format", "json")
     row = json.loads(out)["rows"][0]
     assert code == 0
     assert (row["network"], row["weights"], row["image"]) == ("wrn_16_1", "wrn_16_1.digits_zoo", [1, 8, 8])
     assert (row["variant"], row["ratio"], row["ratio_to"]) == ("optimized", None, None)
-    tensors = BenchmarkTarget.of_entry(load_manifest().find("wrn_16_1.digits_zoo")).network().state_dict()
+    tensors = BenchmarkTarget.of_entry(load_manifest().find("wrn_16_1.digits_zoo")).build_network().state_dict()
     assert "digits" in load_manifest().find("wrn_16_1.digits_zoo").dataset
     assert tensors["conv1.weight"].shape[1] == 1
 
 
 def test_a_busy_machine_is_named() -> None:
-    from pyramidzoo.commands.bench import _about_spread
+    from pyramidzoo.commands._bench_text import warn_of_spread
 
     def row(lowest: float | None, highest: float | None) -> dict[str, float | None]:
         return {"images_per_second_min": lowest, "images_per_second_max": highest}
 
-    assert _about_spread([row(100, 110), row(None, None), row(50, 70)]) == ""
-    assert _about_spread([]) == ""
-    assert "up to 8.0 times" in _about_spread([row(100, 110), row(10, 80), row(10, 20)])
+    assert warn_of_spread([row(100, 110), row(None, None), row(50, 70)]) == ""
+    assert warn_of_spread([]) == ""
+    assert "up to 8.0 times" in warn_of_spread([row(100, 110), row(10, 80), row(10, 20)])
 
 
 def test_names_mean_architectures_before_weights() -> None:
-    from pyramidzoo.commands.bench import DEFAULT, _subjects
+    from pyramidzoo.commands.bench import DEFAULT_NAMES, _select_targets
 
     def named(*names: str) -> list[str]:
-        return [subject.name for subject in _subjects(names)]
+        return [subject.name for subject in _select_targets(names)]
 
     assert named("wrn_16_?", "wrn_16_1") == ["wrn_16_1", "wrn_16_2", "wrn_16_8"]
     assert named("wrn_16_1.digits") == named("wrn_16_1.digits*") == ["wrn_16_1.digits_zoo"]
-    assert named(*DEFAULT) == list(DEFAULT)
+    assert named(*DEFAULT_NAMES) == list(DEFAULT_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -575,8 +750,8 @@ def test_names_mean_architectures_before_weights() -> None:
     ],
 )
 def test_bench_refuses(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
-    found, out, err = run(*arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = run(*arguments)
+    assert (exit_code, out) == (code, "")
     assert message in err
     assert len(err.splitlines()) == 1
 
@@ -598,16 +773,16 @@ def test_failures_of_some_have_their_exit_codes(run: Run, monkeypatch: pytest.Mo
         BenchmarkTarget(get_architecture("wrn_16_2")), entry=load_manifest().find("wrn_16_2.cifar10")
     )
     monkeypatch.setattr(
-        "pyramidzoo.commands.bench._subjects", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
+        "pyramidzoo.commands.bench._select_targets", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
     )
     code, out, err = run(*arguments, "--variants", "plain")
     assert code == 5
     assert err.startswith(f"pyramidzoo: {lost.name}: ")
     assert "wrn_16_1, batch 2" in out
     code, out, err = run(*arguments, "--variants", "plain", "--format", "json")
-    found = json.loads(out)
-    assert [(failure["name"], failure["exit_code"]) for failure in found["failures"]] == [(lost.name, 5)]
-    assert [row["network"] for row in found["rows"]] == ["wrn_16_1"]
+    document = json.loads(out)
+    assert [(failure["name"], failure["exit_code"]) for failure in document["failures"]] == [(lost.name, 5)]
+    assert [row["network"] for row in document["rows"]] == ["wrn_16_1"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -642,14 +817,14 @@ def test_the_table_that_comes_with_the_package() -> None:
 
 
 @pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "speed.json"
-    monkeypatch.setattr(speed_table, "packaged", lambda name: path)
+    monkeypatch.setattr(speed_table, "package_path", lambda name: path)
     monkeypatch.setattr(make_speed, "TABLE", path)
     return path
 
 
-def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_has_images_per_second(package_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speeds = {"64": {"plain": 1230, "optimized": 45600}, "1": {"plain": 99.5, "optimized": 101}}
     row = {"date": "2031-02-03", "images_per_second": speeds}
     document = {
@@ -658,7 +833,7 @@ def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixtur
         "rounds": 5,
         "networks": {"resnet20": row},
     }
-    packaged.write_text(json.dumps(document), encoding="utf-8")
+    package_path.write_text(json.dumps(document), encoding="utf-8")
     cli.main(["info", "resnet20"])
     shown = capsys.readouterr().out
     for line in (
@@ -668,8 +843,8 @@ def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixtur
     ):
         assert re.search(f"^{line}$", shown, re.MULTILINE), shown
     cli.main(["info", "resnet20", "--format", "json"])
-    found = json.loads(capsys.readouterr().out)["speed"]
-    assert found == {"device": document["device"], "versions": {"torch": "9.8.7"}, **row}
+    speed = json.loads(capsys.readouterr().out)["speed"]
+    assert speed == {"device": document["device"], "versions": {"torch": "9.8.7"}, **row}
     cli.main(["info", "resnet32"])
     assert "images/s" not in capsys.readouterr().out
     cli.main(["info", "resnet32", "--format", "json"])
@@ -677,31 +852,30 @@ def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_table_is_made_network_by_network(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, tuple[int, ...]]] = []
-    real = measure_target
+def test_the_table_is_made_network_by_network(package_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[str, tuple[int, ...]]] = []
 
-    def counted(subject: BenchmarkTarget, settings: BenchmarkSettings, peaks: Peaks) -> list[dict[str, Any]]:
-        asked.append((subject.name, tuple(settings.batches)))
-        if len(asked) == 2:
+    def measure_few(target: BenchmarkTarget, settings: BenchmarkSettings, peaks: Peaks) -> list[BenchmarkRow]:
+        measured.append((target.name, tuple(settings.batches)))
+        if len(measured) == 2:
             raise KeyboardInterrupt
-        return real(subject, dataclasses.replace(settings, batches=(2, 1)), peaks)
+        return measure_target(target, dataclasses.replace(settings, batches=(2, 1)), peaks)
 
-    monkeypatch.setattr(make_speed, "measure_target", counted)
+    monkeypatch.setattr(make_speed, "measure_target", measure_few)
     with pytest.raises(KeyboardInterrupt):
         make_speed.main(["wrn_16_2", "wrn_16_1", "--rounds", "1"])
-    document = json.loads(packaged.read_text(encoding="utf-8"))
+    document = json.loads(package_path.read_text(encoding="utf-8"))
     assert list(document["networks"]) == ["wrn_16_2"]
     assert list(document["networks"]["wrn_16_2"]["images_per_second"]) == ["2", "1"]
     make_speed.main(["wrn_16_2", "wrn_16_1", "--rounds", "1"])
-    document = json.loads(packaged.read_text(encoding="utf-8"))
+    document = json.loads(package_path.read_text(encoding="utf-8"))
     assert list(document["networks"]) == ["wrn_16_1", "wrn_16_2"]  # the table's order
-    assert asked == [("wrn_16_2", (64, 1)), ("wrn_16_1", (64, 1)), ("wrn_16_1", (64, 1))]
+    assert measured == [("wrn_16_2", (64, 1)), ("wrn_16_1", (64, 1)), ("wrn_16_1", (64, 1))]
     make_speed.main(["wrn_16_1", "--rounds", "1", "--again"])
-    assert asked[3:] == [("wrn_16_1", (64, 1))]
-    packaged.write_text(json.dumps({**document, "device": "another"}), encoding="utf-8")
+    assert measured[3:] == [("wrn_16_1", (64, 1))]
+    package_path.write_text(json.dumps({**document, "device": "another"}), encoding="utf-8")
     make_speed.main(["wrn_16_1", "--rounds", "1"])
-    assert list(json.loads(packaged.read_text(encoding="utf-8"))["networks"]) == ["wrn_16_1"]
+    assert list(json.loads(package_path.read_text(encoding="utf-8"))["networks"]) == ["wrn_16_1"]
 
 
 # A GPU
@@ -718,10 +892,39 @@ def test_a_gpu_is_measured() -> None:
         ("pytorchcv",),
         rounds=2,
     )
-    peaks = Peaks(device)
-    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_2")), settings, peaks)
-    peaks.set_fractions(rows)
-    assert [row["error"] for row in rows] == [None] * 6
+    measured_peaks = Peaks(device)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_2")), settings, measured_peaks)
+    measured_peaks.set_fractions(rows)
+    assert [row.error for row in rows] == [None] * 6
+    held = {}
     for row in rows:
-        assert 0 < row["fraction_of_peak"] <= 1.5
-        assert row["activations_mib"] > 0
+        assert row.fraction_of_peak is not None
+        assert row.activations_mib is not None
+        assert 0 < row.fraction_of_peak <= 1.5
+        held[row.variant] = row.activations_mib
+        assert held[row.variant] > 0
+    # a graph's pool has whole segments for the same activations, and the workspaces of kernels
+    assert held["optimized_fp16"] <= held["optimized_fp16_graph"] < held["optimized_fp16"] + 256
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_graph_of_a_larger_batch_holds_more() -> None:
+    """The pool of the smaller batch is gone, and is not counted again."""
+    settings = BenchmarkSettings(torch.device("cuda"), (256, 1024, 256), ("plain", "plain_graph"), rounds=1)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_2")), settings, Peaks(settings.device))
+    first, larger, again = (row.activations_mib for row in rows if row.variant == "plain_graph")
+    assert first is not None
+    assert larger is not None
+    assert first < larger
+    assert again == first
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_peers_on_a_gpu() -> None:
+    names = ("pytorchcv_fp16_channelslast", "pytorchcv_tf32", "pytorchcv_fp16_graph")
+    settings = BenchmarkSettings(torch.device("cuda"), (16,), ("plain_fp16",), names, rounds=1)
+    rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_2")), settings, Peaks(settings.device))
+    assert [(row.variant, row.error) for row in rows] == [(name, None) for name in (*names, "plain_fp16")]
+    assert rows[-1].ratio_to in (names[0], names[2])

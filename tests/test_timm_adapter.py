@@ -22,7 +22,8 @@ from torch import Tensor, nn
 import pyramidzoo
 from pyramidzoo import timm_adapter
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.contract
 
 NAMES = list(architectures())
 # the first of each class of graphs, and of each family, whose first ones are small
-REPRESENTATIVES = list({row.builder: row.name for row in reversed(architectures().values())}.values())
+REPRESENTATIVES = list({row.class_name: row.name for row in reversed(architectures().values())}.values())
 FAMILIES = list({row.family: row.name for row in reversed(architectures().values())}.values())
 DIGITS = f"{PREFIX}wrn_16_1.digits_zoo"  # comes with the package: one channel, ten classes
 
@@ -221,7 +222,7 @@ def test_a_file_that_is_not_exactly_the_networks_is_refused(tmp_path: Path, monk
     state["layer1.0.conv1.weight_extra"] = torch.zeros(1)
     path = tmp_path / "damaged.safetensors"
     write_tensors(path, state, {})
-    monkeypatch.setattr("pyramidzoo.weights.fetch.packaged", lambda name: path)
+    monkeypatch.setattr("pyramidzoo.weights.fetch.package_path", lambda name: path)
     with pytest.raises(IntegrityError, match="altered"):
         timm.create_model(DIGITS, pretrained=True)
     monkeypatch.setattr("pyramidzoo.factory.fetch", lambda entry: WeightsFile(path, file_hash(path), "bundled"))

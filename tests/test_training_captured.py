@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from training_tools import load_few_digits
 
-from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.training.captured_step import CapturedStep
+from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.recipes import Recipe, get_recipe
-from pyramidzoo.training.step import CapturedStep, TrainingData, TrainingRun
+from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")
 # two steps in each epoch, fewer than are run before the capture
@@ -77,12 +80,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def few() -> ImageSet:
-    whole = load_dataset("digits", "train", None)
-    return dataclasses.replace(whole, images=whole.images[:150], labels=whole.labels[:150], fingerprint="f" * 64)
+    return load_few_digits()
 
 
 def make_run(few: ImageSet, recipe: Recipe, *, captured: bool) -> TrainingRun:
-    run = TrainingRun("wrn_16_1", recipe, TrainingData(few, CPU), 0, CPU)
+    run = TrainingRun("wrn_16_1", recipe, TrainingImages(few, CPU), 0, CPU)
     if captured:
         run.captured = CapturedStep(run)
         for group in run.optimizer.param_groups:
@@ -109,7 +111,7 @@ def test_a_captured_step_does_what_a_step_does(stand_in: None, few: ImageSet, ch
     for _ in range(3):
         assert run_epoch(captured) == run_epoch(plain)
         require_equal(captured, plain)
-    assert captured.done_steps == plain.done_steps == captured.total_steps
+    assert captured.done_steps == plain.done_steps == captured.schedule.total_steps
 
 
 def test_capturing_leaves_nothing_behind(stand_in: None, few: ImageSet) -> None:

@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from training_tools import Watch
 
-from pyramidzoo.data.datasets import ImageSet, load_dataset
-from pyramidzoo.evaluation.engine import ComputeSettings
-from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.training.augmentation import Draws
-from pyramidzoo.training.loop import Epoch, Task, Trained, train, train_together
+from pyramidzoo.training.device_images import TrainingImages
+from pyramidzoo.training.logged_run import Task, TrainingResult
+from pyramidzoo.training.loop import train, train_together
 from pyramidzoo.training.recipes import Recipe, get_recipe
-from pyramidzoo.training.step import Precision, TrainingData, TrainingRun
+from pyramidzoo.training.step import Precision, TrainingRun
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -34,7 +38,7 @@ GENTLE = dataclasses.replace(EVERYTHING, learning_rate=0.01)
 def make_run(
     images: ImageSet, device: torch.device, recipe: Recipe = GENTLE, precision: Precision = "fp32"
 ) -> TrainingRun:
-    return TrainingRun("resnet20", recipe, TrainingData(images, device), 0, device, precision)
+    return TrainingRun("resnet20", recipe, TrainingImages(images, device), 0, device, precision)
 
 
 def captured_losses(run: TrainingRun, epochs: int) -> list[float]:
@@ -58,7 +62,7 @@ def eager_losses(run: TrainingRun, epochs: int) -> list[float]:
     losses = []
     for epoch in range(epochs):
         for step, draws in enumerate(run.draw_epoch()):
-            rate = run.learning_rate(epoch * run.steps_per_epoch + step)
+            rate = run.schedule.learning_rate(epoch * run.schedule.steps_per_epoch + step)
             for group in run.optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(rate)
@@ -163,19 +167,15 @@ def test_eight_together_equal_one_alone(small_set: ImageSet, tmp_path: Path) -> 
 def test_an_interruption_on_a_gpu(small_set: ImageSet, tmp_path: Path) -> None:
     """A new graph is captured, and the momenta of the checkpoint are in it."""
 
-    def run(folder: str, *, stop: bool = False) -> Trained:
-        def report(epoch: Epoch) -> None:
-            if stop:
-                raise KeyboardInterrupt
-
+    def run(folder: str, watch: Watch) -> TrainingResult:
         return train(
-            "resnet20", EVERYTHING, small_set, small_set, seed=0, device=CUDA, output=tmp_path / folder, report=report
+            "resnet20", EVERYTHING, small_set, small_set, seed=0, device=CUDA, output=tmp_path / folder, report=watch
         )
 
-    whole = run("whole")
+    whole = run("whole", Watch())
     with pytest.raises(KeyboardInterrupt):
-        run("cut", stop=True)
-    assert run("cut").path.read_bytes() == whole.path.read_bytes()
+        run("cut", Watch(stop_after=1))
+    assert run("cut", Watch()).path.read_bytes() == whole.path.read_bytes()
 
 
 def test_the_test_error_is_what_evaluate_counts(small_set: ImageSet, tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.training.augmentation import Draws
+from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.recipes import Recipe, get_recipe
-from pyramidzoo.training.step import TrainingData, TrainingRun
+from pyramidzoo.training.schedule import Schedule
+from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")
 STEPS, BATCH = 50, 8
@@ -44,16 +46,16 @@ class Ours:
     """All steps of our run, the network as it was before them, and the draws of each step."""
 
     def __init__(self, architecture: str, recipe: Recipe, images: ImageSet) -> None:
-        self.run = TrainingRun(architecture, recipe, TrainingData(images, CPU), 5, CPU, dtype=torch.float64)
+        self.run = TrainingRun(architecture, recipe, TrainingImages(images, CPU), 5, CPU, dtype=torch.float64)
         self.before = copy.deepcopy(self.run.model).train()
         self.draws: list[Draws] = []
         self.rates: list[float] = []
-        while self.run.done_steps < self.run.total_steps:
+        while self.run.done_steps < self.run.schedule.total_steps:
             batches = self.run.draw_epoch()
             steps = self.run.start_epoch(batches)
             self.draws += batches[:steps]
             for step in range(steps):
-                self.rates.append(self.run.learning_rate(self.run.done_steps))
+                self.rates.append(self.run.schedule.learning_rate(self.run.done_steps))
                 self.run.run_step(step)
 
 
@@ -180,8 +182,8 @@ def test_the_cosine_of_hysts_at_full_length(name: str) -> None:
     recipe = get_recipe(name)
     images = 60_000 if recipe.dataset == "mnist" else 50_000
     total = recipe.epochs * (images // 128)
-    run = bare_run(recipe, total // recipe.epochs)
-    found = [run.learning_rate(step) for step in range(total)]
+    schedule = make_schedule(recipe, total // recipe.epochs)
+    found = [schedule.learning_rate(step) for step in range(total)]
     expected = [0.2 * 0.5 * (1 + math.cos(step / total * math.pi)) for step in range(1, total + 1)]
     # near the end the cosine is close to -1, and 1 + cos keeps what is left of its 16 digits
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-14)
@@ -189,21 +191,18 @@ def test_the_cosine_of_hysts_at_full_length(name: str) -> None:
 
 
 def test_the_steps_of_he2015_at_full_length() -> None:
-    run = bare_run(get_recipe("he2015_cifar10"), 390)
-    assert run.total_steps == 64_000
-    found = [run.learning_rate(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    schedule = make_schedule(get_recipe("he2015_cifar10"), 390)
+    assert schedule.total_steps == 64_000
+    found = [schedule.learning_rate(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert found == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-15)
 
 
 def test_the_epochs_of_the_ablation_at_full_length() -> None:
-    run = bare_run(get_recipe("hysts_ablation"), 390)
-    found = [run.learning_rate(epoch * 390 + step) for epoch in (0, 79, 80, 119, 120, 159) for step in (0, 389)]
+    schedule = make_schedule(get_recipe("hysts_ablation"), 390)
+    found = [schedule.learning_rate(epoch * 390 + step) for epoch in (0, 79, 80, 119, 120, 159) for step in (0, 389)]
     assert found == pytest.approx([0.2] * 4 + [0.02] * 4 + [0.002] * 4, rel=1e-15)
 
 
-def bare_run(recipe: Recipe, steps_per_epoch: int) -> TrainingRun:
-    """A run of the recipe with so many steps in an epoch, for its learning rates alone."""
-    small_batches = dataclasses.replace(recipe, batch_size=1)
-    pixels = torch.zeros(steps_per_epoch, *recipe.preprocessing.input_size, dtype=torch.uint8)
-    images = ImageSet(recipe.dataset, "train", 10, pixels, torch.zeros(steps_per_epoch, dtype=torch.int64), "0" * 64)
-    return TrainingRun("wrn_16_1", small_batches, TrainingData(images, CPU), 0, CPU)
+def make_schedule(recipe: Recipe, steps_per_epoch: int) -> Schedule:
+    """The schedule of a recipe with so many steps in an epoch."""
+    return Schedule(dataclasses.replace(recipe, batch_size=1), steps_per_epoch)

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+# pytorchcv's names of the datasets, and how many classes each has. A name without one of them means ImageNet.
 DATASETS = {"cifar10": 10, "cifar100": 100, "svhn": 10}
 
-# pytorchcv's name without the data set, and the zoo's; the first rule that fits counts
+# pytorchcv's name without the dataset, and the zoo's name. The first rule that matches counts.
 _CIFAR = (
     (r"resnet(20|56|110|1202)", r"resnet\1_b"),
     (r"resnet(\d+)(?:bn)?", r"resnet\1"),
@@ -43,8 +44,15 @@ _IMAGENET = (
 )
 
 
-class Model(NamedTuple):
-    """One of pytorchcv's models: its name, the zoo's name for its network, and what it was trained on."""
+class PytorchcvModel(NamedTuple):
+    """One of pytorchcv's models.
+
+    Attributes:
+        name: pytorchcv's name.
+        architecture: the zoo's name for its network.
+        dataset: what it was trained on.
+        classes: how many classes that dataset has.
+    """
 
     name: str
     architecture: str
@@ -52,28 +60,35 @@ class Model(NamedTuple):
     classes: int
 
 
-def model(name: str) -> Model:
-    """What the zoo calls one of pytorchcv's models. Raises KeyError where it has no such network."""
-    plain, dataset = split(name)
+def describe_model(name: str) -> PytorchcvModel:
+    """Return what the zoo calls one of pytorchcv's models.
+
+    Raises:
+        KeyError: the zoo has no such network.
+    """
+    network, dataset = split_dataset(name)
     for pattern, replacement in _CIFAR if dataset in DATASETS else _IMAGENET:
-        if found := re.fullmatch(pattern, plain):
-            return Model(name, found.expand(replacement), dataset, DATASETS.get(dataset, 1000))
+        if match := re.fullmatch(pattern, network):
+            return PytorchcvModel(name, match.expand(replacement), dataset, DATASETS.get(dataset, 1000))
     raise KeyError(name)
 
 
-def names_of(architecture: str, names: Iterable[str]) -> list[str]:
-    """Which of pytorchcv's names mean a network of the zoo: one for each data set, which differ in the classifier."""
-    found = []
+def find_names(architecture: str, names: Iterable[str]) -> list[str]:
+    """Return those of pytorchcv's names that mean a network of the zoo.
+
+    There is one for each dataset; they differ in the classifier.
+    """
+    matches = []
     for name in names:
         try:
-            if model(name).architecture == architecture:
-                found.append(name)
+            if describe_model(name).architecture == architecture:
+                matches.append(name)
         except KeyError:
             continue
-    return found
+    return matches
 
 
-def split(name: str) -> tuple[str, str]:
-    """A name without its data set, and the data set."""
-    plain, _, dataset = name.rpartition("_")
-    return (plain, dataset) if dataset in DATASETS else (name, "imagenet1k")
+def split_dataset(name: str) -> tuple[str, str]:
+    """Split one of pytorchcv's names into the network and the dataset."""
+    network, _, dataset = name.rpartition("_")
+    return (network, dataset) if dataset in DATASETS else (name, "imagenet1k")

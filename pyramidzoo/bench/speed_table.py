@@ -1,4 +1,4 @@
-"""Images per second that were measured for every network and come with the package; torch is not needed."""
+"""The images per second that come with the package, measured for every network. torch is not needed to read them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 
 FILE = "bundled/speed.json"
 
 
-def packaged_speed(architecture: str) -> dict[str, Any] | None:
-    """What `tools/make_speed.py` measured: device, versions, date, images/s by batch size and variant; None where not.
+def read_packaged_speed(architecture: str) -> dict[str, Any] | None:
+    """Return what `tools/make_speed.py` measured of a network.
 
-    `images_per_second` is {"64": {"plain": 1000.0, "optimized": 1500.0}, ...}.
+    Returns:
+        Device, versions, date, and images per second by batch size and variant, such as
+        {"64": {"plain": 1000.0, "optimized": 1500.0}}. None where the network was not measured.
     """
-    document = _document(packaged(FILE))
+    document = _read_document(package_path(FILE))
     measured = document["networks"].get(architecture)
     return None if measured is None else {"device": document["device"], "versions": document["versions"], **measured}
 
 
 @cache
-def _document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document

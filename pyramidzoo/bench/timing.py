@@ -1,4 +1,4 @@
-"""Variants timed in turn, A B C C B A ..., so that whatever else the machine does falls on all of them alike."""
+"""Time several variants in turn, A B C C B A ..., so that what else the machine does slows down all of them alike."""
 
 from __future__ import annotations
 
@@ -9,35 +9,49 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-RUN_SECONDS = 0.33  # long beside the clock's resolution and a scheduler's slice, short beside a round of many variants
-_PEAK_SECONDS = 0.03
+# Long beside the resolution of the clock and the time slice of a scheduler; short beside a round of many variants.
+RUN_SECONDS = 0.33
 
 
-def interleaved(
+def time_in_turns(
     variants: Mapping[str, Callable[[], object]], *, rounds: int, after_round: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """Seconds of every run of every variant, in order; one round before the first is not counted."""
+    """Run every variant once in each round, and time it. A first round more is not counted.
+
+    Args:
+        variants: what to run, by name.
+        rounds: how many rounds are counted.
+        after_round: is called after every round, the first one included.
+
+    Returns:
+        The seconds of each run of each variant, in the order of the rounds.
+    """
     runs: dict[str, list[float]] = {name: [] for name in variants}
     order = list(variants.items())
-    for counted in [False, *[True] * rounds]:
-        order.reverse()  # nobody always comes after the same one
+    for is_counted in [False, *[True] * rounds]:
+        order.reverse()  # so that no variant always follows the same one
         for name, run in order:
             began = time.perf_counter()
             run()
             seconds = time.perf_counter() - began
-            if counted:
+            if is_counted:
                 runs[name].append(round(seconds, 6))
         after_round()
     return runs
 
 
-def compared(runs: Mapping[str, list[float]], baseline: str) -> list[dict[str, Any]]:
-    """A row for each variant: median, extremes and all runs in seconds, and two ratios to the baseline.
+def compare_runs(runs: Mapping[str, list[float]], baseline: str) -> list[dict[str, Any]]:
+    """Compare the runs of each variant with those of the baseline.
 
-    `ratio` is that of the medians; `by_round` the median of the ratios within each round, which a machine that slows
-    down for some rounds disturbs less.
+    Args:
+        runs: seconds of the runs of each variant, as `time_in_turns` returns them.
+        baseline: the name of the variant that the others are compared with.
+
+    Returns:
+        A row for each variant: the median, the extremes and all runs in seconds. `ratio` is the median over that of
+        the baseline. `by_round` is the median of the ratios within each round; a machine that is slow in some rounds
+        changes it less.
     """
     base = statistics.median(runs[baseline])
     return [
@@ -54,8 +68,11 @@ def compared(runs: Mapping[str, list[float]], baseline: str) -> list[dict[str, A
     ]
 
 
-def repeated(compute: Callable[[], Tensor], passes: int = 1) -> Callable[[], Tensor]:
-    """A run of some passes, one queued behind the other, all of them finished when it returns the last result."""
+def repeat_passes(compute: Callable[[], Tensor], passes: int = 1) -> Callable[[], Tensor]:
+    """Return a function that makes some passes and returns the last result when all of them are finished.
+
+    On a GPU the passes are queued one behind the other.
+    """
 
     @torch.inference_mode()
     def run() -> Tensor:
@@ -68,32 +85,12 @@ def repeated(compute: Callable[[], Tensor], passes: int = 1) -> Callable[[], Ten
     return run
 
 
-def forward_passes(model: nn.Module, images: Tensor, passes: int = 1) -> Callable[[], Tensor]:
-    """`repeated` forward passes of a network on the same images (N, C, H, W), which returns the logits."""
-    return repeated(lambda: model(images), passes)
+def repeat_forward(model: nn.Module, images: Tensor, passes: int = 1) -> Callable[[], Tensor]:
+    """Return a function that makes some forward passes on the same images (N, C, H, W) and returns the logits."""
+    return repeat_passes(lambda: model(images), passes)
 
 
-def passes_for(compute: Callable[[], Tensor], seconds: float = RUN_SECONDS) -> int:
-    """How many passes take about that long, at least one; two are made to find out."""
-    once = interleaved({"": repeated(compute)}, rounds=1)[""][0]
+def choose_passes(compute: Callable[[], Tensor], seconds: float = RUN_SECONDS) -> int:
+    """Return how many passes take about so many seconds, at least one. Two passes are made to find out."""
+    once = time_in_turns({"": repeat_passes(compute)}, rounds=1)[""][0]
     return max(1, round(seconds / max(once, 1e-6)))
-
-
-def convolution_peak(dtype: torch.dtype, device: torch.device = torch.device("cpu")) -> float:  # noqa: B008
-    """FLOP/s of the best of nine runs of a 3x3 convolution, 256 to 256 channels on maps of 16x16, channels_last.
-
-    Of 64 maps, which is enough for a CPU, or 1024, which is enough for a GPU.
-    """
-    maps = 64 if device.type == "cpu" else 1024
-
-    def filled(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-
-    x, weight = filled(maps, 256, 16, 16), filled(256, 256, 3, 3)
-
-    def convolution() -> Tensor:
-        return F.conv2d(x, weight, padding=1)
-
-    passes = passes_for(convolution, _PEAK_SECONDS)
-    best = min(interleaved({"peak": repeated(convolution, passes)}, rounds=9)["peak"])
-    return 2 * x.numel() * 256 * 9 * passes / best

@@ -6,7 +6,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from pyramidzoo.catalog.manifest import FileHash
+from pyramidzoo.catalog.weights_entry import FileHash
 from pyramidzoo.checkpoints.archives import is_archive, member_hash
 from pyramidzoo.checkpoints.loading import cached_file_hash
 

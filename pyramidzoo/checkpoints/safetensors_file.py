@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pyramidzoo import json_records as schema
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.files import replacing
+from pyramidzoo.json_records import InvalidRecordError, make_record, reject_duplicate_keys, require_hex
 
 COUNTER = "num_batches_tracked"  # BN's batch counters: absent in old files, without effect at momentum 0.1
 
@@ -62,11 +61,11 @@ class Description:
     def __post_init__(self) -> None:
         taken = self.arguments.keys() & {"num_classes", "in_chans", "weights", "pretrained"}
         if taken or not 0 < self.num_classes < MAX_CLASSES:
-            raise schema.InvalidRecord(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
+            raise InvalidRecordError(f"num_classes is {self.num_classes}, and arguments name {sorted(taken)}")
         if (self.layout is None) != (self.origin_sha256 is None):
-            raise schema.InvalidRecord("layout and origin_sha256 belong together")
+            raise InvalidRecordError("layout and origin_sha256 belong together")
         if self.origin_sha256 is not None:
-            schema.require_hex(self.origin_sha256, 64)
+            require_hex(self.origin_sha256, 64)
 
     def to_metadata(self) -> dict[str, str]:
         # "format" is what timm, transformers and the Hub's viewer look for
@@ -88,7 +87,7 @@ class Description:
         try:
             content = json.loads(text)
             settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["preprocessing"].items()}
-            return schema.record(cls, {**content, "preprocessing": schema.record(Preprocessing, settings)})
+            return make_record(cls, {**content, "preprocessing": make_record(Preprocessing, settings)})
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
             raise IntegrityError(
                 f"{path}: its metadata do not describe a network ({error}); convert it anew"
@@ -205,21 +204,12 @@ def check_header(path: Path) -> None:
     with _readable(path) as stream:
         length = _header_length(stream, path)
         try:
-            header = json.loads(stream.read(length).decode(), object_pairs_hook=_once)
+            header = json.loads(stream.read(length).decode(), object_pairs_hook=reject_duplicate_keys)
         except (ValueError, RecursionError) as error:
             raise _not_safetensors(path, f"its header: {error}") from error
     for name in header if isinstance(header, dict) else ():
         if len(name) > _LONGEST_NAME or not name.isprintable():
             raise _not_safetensors(path, f"it holds a tensor called {name[:60]!a}, as no network's is")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object in which no key stands twice: which of two is meant would be the reader's choice."""
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        twice = max(counts := Counter(name for name, _ in pairs), key=counts.__getitem__)
-        raise schema.InvalidRecord(f"{twice[:60]!a} stands twice")
-    return content
 
 
 def check_signatures(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import COUNTER, Signature, check_signatures, signatures
 from pyramidzoo.errors import IntegrityError
 

@@ -40,7 +40,7 @@ class StemAndHead(NamedTuple):
 
 def ends_of(layout: Layout, row: Architecture) -> StemAndHead:
     """The foreign names of the first and the last weight, which the class alone tells: nothing is built."""
-    builder: Any = getattr(importlib.import_module(f"pyramidzoo.models.{row.family}"), row.builder)
+    builder: Any = getattr(importlib.import_module(f"pyramidzoo.models.{row.family}"), row.class_name)
     names = (f"{module}.weight" for module in (builder.stem_name, builder.classifier_name))
     return StemAndHead(*(layout.foreign_name(name, row) for name in names))
 

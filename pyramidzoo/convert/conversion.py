@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
-from pyramidzoo.catalog.manifest import LAYOUTS, Preprocessing, load_manifest
+from pyramidzoo.catalog.layouts import LAYOUTS
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.archives import extract_member, is_archive
 from pyramidzoo.checkpoints.safetensors_file import (
     COUNTER,

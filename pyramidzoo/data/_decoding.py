@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, features
 from PIL import __version__ as pillow_version
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data.transforms import resize_steps, tensor_resize_steps
 from pyramidzoo.errors import IntegrityError
 

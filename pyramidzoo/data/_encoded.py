@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data._decoding import Decoder, decoder_name
 from pyramidzoo.data._splits import ReaderOptions, Split
 from pyramidzoo.data.transforms import INTERPOLATIONS
@@ -177,4 +177,4 @@ class _DecodedSpans(Dataset[Any]):
         except PyramidzooError as error:
             return error
         except OSError as error:
-            return UnavailableError.of(error)
+            return UnavailableError.from_os_error(error)

@@ -14,7 +14,7 @@ from pyramidzoo.data.imagenet import IMAGENET1K
 from pyramidzoo.data.mnist import FASHION_MNIST, MNIST
 from pyramidzoo.data.svhn import SVHN
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import user_path
+from pyramidzoo.files import expand_user_path
 
 __all__ = [
     "DATASETS",
@@ -125,4 +125,4 @@ def _check_split(source: DatasetSource, split: str) -> None:
 def default_data_dir() -> Path | None:
     """Get the folder that the environment variable PYRAMIDZOO_DATA names, or None."""
     folder = os.environ.get("PYRAMIDZOO_DATA")
-    return user_path(folder) if folder else None
+    return expand_user_path(folder) if folder else None

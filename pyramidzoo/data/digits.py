@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
 from pyramidzoo.data._sources import InMemorySource
 from pyramidzoo.errors import IntegrityError
-from pyramidzoo.files import file_hash, packaged
+from pyramidzoo.files import file_hash, package_path
 
 FILE = "bundled/digits.safetensors"
 SHA256 = "9d412babda8b82c749c4847b9049c80ba204cf826da9872559c6fdef6b14a663"
@@ -35,7 +35,7 @@ class Digits(InMemorySource):
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read the file of this package; see `InMemorySource.read`."""
-        path = packaged(FILE)
+        path = package_path(FILE)
         sha256 = file_hash(path)
         if sha256 != SHA256:
             raise IntegrityError(f"{path} is altered: its sha256 is {sha256}, not {SHA256}; reinstall pyramidzoo")

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.errors import UsageError
 
 INTERPOLATIONS = ("bilinear", "bicubic")  # Published protocols for large images use these two.

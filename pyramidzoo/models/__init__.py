@@ -29,7 +29,7 @@ def model_class(architecture: Architecture) -> type[ImageClassifier]:
         The class. Its constructor takes the `arguments` of the row.
     """
     module = importlib.import_module(f"pyramidzoo.models.{architecture.family}")
-    network_class: type[ImageClassifier] = getattr(module, architecture.builder)
+    network_class: type[ImageClassifier] = getattr(module, architecture.class_name)
     return network_class
 
 

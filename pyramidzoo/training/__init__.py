@@ -1,1 +1,1 @@
-"""Training by recipe: seeded, logged, resumable, and ending in a file that says what it is."""
+"""Training by recipe: seeded, logged and resumable. It ends in a file that describes itself."""

@@ -1,7 +1,7 @@
-"""Random changes to training images, in two parts: the random draws of an epoch, and tensor operations that use them.
+"""Random changes to training images: the random draws of an epoch, and the tensor operations that use them.
 
-All draws are made on the CPU from one seeded generator. So they are the same whatever device the images are on, and a
-captured CUDA graph, which cannot draw, reads them from memory.
+All draws are made on the CPU, from one seeded generator. So they are the same on every device. A captured CUDA graph
+cannot draw; it reads the draws from memory.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.training.recipes import Recipe
 
-_ERASING_ATTEMPTS = 20  # of hysts' code
+# The constants of hysts' code
+_ERASING_ATTEMPTS = 20
 _ERASING_AREA = (0.02, 0.4)  # share of the image
-_ERASING_ASPECT = 0.3  # height over width lies between this and its inverse
+_ERASING_ASPECT = 0.3  # height over width lies between this and 1 / this
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def draw_epoch(recipe: Recipe, images: int, size: tuple[int, int], generator: to
     return [_draw_batch(recipe, index, size, generator) for index in batches]
 
 
-def join(batches: list[Draws]) -> Draws:
+def join_draws(batches: list[Draws]) -> Draws:
     """Put the draws of several batches into one, in order."""
     columns = [batch.tensors() for batch in batches]
     return Draws(**{name: torch.cat([column[name] for column in columns]) for name in columns[0]})
@@ -110,7 +111,7 @@ def _draw_batch(recipe: Recipe, index: Tensor, size: tuple[int, int], generator:
 def _draw_squares(side: int, n: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Draw the top left corners of cutout's squares, as hysts' code does.
 
-    The centre is uniform over the image; for an even side it may also lie one pixel beyond the last row and column.
+    The centre is uniform over the image. For an even side it may also lie one pixel outside, below or to the right.
     """
     beyond = 1 - side % 2
     centres = [torch.randint(0, length + beyond, (n,), generator=generator) for length in size]
@@ -133,12 +134,12 @@ def _draw_rectangles(
     ratio = _ERASING_ASPECT + aspect * (1 / _ERASING_ASPECT - _ERASING_ASPECT)
     rows, columns = (area * ratio).sqrt().long(), (area / ratio).sqrt().long()
     fits = (rows < height) & (columns < width)
-    first = fits.to(torch.uint8).argmax(1, keepdim=True)  # the first attempt that fits
-    used = fits.any(1) & applies
+    first_fit = fits.to(torch.uint8).argmax(1, keepdim=True)
+    is_erased = fits.any(1) & applies
     top, left = (top * (height - rows)).long(), (left * (width - columns)).long()
     corners = torch.stack([top, left, top + rows, left + columns], 2)
-    chosen = corners.gather(1, first[..., None].expand(n, 1, 4))[:, 0]
-    return chosen * used[:, None], value
+    chosen = corners.gather(1, first_fit[..., None].expand(n, 1, 4))[:, 0]
+    return chosen * is_erased[:, None], value
 
 
 def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Normalize) -> Tensor:
@@ -153,12 +154,38 @@ def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Norma
     Returns:
         float32 (n, C, H, W) in memory as channels_last.
     """
+    pixels, outside = _move_and_mirror(images, draws, recipe)
+    if outside is not None and recipe.pad_with == "black":
+        pixels = pixels.masked_fill(outside, 0)
+    inputs: Tensor = normalize(pixels)
+    if outside is not None and recipe.pad_with == "mean":
+        inputs = inputs.masked_fill(outside, 0.0)
+    height, width = images.shape[1:3]
+    if draws.cutout is not None:
+        corners = torch.cat([draws.cutout, draws.cutout + recipe.cutout], 1)
+        inputs = inputs.masked_fill(_rectangle(corners, height, width), 0.0)
+    if draws.erased is not None and draws.erased_value is not None:
+        erased = _rectangle(draws.erased, height, width)
+        inputs = torch.where(erased, draws.erased_value[:, None, None, None], inputs)
+    if draws.partner is not None and draws.weight is not None:
+        weight = draws.weight[:, None, None, None]
+        inputs = inputs * weight + inputs[draws.partner] * (1 - weight)
+    return inputs
+
+
+def _move_and_mirror(images: Tensor, draws: Draws, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
+    """Gather the images of a batch, moved first and mirrored then.
+
+    Returns:
+        The pixels, uint8 (n, C, H, W), and which of them lie outside the image, bool (n, 1, H, W). None stands for no
+        such pixel. A pixel outside has the value of the nearest pixel of the image.
+    """
     height, width = images.shape[1:3]
     rows = torch.arange(height, device=images.device).expand(len(draws.index), -1)
     columns = torch.arange(width, device=images.device).expand(len(draws.index), -1)
-    if draws.flip is not None:  # an image is moved first and mirrored then, so its columns are looked up in reverse
-        columns = torch.where(draws.flip[:, None], width - 1 - columns, columns)
     outside = None
+    if draws.flip is not None:  # the columns of the moved image are read in reverse
+        columns = torch.where(draws.flip[:, None], width - 1 - columns, columns)
     if draws.shift is not None:
         rows = rows + (draws.shift[:, :1] - recipe.padding)
         columns = columns + (draws.shift[:, 1:] - recipe.padding)
@@ -169,30 +196,16 @@ def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Norma
             outside = ~inside[:, None]
             rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     pixels = images[draws.index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if outside is not None and recipe.pad_with == "black":
-        pixels = pixels.masked_fill(outside, 0)
-    result: Tensor = normalize(pixels)
-    if outside is not None and recipe.pad_with == "mean":
-        result = result.masked_fill(outside, 0.0)
-    if draws.cutout is not None:
-        corners = torch.cat([draws.cutout, draws.cutout + recipe.cutout], 1)
-        result = result.masked_fill(_rectangle(corners, height, width), 0.0)
-    if draws.erased is not None and draws.erased_value is not None:
-        erased = _rectangle(draws.erased, height, width)
-        result = torch.where(erased, draws.erased_value[:, None, None, None], result)
-    if draws.partner is not None and draws.weight is not None:
-        weight = draws.weight[:, None, None, None]
-        result = result * weight + result[draws.partner] * (1 - weight)
-    return result
+    return pixels, outside
 
 
-def loss_and_errors(logits: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def compute_loss_and_errors(logits: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Compute the mean cross-entropy of a batch, and how many images are wrong.
 
     Args:
         logits: (n, classes).
         labels: int64 (n), those of the images before mixing.
-        draws: the draws of the batch. Mixed images have the labels of both images, each with its share; they count as
+        draws: the draws of the batch. A mixed image has the labels of both images, each with its share. It counts as
             wrong where the prediction is not the label with the larger share.
 
     Returns:
@@ -201,10 +214,10 @@ def loss_and_errors(logits: Tensor, labels: Tensor, draws: Draws) -> tuple[Tenso
     predicted = logits.detach().argmax(1)
     if draws.partner is None or draws.weight is None:
         return F.cross_entropy(logits, labels), (predicted != labels).sum()
-    others, weight = labels[draws.partner], draws.weight
+    partner_labels, weight = labels[draws.partner], draws.weight
     losses = weight * F.cross_entropy(logits, labels, reduction="none")
-    losses = losses + (1 - weight) * F.cross_entropy(logits, others, reduction="none")
-    return losses.mean(), (predicted != torch.where(weight >= 0.5, labels, others)).sum()
+    losses = losses + (1 - weight) * F.cross_entropy(logits, partner_labels, reduction="none")
+    return losses.mean(), (predicted != torch.where(weight >= 0.5, labels, partner_labels)).sum()
 
 
 def _reflect(places: Tensor, length: int) -> Tensor:

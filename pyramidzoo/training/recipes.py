@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.errors import UsageError
 
 
@@ -73,15 +73,15 @@ class Recipe:
     def as_data(self) -> dict[str, Any]:
         """Return what decides the result, as JSON can hold it.
 
-        Fields that have their default value are left out, so that files written before a field existed still compare
-        equal. The name is left out where it is the dataset's, for the same reason.
+        Fields that have their default value are left out. So a file that was written before a field existed still
+        equals its recipe. For the same reason the name is left out where it is the name of the dataset.
         """
-        words = {"source", "notes", "rows"}
+        left_out = {"source", "notes", "rows"}
         if self.name == self.dataset:
-            words.add("name")
+            left_out.add("name")
         data = dataclasses.asdict(dataclasses.replace(self, rows={}))
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        return {name: value for name, value in data.items() if name not in words and value != defaults[name]}
+        return {name: value for name, value in data.items() if name not in left_out and value != defaults[name]}
 
     def with_epochs(self, epochs: int, images: int) -> Recipe:
         """Return the recipe with another number of passes over so many images.
@@ -93,164 +93,162 @@ class Recipe:
 
     def steps_per_epoch(self, images: int) -> int:
         """Return the steps of one pass over so many images."""
-        whole, rest = divmod(images, self.batch_size)
-        return whole if self.drop_incomplete or not rest else whole + 1
+        full_batches, rest = divmod(images, self.batch_size)
+        return full_batches if self.drop_incomplete or not rest else full_batches + 1
 
 
-_HYSTS = "hysts/pytorch_image_classification at b7ad09d (2018-11-06)"
-_MNIST = Preprocessing((1, 28, 28), (0.1307,), (0.3081,))
-_CIFAR10_HYSTS = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-# the published constants 125.3, 123.0, 113.9 and 63.0, 62.1, 66.7 of pixels from 0 to 255, divided by 255
-_CIFAR10_FB = Preprocessing(
-    (3, 32, 32),
-    (125.3 / 255, 123.0 / 255, 113.9 / 255),
-    (63.0 / 255, 62.1 / 255, 66.7 / 255),
+_DIGITS = Recipe(
+    name="digits",
+    dataset="digits",
+    preprocessing=Preprocessing((1, 8, 8), (0.3075,), (0.377,)),  # mean and standard deviation of the training images
+    epochs=100,
+    batch_size=64,
+    learning_rate=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    padding=1,
+    source="our own; no constant was chosen by looking at test images",
+)
+
+_HYSTS_SOURCE = "hysts/pytorch_image_classification at b7ad09d (2018-11-06)"
+_HYSTS_NOTES = (
+    "Batch size 128, momentum 0.9 with Nesterov and weight decay 1e-4 are the defaults in configs/resnet_preact.json.",
+    "Most printed rows are medians of three or five runs; one run has one seed.",
+)
+
+# Table H5: MNIST, a learning rate of 0.2 along a cosine, no cropping and no flipping.
+_HYSTS_MNIST = Recipe(
+    name="hysts_mnist",
+    dataset="mnist",
+    preprocessing=Preprocessing((1, 28, 28), (0.1307,), (0.3081,)),
+    epochs=40,
+    batch_size=128,
+    learning_rate=0.2,
+    momentum=0.9,
+    weight_decay=1e-4,
+    first_cosine_step=1,
+    padding=0,
+    drop_incomplete=True,
+    source=_HYSTS_SOURCE,
+    notes=(
+        *_HYSTS_NOTES,
+        "The scheduler stepped before the optimizer, so that the first step has the second value of the cosine and the "
+        "last step has the learning rate zero.",
+    ),
+    rows={"H5:1": "preresnet20", "H5:14": "preresnet50"},
+)
+
+# Table H6: six forms of preresnet56 on CIFAR-10, a learning rate of 0.2 that falls at two milestones.
+_HYSTS_ABLATION = Recipe(
+    name="hysts_ablation",
+    dataset="cifar10",
+    preprocessing=Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    epochs=160,
+    batch_size=128,
+    learning_rate=0.2,
+    momentum=0.9,
+    weight_decay=1e-4,
+    schedule="steps",
+    milestones=(80, 120),
+    padding=4,
+    flip=True,
+    drop_incomplete=True,
+    source=_HYSTS_SOURCE,
+    notes=_HYSTS_NOTES,
+    rows={
+        "H6:1": "preresnet56_sharedpreact",
+        "H6:2": "preresnet56",
+        "H6:3": "preresnet56_norelu1",
+        "H6:4": "preresnet56_lastbn",
+        "H6:5": "preresnet56_norelu1_lastbn",
+        "H6:6": "preresnet56_norelu1_lastbn_sharedpreact",
+    },
+)
+
+# Section 4.2 of the paper, whose numbers table F1 quotes.
+_HE2015_CIFAR10 = Recipe(
+    name="he2015_cifar10",
+    dataset="cifar10",
+    # The mean 125.3, 123.0, 113.9 and the standard deviation 63.0, 62.1, 66.7 of the authors' later code are those of
+    # pixels from 0 to 255.
+    preprocessing=Preprocessing(
+        (3, 32, 32),
+        (125.3 / 255, 123.0 / 255, 113.9 / 255),
+        (63.0 / 255, 62.1 / 255, 66.7 / 255),
+    ),
+    epochs=165,
+    steps=64_000,
+    batch_size=128,
+    learning_rate=0.1,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=1e-4,
+    schedule="steps",
+    milestones=(32_000, 48_000),
+    padding=4,
+    pad_with="mean",
+    flip=True,
+    drop_incomplete=True,
+    source="He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385), section 4.2",
+    notes=(
+        "The paper subtracts the mean of each pixel. The mean and standard deviation of each channel are used "
+        "here, as in the authors' later code.",
+        "The paper does not say whether the 64,000 steps use 45,000 or 50,000 images. All 50,000 are used here.",
+        "The paper does not say what the last batch of an epoch is. Incomplete batches are left out here.",
+    ),
+    rows={"F1:1": "resnet20", "F1:2": "resnet32", "F1:3": "resnet44", "F1:4": "resnet56"},
 )
 
 
-def _digits() -> Iterator[Recipe]:
-    yield Recipe(
-        name="digits",
-        dataset="digits",
-        preprocessing=Preprocessing((1, 8, 8), (0.3075,), (0.377,)),  # of the training images
-        epochs=100,
-        batch_size=64,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=5e-4,
-        padding=1,
-        source="our own; no constant was chosen by looking at test images",
-    )
+def _change_mnist(name: str, rows: Mapping[str, str], **changes: Any) -> Recipe:
+    """Make another recipe of table H5."""
+    return dataclasses.replace(_HYSTS_MNIST, name=f"hysts_mnist_{name}", rows=rows, **changes)
 
 
-def _hysts(name: str, dataset: str, preprocessing: Preprocessing, **changes: Any) -> Recipe:
-    """Make a recipe from the defaults of hysts' code."""
-    notes = (
-        "Batch size 128, momentum 0.9 with Nesterov and weight decay 1e-4 are the defaults in "
-        "configs/resnet_preact.json.",
-        "Most printed rows are medians of three or five runs; one run has one seed.",
-        *changes.pop("notes", ()),
-    )
-    settings: dict[str, Any] = {
-        "batch_size": 128,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "padding": 0,
-        "drop_incomplete": True,
-        "source": _HYSTS,
-    }
-    return Recipe(name=name, dataset=dataset, preprocessing=preprocessing, **{**settings, **changes, "notes": notes})
+def _change_ablation(name: str, row: str, **changes: Any) -> Recipe:
+    """Make another recipe of table H6. These rows train the best form of the network."""
+    rows = {row: "preresnet56_norelu1_lastbn"}
+    return dataclasses.replace(_HYSTS_ABLATION, name=f"hysts_ablation_{name}", rows=rows, **changes)
 
 
-def _hysts_mnist() -> Iterator[Recipe]:
-    """Table H5: learning rate 0.2 along a cosine, no cropping and no flipping."""
-
-    def recipe(name: str, rows: Mapping[str, str], epochs: int = 40, **changes: Any) -> Recipe:
-        return _hysts(
-            name,
-            "mnist",
-            _MNIST,
-            epochs=epochs,
-            learning_rate=0.2,
-            first_cosine_step=1,
-            rows=rows,
-            notes=(
-                "The scheduler stepped before the optimizer, so that the first step has the second value of the cosine "
-                "and the last step has the learning rate zero.",
-            ),
-            **changes,
-        )
-
-    yield recipe("hysts_mnist", {"H5:1": "preresnet20", "H5:14": "preresnet50"})
-    for row, size in enumerate((6, 8, 10, 12, 14, 16), start=2):
-        rows = {f"H5:{row}": "preresnet20"}
-        if size == 12:
-            rows |= {"H5:13": "preresnet20_w4", "H5:15": "preresnet50", "H5:16": "preresnet50_w4"}
-        yield recipe(f"hysts_mnist_cutout{size}", rows, cutout=size)
-    yield recipe("hysts_mnist_erasing", {"H5:8": "preresnet20"}, random_erasing=0.5)
-    yield recipe("hysts_mnist_mixup1", {"H5:9": "preresnet20"}, mixup=1.0)
-    yield recipe("hysts_mnist_mixup1_80epochs", {"H5:10": "preresnet20"}, 80, mixup=1.0)
-    yield recipe("hysts_mnist_mixup05", {"H5:11": "preresnet20"}, mixup=0.5)
-    yield recipe("hysts_mnist_mixup05_80epochs", {"H5:12": "preresnet20"}, 80, mixup=0.5)
-
-
-def _hysts_ablation() -> Iterator[Recipe]:
-    """Table H6: preresnet56 in six forms on CIFAR-10, learning rate 0.2, 160 epochs."""
-
-    def recipe(name: str, rows: Mapping[str, str], epochs: int = 160, **changes: Any) -> Recipe:
-        steps = {"schedule": "steps", "milestones": (80, 120)}
-        return _hysts(
-            name,
-            "cifar10",
-            _CIFAR10_HYSTS,
-            epochs=epochs,
-            learning_rate=0.2,
-            padding=4,
-            flip=True,
-            rows=rows,
-            **{**steps, **changes},
-        )
-
-    best = "preresnet56_norelu1_lastbn"
-    yield recipe(
-        "hysts_ablation",
-        {
-            "H6:1": "preresnet56_sharedpreact",
-            "H6:2": "preresnet56",
-            "H6:3": "preresnet56_norelu1",
-            "H6:4": "preresnet56_lastbn",
-            "H6:5": best,
-            "H6:6": f"{best}_sharedpreact",
-        },
-    )
-    yield recipe("hysts_ablation_cosine", {"H6:7": best}, schedule="cosine", milestones=(), first_cosine_step=1)
-    yield recipe("hysts_ablation_cutout", {"H6:8": best}, cutout=16)
-    yield recipe("hysts_ablation_erasing", {"H6:9": best}, random_erasing=0.5)
-    yield recipe(
-        "hysts_ablation_mixup",
-        {"H6:10": best},
-        300,
+_CUTOUT12_ROWS = {
+    "H5:5": "preresnet20",
+    "H5:13": "preresnet20_w4",
+    "H5:15": "preresnet50",
+    "H5:16": "preresnet50_w4",
+}
+_RECIPES = (
+    _DIGITS,
+    _HYSTS_MNIST,
+    _change_mnist("cutout6", {"H5:2": "preresnet20"}, cutout=6),
+    _change_mnist("cutout8", {"H5:3": "preresnet20"}, cutout=8),
+    _change_mnist("cutout10", {"H5:4": "preresnet20"}, cutout=10),
+    _change_mnist("cutout12", _CUTOUT12_ROWS, cutout=12),
+    _change_mnist("cutout14", {"H5:6": "preresnet20"}, cutout=14),
+    _change_mnist("cutout16", {"H5:7": "preresnet20"}, cutout=16),
+    _change_mnist("erasing", {"H5:8": "preresnet20"}, random_erasing=0.5),
+    _change_mnist("mixup1", {"H5:9": "preresnet20"}, mixup=1.0),
+    _change_mnist("mixup1_80epochs", {"H5:10": "preresnet20"}, mixup=1.0, epochs=80),
+    _change_mnist("mixup05", {"H5:11": "preresnet20"}, mixup=0.5),
+    _change_mnist("mixup05_80epochs", {"H5:12": "preresnet20"}, mixup=0.5, epochs=80),
+    _HYSTS_ABLATION,
+    _change_ablation("cosine", "H6:7", schedule="cosine", milestones=(), first_cosine_step=1),
+    _change_ablation("cutout", "H6:8", cutout=16),
+    _change_ablation("erasing", "H6:9", random_erasing=0.5),
+    _change_ablation(
+        "mixup",
+        "H6:10",
         mixup=1.0,
+        epochs=300,
         notes=(
+            *_HYSTS_NOTES,
             "The row says 300 epochs, but the command names neither epochs nor milestones. The default milestones, 80 "
             "and 120 (configs/resnet_preact.json), are kept here; the run of the table may have had others.",
         ),
-    )
-
-
-def _he2015() -> Iterator[Recipe]:
-    """Section 4.2 of the paper, whose numbers table F1 quotes."""
-    yield Recipe(
-        name="he2015_cifar10",
-        dataset="cifar10",
-        preprocessing=_CIFAR10_FB,
-        epochs=165,
-        steps=64_000,
-        batch_size=128,
-        learning_rate=0.1,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=1e-4,
-        schedule="steps",
-        milestones=(32_000, 48_000),
-        padding=4,
-        pad_with="mean",
-        flip=True,
-        drop_incomplete=True,
-        source="He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385), section 4.2",
-        notes=(
-            "The paper subtracts the mean of each pixel. The mean and standard deviation of each channel are used "
-            "here, as in the authors' later code.",
-            "The paper does not say whether the 64,000 steps use 45,000 or 50,000 images. All 50,000 are used here.",
-            "The paper does not say what the last batch of an epoch is. Incomplete batches are left out here.",
-        ),
-        rows={"F1:1": "resnet20", "F1:2": "resnet32", "F1:3": "resnet44", "F1:4": "resnet56"},
-    )
-
-
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe for group in (_digits, _hysts_mnist, _hysts_ablation, _he2015) for recipe in group()
-}
+    ),
+    _HE2015_CIFAR10,
+)
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
 
 def get_recipe(name: str) -> Recipe:
@@ -260,7 +258,7 @@ def get_recipe(name: str) -> Recipe:
         name: a name in `RECIPES`.
 
     Raises:
-        UsageError: no recipe has this name. The message has the names that are most like it.
+        UsageError: no recipe has this name. The message has the most similar names.
     """
     if name in RECIPES:
         return RECIPES[name]

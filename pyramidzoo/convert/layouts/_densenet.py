@@ -35,6 +35,6 @@ def place_of(module: str) -> Place | None:
 def is_densenet_bc(row: Architecture) -> bool:
     """Whether this is a CIFAR DenseNet-BC with the authors' stem of 2k channels."""
     given = row.arguments
-    if row.builder != "CifarDenseNet" or not given.get("bottleneck"):
+    if row.class_name != "CifarDenseNet" or not given.get("bottleneck"):
         return False
     return given.get("compression") == 0.5 and given.get("stem_channels") == 2 * given["growth_rate"]

@@ -37,7 +37,7 @@ def _supports(row: Architecture) -> bool:
         "WideResNet": True,
         "CifarResNeXt": True,
         "CifarDenseNet": is_densenet_bc(row),
-    }.get(row.builder, False)
+    }.get(row.class_name, False)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:

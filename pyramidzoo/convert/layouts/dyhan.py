@@ -6,7 +6,7 @@ CutMix-PyTorch saves from a DataParallel wrapper; dyhan0920's ImageNet file is r
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.convert._layout import IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout
 
 # CIFAR-10's constants on CIFAR-100 too
@@ -19,7 +19,7 @@ _CIFAR = Preprocessing(
 
 def _supports(row: Architecture) -> bool:
     other = row.arguments.get("multiplicative") or row.arguments.get("stem_channels", 16) != 16
-    return row.builder == "ImagePyramidNet" or (row.builder == "CifarPyramidNet" and not other)
+    return row.class_name == "ImagePyramidNet" or (row.class_name == "CifarPyramidNet" and not other)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:

@@ -26,7 +26,7 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
 LAYOUT = Layout(
     name="ferles",
     repository="AlexandrosFerles/NIPS_2019_Reproducibilty_Challenge_Zero-shot_Knowledge_Transfer_via_Adversarial_Belief_Matching",
-    supports=lambda row: row.builder == "WideResNet",
+    supports=lambda row: row.class_name == "WideResNet",
     foreign_name=_foreign_name,
     preprocessing={"cifar10": CIFAR10_CONSTANTS},
 )

@@ -37,7 +37,7 @@ def _source(name: str, part: Signature, architecture: Architecture) -> TensorSou
 LAYOUT = Layout(
     name="functional_zoo",
     repository="szagoruyko/functional-zoo",
-    supports=lambda row: row.builder == "ImageWideResNet" and row.arguments["depth"] == 50,
+    supports=lambda row: row.class_name == "ImageWideResNet" and row.arguments["depth"] == 50,
     foreign_name=_foreign_name,
     source=_source,
     remark=_folded.remark,

@@ -90,23 +90,23 @@ def _supports(row: Architecture) -> bool:
         "CifarShakeShake": given.get("variant") == "pytorchcv",
         "CifarVgg": False,
         "ImageVgg": given.get("pool", 7) == 7,
-    }.get(row.builder, True)
+    }.get(row.class_name, True)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
     module, _, value = name.rpartition(".")
-    if architecture.builder == "ImageVgg":
+    if architecture.class_name == "ImageVgg":
         return f"{_of_vgg(module, architecture)}.{value}"
-    if architecture.builder.endswith("DenseNet"):
+    if architecture.class_name.endswith("DenseNet"):
         return f"{_of_densenet(module, architecture)}.{value}"
     return f"{_of_residual_network(module, architecture)}.{value}"
 
 
 def _of_residual_network(module: str, row: Architecture) -> str:
-    if row.builder == "SENet" and module in _SENET:
+    if row.class_name == "SENet" and module in _SENET:
         return _SENET[module]
     if not module.startswith("layer"):
-        stem = _STEMS.get(row.builder, _BARE)
+        stem = _STEMS.get(row.class_name, _BARE)
         top = {"conv1": stem[0], "bn1": stem[1], "norm": "post_activ.bn"}
         return f"features.{top[module]}" if module in top else "output"
     stage, unit, part = module.split(".", 2)
@@ -124,11 +124,11 @@ def _of_block(part: str, row: Architecture) -> str:
 
 
 def _last_norm(row: Architecture) -> str:
-    return "bn4" if row.builder == "ImagePyramidNet" or row.arguments.get("bottleneck") else "bn3"
+    return "bn4" if row.class_name == "ImagePyramidNet" or row.arguments.get("bottleneck") else "bn3"
 
 
 def _of_densenet(module: str, row: Architecture) -> str:
-    stem = _STEMS[row.builder]
+    stem = _STEMS[row.class_name]
     top = {"features.conv0": stem[0], "features.norm0": stem[1], "features.norm5": "post_activ.bn"}
     if module in top:
         return f"features.{top[module]}"
@@ -138,7 +138,7 @@ def _of_densenet(module: str, row: Architecture) -> str:
     if place.layer is None:
         stage = place.block + 1  # a transition opens the next stage there
         return f"features.stage{stage}.trans{stage}.conv.{place.part}"
-    plain = row.builder == "CifarDenseNet" and not row.arguments.get("bottleneck")
+    plain = row.class_name == "CifarDenseNet" and not row.arguments.get("bottleneck")
     return f"features.stage{place.block}.unit{place.layer}.conv{'' if plain else place.number}.{place.part}"
 
 
@@ -154,7 +154,7 @@ def _of_vgg(module: str, row: Architecture) -> str:
 
 
 def _is_folded(row: Architecture) -> bool:
-    return row.builder == "ImageWideResNet"
+    return row.class_name == "ImageWideResNet"
 
 
 def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:

@@ -9,7 +9,7 @@ units have a BN after the sum, is not `resnet50`.
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.convert._layout import Layout
 from pyramidzoo.models._blocks import imagenet_blocks_per_stage
 
@@ -26,10 +26,10 @@ _POSTACTIVATION = ("ImageResNet", "ImageWideResNet", "ImageResNeXt")
 
 def _supports(row: Architecture) -> bool:
     given = row.arguments
-    if row.builder == "ImagePreResNet":
+    if row.class_name == "ImagePreResNet":
         return not given.get("first_bn", True)
     plain = given.get("stride_in", "3x3") == "3x3" and given.get("width", 1) in (1, 2)
-    return row.builder == "ImagePyramidNet" or (row.builder in _POSTACTIVATION and plain)
+    return row.class_name == "ImagePyramidNet" or (row.class_name in _POSTACTIVATION and plain)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
@@ -38,11 +38,11 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
 
 
 def _place(module: str, row: Architecture) -> str:
-    bottleneck = row.builder != "ImageResNet" or bool(row.arguments.get("bottleneck"))
+    bottleneck = row.class_name != "ImageResNet" or bool(row.arguments.get("bottleneck"))
     counts = imagenet_blocks_per_stage(row.name, row.arguments["depth"], bottleneck)
     if not module.startswith("layer"):
         last = sum(counts) + 1
-        final_norm = row.builder not in _POSTACTIVATION
+        final_norm = row.class_name not in _POSTACTIVATION
         return {
             "conv1": "before1.1.conv_stride2",
             "bn1": "before1.2.bn",
@@ -56,9 +56,9 @@ def _place(module: str, row: Architecture) -> str:
         place = f"unit{unit}.branch2.{2 if part.endswith('1') else 1}"
         return f"{place}.{_kind('bn' if part.endswith('1') else 'conv', strided)}"
     kind, number = part[:-1], int(part[-1])
-    if row.builder in _POSTACTIVATION:
+    if row.class_name in _POSTACTIVATION:
         position = 2 * number - (kind == "conv")
-    elif row.builder == "ImagePyramidNet" or index != "0":
+    elif row.class_name == "ImagePyramidNet" or index != "0":
         position = 2 * number - (kind == "bn")
     elif part == "bn1":
         return f"before{unit}.1.bn"  # shared by branch and shortcut
@@ -74,7 +74,7 @@ def _kind(kind: str, strided: bool) -> str:
 
 LAYOUT = Layout(
     name="torch7",
-    repository="facebookarchive/fb.resnet.torch and what was made with it",
+    repository="facebookarchive/fb.resnet.torch, and projects that are built on it",
     supports=_supports,
     foreign_name=_foreign_name,
     preprocessing={"imagenet1k": _IMAGENET},

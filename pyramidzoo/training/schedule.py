@@ -1,0 +1,48 @@
+"""The learning rate of each step of a recipe."""
+
+from __future__ import annotations
+
+import math
+
+from pyramidzoo.training.recipes import Recipe
+
+
+class Schedule:
+    """The learning rates of a training.
+
+    Args:
+        recipe: how it trains.
+        images: how many training images there are.
+
+    Attributes:
+        steps_per_epoch: steps of one pass over the images.
+        total_steps: steps of the whole training.
+    """
+
+    def __init__(self, recipe: Recipe, images: int) -> None:
+        self.recipe = recipe
+        self.steps_per_epoch = recipe.steps_per_epoch(images)
+        self.total_steps = recipe.steps or recipe.epochs * self.steps_per_epoch
+        self._cosine = cosine_rates(recipe.learning_rate, self.total_steps) if recipe.schedule == "cosine" else []
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0 at the start of the training."""
+        recipe = self.recipe
+        if recipe.schedule == "cosine":
+            return self._cosine[step + recipe.first_cosine_step]
+        # milestones are steps or epochs, as the length of the recipe is
+        place = step if recipe.steps is not None else step // self.steps_per_epoch
+        return recipe.learning_rate * recipe.decay ** sum(place >= milestone for milestone in recipe.milestones)
+
+
+def cosine_rates(first: float, steps: int) -> list[float]:
+    """Return the learning rates from `first` to zero along half a cosine: one for each step, and one after the last.
+
+    Each is computed from the one before, as in `torch.optim.lr_scheduler.CosineAnnealingLR`, and equals its result to
+    the last bit.
+    """
+    rates = [first]
+    for step in range(1, steps + 1):
+        factor = (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
+        rates.append(factor * rates[-1])
+    return rates
