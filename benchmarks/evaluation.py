@@ -21,7 +21,8 @@ from timing import compared, interleaved, write_results
 
 from pyramidzoo import create_model
 from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.datasets import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.engine import ComputeSettings

@@ -28,7 +28,8 @@ from pyramidzoo.bench.counting import multiply_adds
 from pyramidzoo.bench.peers import chosen
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.datasets import ImageSet, default_data_dir, open_split
 from pyramidzoo.evaluation.engine import ComputeSettings, Engine
 from pyramidzoo.evaluation.environment import keep_memory, pick_device

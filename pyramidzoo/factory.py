@@ -10,8 +10,9 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.checkpoints.description import MAX_CLASSES, Description
 from pyramidzoo.checkpoints.loading import load_weights, read_weights
-from pyramidzoo.checkpoints.safetensors_file import MAX_CLASSES, Content, Description
+from pyramidzoo.checkpoints.safetensors_file import Content
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import names_a_file, user_path, weights_file
 from pyramidzoo.models import build, model_class, uninitialised

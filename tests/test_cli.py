@@ -23,7 +23,7 @@ from huggingface_hub import try_to_load_from_cache
 from pyramidzoo import __version__, cli
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.catalog.manifest import Hub, Preprocessing, WeightsEntry, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description
+from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.commands import measure
 from pyramidzoo.commands.here import places
 from pyramidzoo.commands.local import select

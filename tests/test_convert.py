@@ -21,7 +21,9 @@ from torch import Tensor
 from pyramidzoo import models
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import Manifest, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.convert import _recognition
 from pyramidzoo.convert import conversion as convert
 from pyramidzoo.convert._recognition import pick_equivalent_match

@@ -15,7 +15,8 @@ import torch
 from conftest import random_state
 
 from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_tensors, write_tensors
 from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError

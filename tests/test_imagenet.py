@@ -31,7 +31,8 @@ from torchvision.datasets import ImageFolder
 
 from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import Preprocessing, Result, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data import imagenet
 from pyramidzoo.data._class_order import ordered
 from pyramidzoo.data._decoding import Decoder

@@ -29,10 +29,11 @@ from torch.nn import functional as F
 
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.safetensors_file import check_signatures, read_metadata, signatures, write_tensors
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
+from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
 from pyramidzoo.convert import conversion as convert
 from pyramidzoo.convert._layout import FlatCheckpoint
-from pyramidzoo.convert._recognition import signatures_of
+from pyramidzoo.convert._recognition import expected_signatures
 from pyramidzoo.convert.conversion import get_layout
 from pyramidzoo.convert.layouts import _folded
 from pyramidzoo.errors import IntegrityError
@@ -247,8 +248,8 @@ def test_all_names_and_shapes(layout: str, architecture: str) -> None:
 def require_all_names(state: dict[str, Tensor], layout: str, architecture: str, classes: int) -> None:
     """Exactly this state dict, batch counters included, is what the layout wants of the network."""
     row = get_architecture(architecture)
-    wanted = get_layout(layout).wanted(FlatCheckpoint("", state), signatures_of(row, num_classes=classes), row)
-    check_signatures(signatures(state), wanted, what=architecture, next_step="")
+    wanted = get_layout(layout).wanted(FlatCheckpoint("", state), expected_signatures(row, num_classes=classes), row)
+    check_signatures(signatures_of(state), wanted, what=architecture, next_step="")
     assert wanted.keys() == state.keys()
 
 
@@ -395,7 +396,7 @@ def test_names(layout: str, architecture: str, names: set[str]) -> None:
     row = get_architecture(architecture)
     key_map = get_layout(layout)
     assert key_map.supports(row)
-    expected = signatures_of(row)
+    expected = expected_signatures(row)
     wanted = key_map.wanted(FlatCheckpoint("", {}), expected, row)
     assert names <= wanted.keys()
     filled = sum(key_map.locate(name, part, row).name is None for name, part in expected.items())

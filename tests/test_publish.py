@@ -41,7 +41,9 @@ from pyramidzoo.catalog.manifest import (
     read_manifest,
 )
 from pyramidzoo.checkpoints import loading
-from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_tensors, write_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.convert.layouts.timm import TWINS
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UsageError

@@ -18,10 +18,10 @@ from layout_tools import converted, loaded, require_equal
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.safetensors_file import check_signatures, signatures
+from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
 from pyramidzoo.convert import _torch7 as child
 from pyramidzoo.convert._layout import FlatCheckpoint
-from pyramidzoo.convert._recognition import signatures_of
+from pyramidzoo.convert._recognition import expected_signatures
 from pyramidzoo.convert.conversion import convert_file, get_layout, read_checkpoint, recognise
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
@@ -99,9 +99,9 @@ def found_in(tree: lua.Lua) -> dict[str, Tensor]:
 def test_every_place_of_the_authors_trees(architecture: str) -> None:
     row = get_architecture(architecture)
     found = found_in(TREES[architecture](networks.Builder(empty)))
-    expected = {name: part for name, part in signatures_of(row).items() if "num_batches" not in name}
+    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
     wanted = get_layout("torch7").wanted(FlatCheckpoint("", found), expected, row)
-    check_signatures(signatures(found), wanted, what=architecture, next_step="")
+    check_signatures(signatures_of(found), wanted, what=architecture, next_step="")
 
 
 def test_the_trees_are_those_of_all_supported_networks() -> None:
@@ -150,13 +150,13 @@ def test_all_files(architecture: str, tmp_path: Path) -> None:
 
 def test_other_graphs_of_the_same_shapes_are_refused() -> None:
     layout, row = get_layout("torch7"), get_architecture("resnet50")
-    expected = {name: part for name, part in signatures_of(row).items() if "num_batches" not in name}
+    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
 
     def require_refused(tree: lua.Lua, message: str) -> None:
         found = found_in(tree)
         with pytest.raises(IntegrityError, match=message):
             check_signatures(
-                signatures(found), layout.wanted(FlatCheckpoint("", found), expected, row), what="", next_step=""
+                signatures_of(found), layout.wanted(FlatCheckpoint("", found), expected, row), what="", next_step=""
             )
         assert recognise(found) == []
 

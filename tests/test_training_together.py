@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pyramidzoo import cli
-from pyramidzoo.checkpoints.safetensors_file import Description, read_metadata, read_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors
 from pyramidzoo.data.datasets import ImageSet, load_dataset
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.training import loop, recipes

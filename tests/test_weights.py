@@ -19,7 +19,8 @@ import pyramidzoo
 from pyramidzoo import factory
 from pyramidzoo.catalog.manifest import FileHash, Manifest, Origin, WeightsEntry, load_manifest
 from pyramidzoo.checkpoints.loading import load_weights
-from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors, tensors_sha256, write_tensors
+from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors, write_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.weights import cache

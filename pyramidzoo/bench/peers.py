@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyramidzoo.bench.pytorchcv_names import names_of
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import signatures
+from pyramidzoo.checkpoints.signatures import signatures_of
 from pyramidzoo.convert.conversion import get_layout
 from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.models import uninitialised
@@ -112,7 +112,7 @@ def peer(library: str, row: Architecture, model: ImageClassifier, image: tuple[i
         return None
     tensors = model.state_dict()
     moved: dict[Any, Tensor] = {}
-    for name, part in signatures(tensors).items():
+    for name, part in signatures_of(tensors).items():
         place, shape, _ = layout.locate(name, part, row)
         moved[place] = tensors[name].reshape(part.shape if shape is None else shape)
     with uninitialised():

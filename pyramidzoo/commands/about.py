@@ -51,8 +51,10 @@ def _shown(format: str, found: dict[str, Any], page: Callable[[], str]) -> str:
 
 def _file_facts(path: Path) -> dict[str, Any]:
     """What a safetensors file, or the one in a folder, says of itself, and of which entry it is."""
-    from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
-    from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
+    from pyramidzoo.checkpoints.description import Description
+    from pyramidzoo.checkpoints.hashes import cached_file_hash
+    from pyramidzoo.checkpoints.loading import read_weights
+    from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 
     path = weights_file(path)
     content = read_weights(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import COUNTER, Signature, check_signatures, signatures
+from pyramidzoo.checkpoints.signatures import COUNTER, Signature, check_signatures, signatures_of
 from pyramidzoo.errors import IntegrityError
 
 IMAGENET_CONSTANTS = Preprocessing(input_size=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -133,7 +133,7 @@ class Layout:
         """
         wanted = self.wanted(opened, expected, architecture)
         next_step = "check --layout, --arch and --dataset"
-        check_signatures(signatures(opened.tensors), wanted, what=what, next_step=next_step)
+        check_signatures(signatures_of(opened.tensors), wanted, what=what, next_step=next_step)
         tensors: dict[str, Tensor] = {}
         for name, part in expected.items():
             source, _, fill = self.locate(name, part, architecture)

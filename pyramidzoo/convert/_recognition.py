@@ -12,13 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.checkpoints.safetensors_file import (
-    MAX_CLASSES,
-    Signature,
-    check_signatures,
-    signatures,
-    stored_signatures,
-)
+from pyramidzoo.checkpoints.description import MAX_CLASSES
+from pyramidzoo.checkpoints.signatures import Signature, check_signatures, signatures_of, stored_signatures
 from pyramidzoo.convert._layout import FlatCheckpoint, Layout
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.models import build, uninitialised
@@ -78,7 +73,7 @@ def _fits(layout: Layout, row: Architecture, opened: FlatCheckpoint, ends: StemA
     stem, head = (opened.tensors[opened.container + name] for name in ends)
     expected = _remembered(row.name, head.shape[0], stem.shape[1])
     try:
-        check_signatures(signatures(opened.tensors), layout.wanted(opened, expected, row), what="", next_step="")
+        check_signatures(signatures_of(opened.tensors), layout.wanted(opened, expected, row), what="", next_step="")
     except IntegrityError:
         return False
     return True
@@ -95,7 +90,7 @@ def pick_equivalent_match(
     if not fitting or len({match.architecture for match in fitting}) > 1:
         return None
     row = get_architecture(fitting[0].architecture)
-    expected = signatures_of(row)
+    expected = expected_signatures(row)
     sources = [[layout.locate(name, part, row) for name, part in expected.items()] for layout in layouts]
     if any(other != sources[0] for other in sources) or any(layout.unused(row) for layout in layouts):
         return None
@@ -142,7 +137,7 @@ def a_checkpoint(layout: str, architecture: str) -> str:
 
 def _contents(checkpoint: Mapping[str, Tensor]) -> str:
     """What to recognise an unknown checkpoint by: how much it holds, under which keys, for how many classes."""
-    parts = signatures(checkpoint)
+    parts = signatures_of(checkpoint)
     names = [f"{name} {part.dtype}[{'x'.join(map(str, part.shape))}]" for name, part in islice(parts.items(), 3)]
     keys = list(dict.fromkeys(name.partition(".")[0] for name in parts))
     heads = [part.shape[0] for name, part in parts.items() if len(part.shape) == 2 and name.endswith(".weight")]
@@ -153,7 +148,7 @@ def _contents(checkpoint: Mapping[str, Tensor]) -> str:
     )
 
 
-def signatures_of(row: Architecture, **settings: Any) -> dict[str, Signature]:
+def expected_signatures(row: Architecture, **settings: Any) -> dict[str, Signature]:
     """What a file of this network holds under the zoo's names. Raises what `build` raises."""
     with uninitialised():
         return stored_signatures(build(row, **settings))
@@ -162,4 +157,4 @@ def signatures_of(row: Architecture, **settings: Any) -> dict[str, Signature]:
 @lru_cache(maxsize=256)
 def _remembered(architecture: str, num_classes: int, in_chans: int) -> Mapping[str, Signature]:
     row = get_architecture(architecture)
-    return MappingProxyType(signatures_of(row, num_classes=num_classes, in_chans=in_chans))
+    return MappingProxyType(expected_signatures(row, num_classes=num_classes, in_chans=in_chans))

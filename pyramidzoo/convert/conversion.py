@@ -15,25 +15,22 @@ from torch import Tensor
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
 from pyramidzoo.catalog.manifest import LAYOUTS, Preprocessing, load_manifest
 from pyramidzoo.checkpoints.archives import extract_member, is_archive
-from pyramidzoo.checkpoints.safetensors_file import (
-    COUNTER,
-    Description,
-    check_finite,
-    read_tensors,
-    tensors_sha256,
-    write_tensors,
-)
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.finite_values import check_finite
+from pyramidzoo.checkpoints.safetensors_file import read_tensors, write_tensors
+from pyramidzoo.checkpoints.signatures import COUNTER
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.convert._layout import Layout
 from pyramidzoo.convert._reading import is_safetensors, is_torch7, read_torch7, unpickle
 from pyramidzoo.convert._recognition import (
     Match,
     a_checkpoint,
     ends_of,
+    expected_signatures,
     listed,
     matches,
     only_match,
     pick_equivalent_match,
-    signatures_of,
 )
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
@@ -184,7 +181,7 @@ def map_tensors(
     The file must hold exactly what the layout names: the network's tensors and the layout's unused ones, which are
     dropped. Raises IntegrityError, which says what the checkpoint looks like instead, if that is known.
     """
-    expected = signatures_of(architecture, **settings)
+    expected = expected_signatures(architecture, **settings)
     classes = settings.get("num_classes", architecture.num_classes)
     problem = f"{what} is not {a_checkpoint(layout.name, architecture.name)} with {classes} classes"
     opened = layout.opened(checkpoint, ends_of(layout, architecture).stem, what=what)

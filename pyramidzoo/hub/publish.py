@@ -30,9 +30,11 @@ from pyramidzoo.catalog.manifest import (
     own_manifest_path,
     read_manifest,
 )
-from pyramidzoo.checkpoints.hashes import digest
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.hashes import compute_published_hash
 from pyramidzoo.checkpoints.loading import read_weights
-from pyramidzoo.checkpoints.safetensors_file import Content, Description, tensors_sha256, write_tensors
+from pyramidzoo.checkpoints.safetensors_file import Content, write_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.convert.layouts.timm import TWINS
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.evaluation.records import Record, result_of
@@ -395,7 +397,7 @@ def _same(path: Path, there: Any) -> bool:
         return False
     if there.lfs is not None:
         return bool(there.lfs.sha256 == file_hash(path))
-    return bool(there.blob_id == digest(path, _GIT_BLOB))
+    return bool(there.blob_id == compute_published_hash(path, _GIT_BLOB))
 
 
 def _read_back(api: Any, prepared: Prepared, revision: str) -> None:

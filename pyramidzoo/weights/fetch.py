@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyramidzoo.catalog.manifest import Hub, Manifest, Origin, WeightsEntry, load_manifest, own_manifest
-from pyramidzoo.checkpoints.hashes import digest, matches
-from pyramidzoo.checkpoints.loading import cached_file_hash, forget_verified, read_weights, require_hash
-from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
+from pyramidzoo.checkpoints.hashes import cached_file_hash, compute_published_hash, matches_published_hash, require_hash
+from pyramidzoo.checkpoints.loading import forget_verified, read_weights
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.convert.conversion import convert_file, get_layout
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash, packaged, user_path, weights_file
@@ -373,9 +374,10 @@ def _from_url(entry: WeightsEntry, force: bool) -> WeightsFile | None:
     with temporary_folder(entry) as folder:
         source = folder / origin.filename
         received = remote.from_url(origin, source)
-        if origin.hash is not None and not matches(source, origin.hash):
+        if origin.hash is not None and not matches_published_hash(source, origin.hash):
+            actual = compute_published_hash(source, origin.hash)
             raise IntegrityError(
-                f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {digest(source, origin.hash)}, "
+                f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {actual}, "
                 f"expected {origin.hash.value}; a proxy's page, or the file was changed upstream"
             )
         return _convert(entry, origin.layout, source, "origin", origin.url)
@@ -445,7 +447,7 @@ def _is_origin(path: Path, entry: WeightsEntry, origin: Origin) -> bool:
     if origin.hash is None:
         return cached_file_hash(path) == sidecar_for(entry, origin.url).get("source_sha256")
     right_size = origin.bytes is None or origin.hash.of == "member" or path.stat().st_size == origin.bytes
-    return right_size and matches(path, origin.hash)
+    return right_size and matches_published_hash(path, origin.hash)
 
 
 def _recognisable(entry: WeightsEntry) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import COUNTER, Signature
+from pyramidzoo.checkpoints.signatures import COUNTER, Signature
 from pyramidzoo.convert._layout import IMAGENET_CONSTANTS, Layout
 
 _TOP = {"conv1": "first_layer", "bn1": "bn", "fc": "fc"}

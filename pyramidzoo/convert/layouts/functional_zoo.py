@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import Signature
+from pyramidzoo.checkpoints.signatures import Signature
 from pyramidzoo.convert._layout import IMAGENET_224, Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
 

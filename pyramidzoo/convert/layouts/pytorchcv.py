@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import Signature
+from pyramidzoo.checkpoints.signatures import Signature
 from pyramidzoo.convert._layout import (
     CIFAR10_CONSTANTS,
     IMAGENET_224,

@@ -11,7 +11,7 @@ Input size, crop and interpolation differ from one timm file to the next, so the
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import Signature
+from pyramidzoo.checkpoints.signatures import Signature
 from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, TensorSource
 from pyramidzoo.convert.layouts.torchvision import TWINS as OF_TORCHVISION
 
