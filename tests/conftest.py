@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.checkpoints import loading
-from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.convert import read_file
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
@@ -112,15 +112,15 @@ def small_set() -> ImageSet:
 def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the unpickling process only once for equal checkpoints: it takes seconds, and test_convert covers it."""
 
-    real = convert.unpickle
+    real = read_file.unpickle
 
     def memoised(source: Path) -> dict[str, Tensor]:
-        digest = file_hash(source)
-        if digest not in _unpickled:
-            _unpickled[digest] = real(source)
-        return _unpickled[digest]
+        sha256 = file_hash(source)
+        if sha256 not in _unpickled:
+            _unpickled[sha256] = real(source)
+        return _unpickled[sha256]
 
-    monkeypatch.setattr(convert, "unpickle", memoised)
+    monkeypatch.setattr(read_file, "unpickle", memoised)
 
 
 def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> dict[str, Tensor]:

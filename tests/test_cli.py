@@ -22,12 +22,12 @@ from huggingface_hub import try_to_load_from_cache
 
 from pyramidzoo import __version__, cli
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
-from pyramidzoo.catalog.manifest import Hub, Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import LAYOUTS, Hub, Preprocessing, WeightsEntry, load_manifest
 from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.commands import measure
 from pyramidzoo.commands.here import places
 from pyramidzoo.commands.local import select
-from pyramidzoo.convert.conversion import LAYOUTS, get_layout
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.data import datasets
 from pyramidzoo.data.datasets import ImageSet
 from pyramidzoo.errors import UsageError

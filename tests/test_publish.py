@@ -44,7 +44,7 @@ from pyramidzoo.checkpoints import loading
 from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.safetensors_file import read_tensors, write_tensors
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
-from pyramidzoo.convert.layouts.timm import TWINS
+from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.metrics import wilson_interval
@@ -958,7 +958,7 @@ def test_the_others_load_once_registered(wrn: WeightsEntry, hub: HubServer, tmp_
     assert torch.equal(theirs(images[:, :1, :8, :8]), ours(images[:, :1, :8, :8]))
 
 
-@pytest.mark.parametrize("name", sorted(TWINS))
+@pytest.mark.parametrize("name", sorted(SHARED_ARCHITECTURES))
 def test_a_twin_is_timms_own_network(name: str, wrn: WeightsEntry) -> None:
     """By names and shapes; the logits of each are compared in test_parity_registered."""
     row = get_architecture(name)

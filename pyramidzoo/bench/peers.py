@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from pyramidzoo.bench.pytorchcv_names import names_of
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.checkpoints.signatures import signatures_of
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.convert.layouts import get_layout
+from pyramidzoo.convert.layouts.timm import timm_name
 from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.models import uninitialised
 from pyramidzoo.models._interface import ImageClassifier
@@ -60,7 +61,7 @@ def _of_parts(row: Architecture, classes: int) -> nn.Module | None:
 
 def _of_timm(row: Architecture, classes: int) -> nn.Module | None:
     timm = importlib.import_module("timm")
-    name = {"resnet26_bottleneck": "resnet26"}.get(row.name, row.name)
+    name = timm_name(row.name)
     return timm.create_model(name, num_classes=classes) if timm.is_model(name) else None
 
 

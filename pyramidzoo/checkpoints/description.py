@@ -30,7 +30,8 @@ class Description:
         num_classes: The number of classes.
         preprocessing: How images are prepared for the network.
         layout: The layout that the file was converted from; None if the network was trained here.
-        origin_sha256: The sha256 of the file that it was converted from; None if the network was trained here.
+        origin_sha256: The sha256 of the file that it was converted from; None if the network was
+            trained here.
     """
 
     architecture: str

@@ -29,8 +29,8 @@ def check_finite(tensors: Mapping[str, Tensor], *, what: str) -> None:
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all values are finite.
 
-    The smallest and the largest value decide: `torch.aminmax` returns NaN if there is one, and takes an eighth of the
-    time of `torch.isfinite`.
+    The smallest and the largest value decide: `torch.aminmax` returns NaN if there is one, and
+    takes an eighth of the time of `torch.isfinite`.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True

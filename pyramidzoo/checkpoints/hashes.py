@@ -1,8 +1,8 @@
 """Hashes of files on disk: computed once for each state of a file, and compared with published hashes of every kind.
 
-`pyramidzoo.files.file_hash` reads a file and hashes it. This module adds the cache, and the hashes that others
-publish: of a file, of the one file in a zip archive, or the name that git gives a file. Hashes of tensors are in
-`tensor_hash.py`, because they need torch.
+`pyramidzoo.files.file_hash` reads a file and hashes it. This module adds the cache, and the hashes
+that others publish: of a file, of the one file in a zip archive, or the name that git gives a file.
+Hashes of tensors are in `tensor_hash.py`, because they need torch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pyramidzoo.checkpoints.archives import is_archive, member_hash
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
 
-# Device, inode, time of modification, time of change and size of a file. Another content has another state.
+# Device, inode, time of modification, time of change and size of a file. Another content has
+# another state.
 FileState = tuple[int, int, int, int, int]
 
-# The keys are the state of a file, what was hashed ("file", "member" or "git blob"), and the algorithm.
+# The keys are the state of a file, what was hashed ("file", "member" or "git blob"), and the
+# algorithm.
 _hashes: dict[tuple[FileState, str, str], str] = {}
 
 _CHUNK = 1 << 20  # bytes that are read at once
@@ -66,8 +68,8 @@ def compute_published_hash(path: Path, published: FileHash) -> str:
     """Hash a file in the way that a published hash was computed, once in a process for each state of the file.
 
     Args:
-        path: The file. If the published hash is that of the one file in an archive, `path` may also be that file,
-            already unpacked.
+        path: The file. If the published hash is that of the one file in an archive, `path` may also
+            be that file, already unpacked.
         published: The hash whose kind is used. Its value does not matter.
 
     Returns:

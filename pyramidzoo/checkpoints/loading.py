@@ -23,12 +23,13 @@ _checked: set[FileState] = set()  # states of files whose header and values were
 def read_weights(path: Path, *, sha256: str | None = None) -> Content:
     """Read a weights file and check it.
 
-    The header and the values are checked when a process reads a file for the first time, and again after the file has
-    changed. The tensors are a private memory map of the file.
+    The header and the values are checked when a process reads a file for the first time, and again
+    after the file has changed. The tensors are a private memory map of the file.
 
     Args:
         path: The safetensors file.
-        sha256: The hash that the file must have, in lower-case hex digits; None if no hash is known.
+        sha256: The hash that the file must have, in lower-case hex digits; None if no hash is
+            known.
 
     Returns:
         The content of the file, on the CPU.
@@ -57,14 +58,15 @@ def read_weights(path: Path, *, sha256: str | None = None) -> Content:
 def load_weights(model: ImageClassifier, content: Content, *, head: Literal["require", "drop"] = "require") -> None:
     """Give a network the tensors of a weights file.
 
-    Names, dtypes and shapes must be exactly those of the network; only batch counters may be absent. The network's
-    tensors are replaced and not written to: they become the file's private memory map.
+    Names, dtypes and shapes must be exactly those of the network; only batch counters may be
+    absent. The network's tensors are replaced and not written to: they become the file's private
+    memory map.
 
     Args:
         model: A network of the zoo.
         content: What `read_weights` returned.
-        head: "require" to load all tensors; "drop" to leave the classifier of the file out, whatever its size, and to
-            keep that of the network.
+        head: "require" to load all tensors; "drop" to leave the classifier of the file out,
+            whatever its size, and to keep that of the network.
 
     Raises:
         IntegrityError: The file does not fit the network, which then is unchanged.

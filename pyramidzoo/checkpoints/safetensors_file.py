@@ -64,8 +64,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file that holds a hash of all its content.
 
-    This is for files that no manifest knows, so that damage is noticed. Arguments and errors are those of
-    `write_tensors`.
+    This is for files that no manifest knows, so that damage is noticed. Arguments and errors are
+    those of `write_tensors`.
     """
     write_tensors(path, tensors, {**metadata, _SEAL: content_sha256(tensors, metadata)})
 
@@ -106,12 +106,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_content(path: Path, *, header_checked: bool = False) -> Content:
     """Read the metadata and all tensors of a safetensors file.
 
-    The tensors are a private memory map of the file: their values are read from the disk when they are first used,
-    and a change of a tensor does not change the file.
+    The tensors are a private memory map of the file: their values are read from the disk when they
+    are first used, and a change of a tensor does not change the file.
 
     Args:
         path: The file.
-        header_checked: Whether `check_header` has accepted the file in its present state, so that it is not called.
+        header_checked: Whether `check_header` has accepted the file in its present state, so that
+            it is not called.
 
     Returns:
         The content, on the CPU, whatever the default device is.
@@ -120,8 +121,8 @@ def read_content(path: Path, *, header_checked: bool = False) -> Content:
         IntegrityError: The file is damaged, or holds what no network here has.
         UnavailableError: The file cannot be read.
     """
-    # Older versions of safetensors make tensors on the default device. The context costs a tenth of the reading time,
-    # so it is entered only where that is another device.
+    # Older versions of safetensors make tensors on the default device. The context costs a tenth of
+    # the reading time, so it is entered only where that is another device.
     default_is_cpu = torch.get_default_device().type == "cpu"
     with contextlib.nullcontext() if default_is_cpu else torch.device("cpu"), _open_file(path) as container:
         if not header_checked:
@@ -137,8 +138,8 @@ def read_content(path: Path, *, header_checked: bool = False) -> Content:
 def check_header(path: Path) -> None:
     """Check the header of a safetensors file for what the library accepts and this package does not.
 
-    Each name must stand there once, because otherwise each reader could choose another one of the two. Names must be
-    printable and of a sensible length.
+    Each name must stand there once, because otherwise each reader could choose another one of the
+    two. Names must be printable and of a sensible length.
 
     Raises:
         IntegrityError: The header is not accepted.
@@ -167,7 +168,8 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _sort_metadata(path: Path) -> None:
     """Sort the metadata of a file that was just written.
 
-    safetensors writes them in a random order. A cache that several processes fill needs equal bytes.
+    safetensors writes them in a random order. A cache that several processes fill needs equal
+    bytes.
     """
     with path.open("rb+") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pyramidzoo.errors import IntegrityError
 
-# The last part of the name of BN's batch counters. Old files lack them, and at momentum 0.1 they have no effect.
+# The last part of the name of BN's batch counters. Old files lack them, and at momentum 0.1 they
+# have no effect.
 COUNTER = "num_batches_tracked"
 
 # Names of dtypes in safetensors files.
@@ -78,7 +79,8 @@ def check_signatures(
         next_step: The end of the error message: what the user should do.
 
     Raises:
-        IntegrityError: They differ. The message names up to five tensors of each kind of difference.
+        IntegrityError: They differ. The message names up to five tensors of each kind of
+            difference.
     """
     missing = sorted(name for name in expected.keys() - actual.keys() if not name.endswith(COUNTER))
     unexpected = sorted(actual.keys() - expected.keys())

@@ -16,10 +16,11 @@ from pyramidzoo.checkpoints.signatures import COUNTER, signature_of
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     r"""Hash the tensors of a state dict.
 
-    The tensors are taken in the order of their names; batch counters are left out. For each tensor the sha256 gets
+    The tensors are taken in the order of their names; batch counters are left out. For each tensor
+    the sha256 gets
 
-    1. the line "NAME DTYPE SHAPE\n", where DTYPE is the name in safetensors files and SHAPE is "64x3x3x3"
-       (nothing for a scalar), in UTF-8;
+    1. the line "NAME DTYPE SHAPE\n", where DTYPE is the name in safetensors files and SHAPE is
+       "64x3x3x3" (nothing for a scalar), in UTF-8;
     2. the values in C order, little-endian.
 
     Args:
@@ -38,7 +39,8 @@ def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
     Args:
         tensors: The tensors by their names, on any device.
-        metadata: The strings in the header. They are hashed as JSON with sorted keys, before the tensors.
+        metadata: The strings in the header. They are hashed as JSON with sorted keys, before the
+            tensors.
 
     Returns:
         The sha256 in lower-case hex digits.

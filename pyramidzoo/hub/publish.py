@@ -35,7 +35,7 @@ from pyramidzoo.checkpoints.hashes import compute_published_hash
 from pyramidzoo.checkpoints.loading import read_weights
 from pyramidzoo.checkpoints.safetensors_file import Content, write_tensors
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
-from pyramidzoo.convert.layouts.timm import TWINS
+from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES, timm_name
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.evaluation.records import Record, result_of
 from pyramidzoo.factory import assemble
@@ -47,7 +47,6 @@ from pyramidzoo.weights.download import first_line
 from pyramidzoo.weights.fetch import WeightsFile, fetch
 
 WEIGHTS, CONFIG, CARD = FILES = ("model.safetensors", "config.json", "README.md")
-_OTHERWISE_NAMED = {"resnet26_bottleneck": "resnet26"}  # in timm, where its graph has another name
 _GIT_BLOB = FileHash("git_blob_sha1", "file", "0" * 40)
 _LOCK_SECONDS = 600
 
@@ -330,9 +329,9 @@ def _write_weights(
 
 def _timm_name(entry: WeightsEntry) -> str | None:
     """timm's own name for the network, where timm's own class reads our file."""
-    if entry.architecture not in TWINS or entry.arguments:
+    if entry.architecture not in SHARED_ARCHITECTURES or entry.arguments:
         return None
-    return _OTHERWISE_NAMED.get(entry.architecture, entry.architecture)
+    return timm_name(entry.architecture)
 
 
 def _config(entry: WeightsEntry, model: ImageClassifier, timm_name: str | None) -> dict[str, Any]:

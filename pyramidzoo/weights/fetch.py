@@ -19,7 +19,8 @@ from pyramidzoo.checkpoints.hashes import cached_file_hash, compute_published_ha
 from pyramidzoo.checkpoints.loading import forget_verified, read_weights
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
-from pyramidzoo.convert.conversion import convert_file, get_layout
+from pyramidzoo.convert.conversion import convert_file
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash, packaged, user_path, weights_file
 from pyramidzoo.weights import download as remote
