@@ -21,7 +21,8 @@ from timing import compare_runs, time_in_turns, write_results
 
 from pyramidzoo import create_model
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data._splits import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.compute_settings import ComputeSettings

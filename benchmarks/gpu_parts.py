@@ -27,7 +27,8 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.published_tables import load_published_tables
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import default_data_dir, open_split
 from pyramidzoo.evaluation.compute_settings import ComputeSettings

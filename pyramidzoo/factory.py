@@ -12,8 +12,9 @@ from pyramidzoo.catalog.architectures import Architecture, architectures, get_ar
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.checkpoints.description import MAX_CLASSES, Description
 from pyramidzoo.checkpoints.loading import load_weights, read_weights
-from pyramidzoo.checkpoints.safetensors_file import MAX_CLASSES, Content, Description
+from pyramidzoo.checkpoints.safetensors_file import Content
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import expand_user_path, find_weights_file, is_path
 from pyramidzoo.models import build, model_class, skip_initialisation

@@ -28,8 +28,8 @@ from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints import loading
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
-from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.convert import read_file
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
@@ -183,7 +183,7 @@ def small_set() -> ImageSet:
 def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the unpickling process only once for equal checkpoints: it takes seconds, and test_convert covers it."""
 
-    real = convert.unpickle
+    real = read_file.unpickle
 
     def memoised(source: Path) -> dict[str, Tensor]:
         digest = file_hash(source)
@@ -191,7 +191,7 @@ def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
             _unpickled[digest] = real(source)
         return _unpickled[digest]
 
-    monkeypatch.setattr(convert, "unpickle", memoised)
+    monkeypatch.setattr(read_file, "unpickle", memoised)
 
 
 def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> dict[str, Tensor]:

@@ -34,8 +34,9 @@ import pyramidzoo
 from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import own_manifest_path
 from pyramidzoo.checkpoints.loading import forget_verified
-from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.files import file_hash
 
 SOURCES = ("hub", "origin")

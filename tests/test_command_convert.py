@@ -13,8 +13,8 @@ from conftest import random_state
 from pyramidzoo.catalog.layouts import LAYOUTS
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import Description
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.files import package_path
 
 pytestmark = pytest.mark.usefixtures("quick_unpickle")

@@ -23,7 +23,8 @@ from torch.fx import GraphModule
 
 from pyramidzoo import cli
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data._splits import ImageSet, ReaderOptions
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine, programs

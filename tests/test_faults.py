@@ -607,7 +607,7 @@ def test_offline(processes: FetchProcesses) -> None:
 _RANK_PROGRAM = """\
 import sys
 import pyramidzoo
-from pyramidzoo.checkpoints.safetensors_file import tensors_sha256
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 
 for weights in sys.argv[1:]:
     model = pyramidzoo.create_model(weights.partition(".")[0], weights=weights)

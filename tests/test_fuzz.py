@@ -21,7 +21,8 @@ from fuzz_corpus import Mutant, Original
 from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
 from pyramidzoo.weights.cache import cache_paths, write_sidecar

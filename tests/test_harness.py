@@ -16,7 +16,8 @@ from conftest import random_state
 
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_tensors, write_tensors
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.data.transforms import Normalize

@@ -33,7 +33,8 @@ from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import Result
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data import imagenet
 from pyramidzoo.data._class_order import sort_folders
 from pyramidzoo.data._decoding import Decoder

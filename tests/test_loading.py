@@ -19,7 +19,8 @@ import pyramidzoo
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.checkpoints import loading
-from pyramidzoo.checkpoints.safetensors_file import Content, Description, read_tensors, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import Content, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
 from pyramidzoo.files import file_hash, package_path, replacing

@@ -17,7 +17,7 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.layouts import LAYOUTS
 from pyramidzoo.catalog.manifest import Manifest, load_manifest, manifest_path, read_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.metrics import STATISTICS
 
@@ -327,5 +327,5 @@ def test_a_wheel_carries_the_manifest_and_the_tables(tmp_path: Path) -> None:
     assert where(installed, elsewhere) == installed / "pyramidzoo" / "weights_manifest.json"
     bundled = [entry.bundled.path for entry in load_manifest().entries.values() if entry.bundled]
     data = ["catalog/targets.json", "bundled/digits.safetensors", "bundled/README.md", "py.typed", *bundled]
-    assert {f"pyramidzoo/{name}" for name in [*data, "convert/_unpickle.py"]} <= set(names)
+    assert {f"pyramidzoo/{name}" for name in [*data, "convert/sandbox/pickle_reader.py"]} <= set(names)
     assert not any(name.startswith(("tests/", "docs/")) for name in names)

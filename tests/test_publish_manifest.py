@@ -31,7 +31,9 @@ from pyramidzoo import cli
 from pyramidzoo.catalog import manifest, manifest_writer
 from pyramidzoo.catalog.manifest import load_manifest, read_manifest
 from pyramidzoo.catalog.weights_entry import FileHash
-from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_tensors, write_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
 from pyramidzoo.hub.prepare import CARD, WEIGHTS

@@ -22,7 +22,8 @@ from publishing import (
 import pyramidzoo
 from pyramidzoo.catalog.manifest import read_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
 from pyramidzoo.hub.prepare import CARD, CONFIG, FILES, WEIGHTS, prepare_folder

@@ -32,7 +32,7 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import read_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.convert.layouts.timm import TWINS
+from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.hub.prepare import CARD, prepare_folder
 from pyramidzoo.hub.timm_config import find_timm_name, make_timm_config
@@ -150,7 +150,7 @@ def test_timm_loads_a_network_with_one_input_channel(tmp_path: Path) -> None:
     assert torch.equal(of_timm(images), ours(images))
 
 
-@pytest.mark.parametrize("name", sorted(TWINS))
+@pytest.mark.parametrize("name", sorted(SHARED_ARCHITECTURES))
 def test_the_configuration_of_a_network_that_timm_has(name: str, lab_entry: WeightsEntry) -> None:
     """Names and shapes are compared here; test_parity_registered compares the logits of each."""
     entry = dataclasses.replace(

@@ -18,11 +18,13 @@ from layout_tools import converted, loaded, require_equal
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.safetensors_file import check_signatures, signatures
-from pyramidzoo.convert import _torch7 as child
-from pyramidzoo.convert._layout import FlatCheckpoint
-from pyramidzoo.convert._recognition import signatures_of
-from pyramidzoo.convert.conversion import convert_file, get_layout, read_checkpoint, recognise
+from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.convert.conversion import convert_file
+from pyramidzoo.convert.layout import FlatCheckpoint
+from pyramidzoo.convert.layouts import get_layout
+from pyramidzoo.convert.read_file import read_checkpoint
+from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.sandbox import torch7_reader
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 Tree = Callable[[networks.Builder], lua.Lua]
@@ -83,12 +85,12 @@ class AsRead:
 
 def walked(tree: lua.Lua) -> dict[str, Any]:
     """What the child process finds in a file of this tree, with arrays that may have no memory."""
-    walk = child.Walk()
-    walk.add = lambda name, **values: walk.tensors.update(  # type: ignore[method-assign]
+    collector = torch7_reader.ParameterCollector()
+    collector.add = lambda name, **values: collector.tensors.update(  # type: ignore[method-assign]
         {f"{name}.{value}": array for value, array in values.items() if array is not None}
     )
-    walk.visit(AsRead(tree))
-    return walk.tensors
+    collector.visit(AsRead(tree))
+    return collector.tensors
 
 
 def found_in(tree: lua.Lua) -> dict[str, Tensor]:
@@ -99,9 +101,9 @@ def found_in(tree: lua.Lua) -> dict[str, Tensor]:
 def test_every_place_of_the_authors_trees(architecture: str) -> None:
     row = get_architecture(architecture)
     found = found_in(TREES[architecture](networks.Builder(empty)))
-    expected = {name: part for name, part in signatures_of(row).items() if "num_batches" not in name}
-    wanted = get_layout("torch7").wanted(FlatCheckpoint("", found), expected, row)
-    check_signatures(signatures(found), wanted, what=architecture, next_step="")
+    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
+    wanted = get_layout("torch7").required_signatures(FlatCheckpoint("", found), expected, row)
+    check_signatures(signatures_of(found), wanted, what=architecture, next_step="")
 
 
 def test_the_trees_are_those_of_all_supported_networks() -> None:
@@ -150,55 +152,58 @@ def test_all_files(architecture: str, tmp_path: Path) -> None:
 
 def test_other_graphs_of_the_same_shapes_are_refused() -> None:
     layout, row = get_layout("torch7"), get_architecture("resnet50")
-    expected = {name: part for name, part in signatures_of(row).items() if "num_batches" not in name}
+    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
 
     def require_refused(tree: lua.Lua, message: str) -> None:
         found = found_in(tree)
         with pytest.raises(IntegrityError, match=message):
             check_signatures(
-                signatures(found), layout.wanted(FlatCheckpoint("", found), expected, row), what="", next_step=""
+                signatures_of(found),
+                layout.required_signatures(FlatCheckpoint("", found), expected, row),
+                what="",
+                next_step="",
             )
         assert recognise(found) == []
 
     require_refused(  # fb's own ResNet-50
-        networks.resnet(networks.Builder(empty), 50, norm_after=True), r"missing: .*unit1\.branch1\.6\.bn\.bias"
+        networks.resnet(networks.Builder(empty), 50, norm_after=True), r"missing: .*block1\.branch1\.6\.bn\.bias"
     )
     tree = networks.resnet(networks.Builder(empty), 50)
     branch = tree.fields["modules"][5].fields["modules"][0].fields["modules"][0].fields["modules"][0]
     first, second = branch.fields["modules"][0].fields, branch.fields["modules"][3].fields
     first["dH"], first["dW"], second["dH"], second["dW"] = 2, 2, 1, 1  # He's place for the stride
-    require_refused(tree, r"unexpected: unit4\.branch1\.1\.conv_stride2\.weight")
+    require_refused(tree, r"unexpected: block4\.branch1\.1\.conv_stride2\.weight")
 
 
 def test_what_has_no_place() -> None:
-    builder = networks.Builder(empty)
-    builder.channels = 64
+    class_name = networks.Builder(empty)
+    class_name.channels = 64
     for layer, message in (
         (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, which has parameters"),
-        (lua.Lua("nn.Sequential").add(norm_with(builder, eps=1e-3)), "before1.1 is a BN with eps 0.001, not 1e-05"),
-        (conv_with(builder, padH=0, padW=0), "before1.1 is not a square convolution that keeps the map's size"),
-        (nested(builder), "a ConcatTable within another one"),
+        (lua.Lua("nn.Sequential").add(norm_with(class_name, eps=1e-3)), "before1.1 is a BN with eps 0.001, not 1e-05"),
+        (conv_with(class_name, padH=0, padW=0), "before1.1 is not a square convolution that keeps the map's size"),
+        (nested(class_name), "a ConcatTable within another one"),
     ):
         with pytest.raises(ValueError, match=message):
             walked(layer)
-    biased = conv_with(builder, bias=np.ones(64, np.float32))
+    biased = conv_with(class_name, bias=np.ones(64, np.float32))
     assert "before1.1.conv.bias" in walked(biased)  # which no network here has
 
 
-def norm_with(builder: networks.Builder, **fields: Any) -> lua.Lua:
-    norm = builder.norm(64)
+def norm_with(class_name: networks.Builder, **fields: Any) -> lua.Lua:
+    norm = class_name.norm(64)
     norm.fields |= fields
     return norm
 
 
-def conv_with(builder: networks.Builder, **fields: Any) -> lua.Lua:
-    conv = builder.conv(64, 64, 3)
+def conv_with(class_name: networks.Builder, **fields: Any) -> lua.Lua:
+    conv = class_name.conv(64, 64, 3)
     conv.fields |= fields
     return conv
 
 
-def nested(builder: networks.Builder) -> lua.Lua:
-    unit = networks.sequential(lua.Lua("nn.ConcatTable").add(builder.conv(64, 64, 3), lua.Lua("nn.Identity")))
+def nested(class_name: networks.Builder) -> lua.Lua:
+    unit = networks.sequential(lua.Lua("nn.ConcatTable").add(class_name.conv(64, 64, 3), lua.Lua("nn.Identity")))
     return lua.Lua("nn.ConcatTable").add(unit, lua.Lua("nn.Identity"))
 
 

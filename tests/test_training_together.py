@@ -15,7 +15,8 @@ import torch
 from training_tools import Watch, load_few_digits
 
 from pyramidzoo import cli
-from pyramidzoo.checkpoints.safetensors_file import Description, read_metadata, read_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.training import logged_run, loop, recipes

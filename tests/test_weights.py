@@ -20,7 +20,8 @@ from pyramidzoo import factory
 from pyramidzoo.catalog.manifest import Manifest, load_manifest
 from pyramidzoo.catalog.weights_entry import FileHash, Origin, WeightsEntry
 from pyramidzoo.checkpoints.loading import load_weights
-from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors, tensors_sha256, write_tensors
+from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors, write_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.weights import cache

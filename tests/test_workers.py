@@ -19,7 +19,8 @@ from conftest import random_state
 
 from pyramidzoo import cli
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.evaluation import workers

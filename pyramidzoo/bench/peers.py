@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from pyramidzoo.bench.pytorchcv_names import find_names
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import signatures
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.checkpoints.signatures import signatures_of
+from pyramidzoo.convert.layouts import get_layout
+from pyramidzoo.convert.layouts.timm import get_timm_name
 from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.models import skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
@@ -61,7 +62,7 @@ def _build_pytorchcv_class(row: Architecture, classes: int) -> nn.Module | None:
 
 def _build_timm(row: Architecture, classes: int) -> nn.Module | None:
     timm = importlib.import_module("timm")
-    name = {"resnet26_bottleneck": "resnet26"}.get(row.name, row.name)
+    name = get_timm_name(row.name)
     return timm.create_model(name, num_classes=classes) if timm.is_model(name) else None
 
 
@@ -142,7 +143,7 @@ def build_peer(
         return None
     tensors = model.state_dict()
     state: dict[Any, Tensor] = {}
-    for name, part in signatures(tensors).items():
+    for name, part in signatures_of(tensors).items():
         place, shape, _ = layout.locate(name, part, row)
         state[place] = tensors[name].reshape(part.shape if shape is None else shape)
     with skip_initialisation():

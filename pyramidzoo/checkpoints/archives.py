@@ -78,8 +78,8 @@ def member_size(path: Path) -> int:
 def extract_member(archive: Path, destination: Path) -> None:
     """Write the one file in an archive to `destination`, as a whole or not at all.
 
-    Raises IntegrityError unless there is exactly one regular file under a plain name, unencrypted, of at most
-    `MAX_BYTES` and exactly as long as declared; UnavailableError, NotWritableError.
+    Raises IntegrityError unless there is exactly one regular file under a plain name, unencrypted,
+    of at most `MAX_BYTES` and exactly as long as declared; UnavailableError, NotWritableError.
     """
     with replacing(destination) as part, part.open("wb") as stream:
         for chunk in _content(archive):

@@ -17,7 +17,7 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import render, render_facts
 
 if TYPE_CHECKING:
-    from pyramidzoo.convert.conversion import Converted
+    from pyramidzoo.convert.conversion import ConvertedFile
 
 _LARGE_IMAGE = 64  # pixels; images that are larger are resized and cropped
 
@@ -113,7 +113,7 @@ def _preprocessing(
         raise UsageError(f"--mean and --std: {error}") from error
 
 
-def _report(converted: Converted, options: ConvertOptions) -> None:
+def _report(converted: ConvertedFile, options: ConvertOptions) -> None:
     """Print what was found out about the checkpoint, and what was written."""
     description = converted.description
     if options.layout is None or options.arch is None:

@@ -78,8 +78,10 @@ def _render_facts(facts_by_name: Mapping[str, Any], format: str) -> str:
 
 def _file_facts(path: Path) -> dict[str, Any]:
     """Return what a safetensors file, or the one in a folder, says of itself, and which entry has its tensors."""
-    from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
-    from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
+    from pyramidzoo.checkpoints.description import Description
+    from pyramidzoo.checkpoints.hashes import cached_file_hash
+    from pyramidzoo.checkpoints.loading import read_weights
+    from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 
     path = find_weights_file(path)
     content = read_weights(path)

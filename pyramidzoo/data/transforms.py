@@ -85,7 +85,7 @@ def eval_transform(preprocessing: Preprocessing | nn.Module | None, *, resize: b
     from torchvision import transforms
 
     steps = [
-        PrepareImage(own, resize),
+        ToPicture(own, resize),
         *resize_steps(own),
         transforms.ToTensor(),
         transforms.Normalize(own.mean, own.std),
@@ -112,7 +112,7 @@ def _find_preprocessing(source: object) -> Preprocessing:
 
 
 @dataclass(frozen=True)
-class PrepareImage:
+class ToPicture:
     """The first step of `eval_transform`: it checks an image and converts it for the next steps.
 
     It returns a Pillow image of mode RGB or L. Pillow has no images of floats or of other numbers of

@@ -12,8 +12,10 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
-from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.hashes import cached_file_hash
+from pyramidzoo.checkpoints.loading import read_weights
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.data._splits import Split
 from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import IntegrityError, UsageError

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.weights_entry import FileHash, Origin, WeightsEntry
+from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.loading import read_weights
-from pyramidzoo.checkpoints.safetensors_file import Content, Description, tensors_sha256, write_tensors
+from pyramidzoo.checkpoints.safetensors_file import Content, write_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.records import Record
 from pyramidzoo.factory import assemble

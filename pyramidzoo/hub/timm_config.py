@@ -7,18 +7,16 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.convert.layouts.timm import TWINS
+from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES, get_timm_name
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.timm_adapter import PREFIX, cfg_of_weights, fitted
-
-_TIMM_NAMES = {"resnet26_bottleneck": "resnet26"}  # where timm's name of a graph is not ours
 
 
 def find_timm_name(entry: WeightsEntry) -> str | None:
     """Return timm's own name of the network, or None if no class of timm reads our file."""
-    if entry.architecture not in TWINS or entry.arguments:
+    if entry.architecture not in SHARED_ARCHITECTURES or entry.arguments:
         return None
-    return _TIMM_NAMES.get(entry.architecture, entry.architecture)
+    return get_timm_name(entry.architecture)
 
 
 def make_timm_config(entry: WeightsEntry, model: ImageClassifier, timm_name: str | None) -> dict[str, Any]:

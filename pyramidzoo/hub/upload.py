@@ -11,7 +11,7 @@ from typing import Any
 
 from pyramidzoo import __version__
 from pyramidzoo.catalog.weights_entry import FileHash, Hub
-from pyramidzoo.checkpoints.hashes import digest
+from pyramidzoo.checkpoints.hashes import compute_published_hash
 from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.hub.prepare import FILES, WEIGHTS, PreparedFolder
@@ -129,7 +129,7 @@ def _is_same_file(path: Path, remote_file: Any) -> bool:
         return False
     if remote_file.lfs is not None:
         return bool(remote_file.lfs.sha256 == file_hash(path))
-    return bool(remote_file.blob_id == digest(path, _GIT_BLOB))
+    return bool(remote_file.blob_id == compute_published_hash(path, _GIT_BLOB))
 
 
 def _read_back(api: Any, prepared: PreparedFolder, revision: str) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyramidzoo.checkpoints.safetensors_file import Description, check_finite, read_metadata, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.finite_values import check_finite
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.metrics import error_percent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.errors import UsageError
 from pyramidzoo.weights.folders import is_recognisable
 

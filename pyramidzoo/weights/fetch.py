@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
-from pyramidzoo.checkpoints.hashes import digest, matches
-from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights, require_hash
-from pyramidzoo.checkpoints.safetensors_file import tensors_sha256
+from pyramidzoo.checkpoints.hashes import cached_file_hash, compute_published_hash, matches_published_hash, require_hash
+from pyramidzoo.checkpoints.loading import read_weights
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.convert.conversion import convert_file
 from pyramidzoo.errors import IntegrityError, NotWritableError, PyramidzooError, UnavailableError
 from pyramidzoo.files import find_weights_file, package_path
@@ -206,9 +206,10 @@ def _fetch_from_origin(entry: WeightsEntry, force: bool) -> WeightsFile | None:
     with temporary_folder(entry) as folder:
         source = folder / origin.filename
         received = download.from_url(origin, source)
-        if origin.hash is not None and not matches(source, origin.hash):
+        if origin.hash is not None and not matches_published_hash(source, origin.hash):
+            actual = compute_published_hash(source, origin.hash)
             raise IntegrityError(
-                f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {digest(source, origin.hash)}, "
+                f"{origin.url} sent {received} bytes with {origin.hash.algorithm} {actual}, "
                 f"expected {origin.hash.value}; it may be the page of a proxy, or the file was changed upstream"
             )
         return _convert(entry, origin.layout, source, "origin", origin.url)

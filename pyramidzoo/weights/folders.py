@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyramidzoo.catalog.weights_entry import Hub, Origin, WeightsEntry
-from pyramidzoo.checkpoints.hashes import matches
-from pyramidzoo.checkpoints.loading import cached_file_hash
+from pyramidzoo.checkpoints.hashes import cached_file_hash, matches_published_hash
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import expand_user_path
 from pyramidzoo.weights.cache import read_sidecar_for
@@ -96,7 +95,7 @@ def _is_origin_file(path: Path, entry: WeightsEntry, origin: Origin) -> bool:
         return cached_file_hash(path) == read_sidecar_for(entry, origin.url).get("source_sha256")
     # the hash of an archive's member also fits the unpacked member, which has another size
     has_size = origin.bytes is None or origin.hash.of == "member" or path.stat().st_size == origin.bytes
-    return has_size and matches(path, origin.hash)
+    return has_size and matches_published_hash(path, origin.hash)
 
 
 def _published_names(entry: WeightsEntry) -> set[str]:

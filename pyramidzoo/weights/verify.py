@@ -10,7 +10,8 @@ from typing import Literal
 from pyramidzoo.catalog.manifest import Manifest, load_manifest, own_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.loading import forget_verified, read_weights
-from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.files import file_hash, find_weights_file
 from pyramidzoo.weights.cache import cache_dir, cache_paths

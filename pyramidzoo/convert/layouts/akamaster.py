@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.convert._layout import IMAGENET_CONSTANTS, Layout
+from pyramidzoo.convert.layout import Layout
+from pyramidzoo.convert.layouts._shared import IMAGENET_CONSTANTS
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
