@@ -1,7 +1,7 @@
 """The zoo in timm: after `register_with_timm()`, `timm.create_model("pyramidzoo_resnet20", pretrained=True)` works.
 
-The zoo's own loader loads registered weights, with its hashes and exact names; timm's download is not used. Weights that
-are named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) are loaded by timm.
+The zoo's own loader loads registered weights, with its hashes and exact names; timm's download is not used. Weights
+that are named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) are loaded by timm.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def register_with_timm() -> None:
         by_architecture.setdefault(entry.architecture, []).append(entry)
     for row in architectures().values():
         name = PREFIX + row.name
-        if is_model(name) and model_make_entrypoint(name).__module__ == __name__:
+        if is_model(name) and model_entrypoint(name).__module__ == __name__:
             continue
         default_cfgs[name] = _make_default_cfg(row, by_architecture.get(row.name, []))
         globals()[name] = _make_entrypoint(row)  # an attribute of this module, as timm's own are of theirs
