@@ -276,7 +276,7 @@ def test_the_data_configuration_prepares_images_as_the_weights_were_trained() ->
 def test_resizing_is_exact(resize: int, crop: int, interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     preprocessing = Preprocessing((3, 224, 224), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), resize, crop, interpolation)
     with torch.device("meta"):
-        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._data_config(preprocessing))
+        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._transform_fields(preprocessing))
     assert_same_transform(model, preprocessing, torch.Generator().manual_seed(0))
 
 
