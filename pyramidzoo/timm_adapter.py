@@ -55,7 +55,7 @@ def register_with_timm() -> None:
         by_architecture.setdefault(entry.architecture, []).append(entry)
     for row in architectures().values():
         name = PREFIX + row.name
-        if is_model(name) and model_make_entrypoint(name).__module__ == __name__:
+        if is_model(name) and model_entrypoint(name).__module__ == __name__:
             continue
         default_cfgs[name] = _make_default_cfg(row, by_architecture.get(row.name, []))
         globals()[name] = _make_entrypoint(row)  # an attribute of this module, as timm's own are of theirs
