@@ -1,7 +1,7 @@
 """The zoo in timm: after `register_with_timm()`, `timm.create_model("pyramidzoo_resnet20", pretrained=True)` works.
 
-The zoo's own loader loads registered weights, with its hashes and exact names; timm's download is not used. Weights that
-are named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) are loaded by timm.
+The zoo's own loader loads registered weights, with its hashes and exact names; timm's download is not used. Weights
+that are named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) are loaded by timm.
 """
 
 from __future__ import annotations
