@@ -18,6 +18,7 @@ from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
     is_model,
+    model_entrypoint,
     register_model,
     resolve_pretrained_cfg,
 )
