@@ -1,4 +1,4 @@
-"""Networks by name, with or without weights; the constructors that users call are made from the table of names."""
+"""Networks by name, with or without weights, and one constructor for each architecture."""
 
 from __future__ import annotations
 
@@ -31,16 +31,41 @@ def create_model(
     in_chans: int | None = None,
     **arch: Any,
 ) -> ImageClassifier:
-    """A network of the zoo, in training mode on the CPU, with the images' (N, in_chans, H, W) -> (N, num_classes).
+    """Make a network of the zoo, with random weights or with those of a file.
 
-    `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles"), a safetensors file or a folder
-    with one; `pretrained=True` means the architecture's default weights. With weights, `num_classes` and `in_chans`
-    default to theirs (without: the table's, and 3); another `num_classes` drops exactly the classifier and starts a new
-    one. `arch` goes to the family (drop_rate, ...). Loaded tensors are float32 and a private map of their file: it may
-    be replaced or deleted meanwhile, but not written into (`torch.save` to the same path does).
+    The network is on the CPU and in training mode. It turns images (N, in_chans, H, W) into logits
+    (N, num_classes).
 
-    Raises UsageError for an unknown name or tag and for `weights` and `pretrained` at once, IntegrityError for a file
-    that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.
+    Loaded tensors are float32, and a private memory map of their file. The file may be replaced or
+    deleted while the network is in use, but nothing may write into it, as `torch.save` to the same
+    path does.
+
+    Args:
+        name: The architecture's name, as "wrn_28_10".
+        weights: What to load: a tag ("cifar10", "cifar10_ferles"), an id
+            ("wrn_16_1.cifar10_ferles"), a safetensors file, or a folder with one. A dataset's name
+            alone means the default weights for that dataset.
+        pretrained: Whether to load the architecture's default weights. It excludes `weights`.
+        num_classes: The number of classes; by default that of the weights, or that of the
+            architecture. If it is not the weights' own number, the classifier is not loaded but
+            starts with random values, and all else is loaded. 0 means no classifier.
+        in_chans: The number of channels of the images; by default that of the weights, or 3.
+            Weights are not adapted to another number.
+        **arch: Arguments of the architecture's class, as `drop_rate`.
+
+    Returns:
+        The network.
+
+    Raises:
+        UsageError: A name or a tag is unknown, two arguments contradict each other, or the weights
+            have another number of channels.
+        IntegrityError: The file is damaged, or it is not one of exactly this network.
+        UnavailableError: The file cannot be read or downloaded.
+        TypeError: An argument is unknown or of a wrong type, or would make another architecture.
+
+    Example:
+        >>> model = pyramidzoo.create_model("resnet20", weights="digits").eval()
+        >>> logits = model(images)
     """
     if name in load_manifest().entries:
         architecture, tag = name.split(".", 1)
@@ -52,19 +77,24 @@ def create_model(
         raise TypeError(f"pretrained is True or False, not {pretrained!r}; weights= names weights")
     if weights is not None and pretrained:
         raise UsageError("weights= and pretrained=True are two ways to say one thing; give one of them")
+
     if weights is None and not pretrained:
         settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
         return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
+    arguments: Mapping[str, Any]
+    preprocessing: Preprocessing | None
     if isinstance(weights, Path) or (weights is not None and is_path(weights)):
-        content = read_weights(_checked_path(row, find_weights_file(expand_user_path(str(weights)))))
-        arguments, preprocessing = _described(row, content)
+        path = find_weights_file(expand_user_path(str(weights)))
+        _require_safetensors(row, path)
+        content = read_weights(path)
+        arguments, preprocessing = _read_description(row, content)
     else:
-        entry = _find(name, weights)
-        _channels(entry.preprocessing.input_size[0], in_chans)  # before anything is downloaded
+        entry = _find_entry(name, weights)
+        _require_channels(entry.preprocessing.input_size[0], in_chans)  # An error should not wait for the download.
         located = fetch(entry)
         content = read_weights(located.path, sha256=located.sha256)
-        arguments, preprocessing = dict(entry.arguments), entry.preprocessing
+        arguments, preprocessing = entry.arguments, entry.preprocessing
     return assemble(
         row,
         content,
@@ -86,12 +116,31 @@ def assemble(
     in_chans: int | None = None,
     arch: Mapping[str, Any] = MappingProxyType({}),
 ) -> ImageClassifier:
-    """The network of a row with a file's tensors; `arguments` are the weights' own, `arch` the caller's.
+    """Build a network and load it with the content of a weights file.
 
-    Its channels are those of `preprocessing`, or without it of the stem in the file. Raises as `create_model` does.
+    Args:
+        row: The architecture.
+        content: What `read_weights` returned.
+        arguments: The weights' own arguments of the architecture's class.
+        preprocessing: How images are prepared for the weights; None if that is not known. Then the
+            file's stem says how many channels images have.
+        num_classes: As in `create_model`.
+        in_chans: As in `create_model`.
+        arch: The caller's arguments of the architecture's class. They take precedence over
+            `arguments`.
+
+    Returns:
+        The network, on the CPU and in training mode.
+
+    Raises:
+        UsageError: The weights have another number of channels.
+        IntegrityError: The file is not one of exactly this network.
+        TypeError: An argument is unknown, or would make another architecture.
+        ValueError: An argument has a value that the class does not take.
     """
-    channels = _channels(_channels_in(row, content) if preprocessing is None else preprocessing.input_size[0], in_chans)
-    classes = _classes_in(row, content)
+    channels = _read_channels(row, content) if preprocessing is None else preprocessing.input_size[0]
+    _require_channels(channels, in_chans)
+    classes = _read_classes(row, content)
     keep_head = num_classes in (None, classes)
     try:
         with skip_initialisation():
@@ -100,7 +149,7 @@ def assemble(
         if arch or not arguments:
             raise
         raise IntegrityError(
-            f"{content.path}: its metadata do not describe a {row.name}: {error}; convert it anew"
+            f"{content.path}: its metadata do not describe a {row.name}: {error}; convert it again"
         ) from error
     load_weights(model, content, head="require" if keep_head else "drop")
     if not keep_head and num_classes:
@@ -110,22 +159,38 @@ def assemble(
 
 
 def list_weights(pattern: str = "*", *, dataset: str | None = None) -> list[str]:
-    """Ids of the weights that match a shell pattern, in the manifest's order."""
+    """List the ids of weights, in the manifest's order.
+
+    Args:
+        pattern: A shell pattern for ids, as "wrn*".
+        dataset: Only weights for this dataset; None for all.
+    """
     return [entry.id for entry in load_manifest().match(pattern) if dataset in (None, entry.dataset)]
 
 
 def get_weights(weights_id: str) -> WeightsEntry:
-    """Everything known about one set of weights. Raises UsageError, which names near matches."""
+    """Return everything that is known about one set of weights.
+
+    Args:
+        weights_id: The id, as "wrn_16_1.cifar10_ferles".
+
+    Raises:
+        UsageError: There are no such weights. The message names similar ids.
+    """
     return load_manifest().find(weights_id)
 
 
 @cache
 def constructors() -> dict[str, Callable[..., ImageClassifier]]:
-    """One function for every architecture: `wrn_28_10(weights="cifar10")` is `create_model("wrn_28_10", ...)`."""
-    return {row.name: _constructor(row) for row in architectures().values()}
+    """Return one function for each architecture, by its name.
+
+    `constructors()["wrn_28_10"](weights="cifar10")` does the same as `create_model("wrn_28_10",
+    weights="cifar10")`.
+    """
+    return {row.name: _make_constructor(row) for row in architectures().values()}
 
 
-def _constructor(row: Architecture) -> Callable[..., ImageClassifier]:
+def _make_constructor(row: Architecture) -> Callable[..., ImageClassifier]:
     def constructor(
         *,
         weights: str | Path | None = None,
@@ -149,7 +214,7 @@ def _constructor(row: Architecture) -> Callable[..., ImageClassifier]:
     return constructor
 
 
-def _find(name: str, weights: str | Path | None) -> WeightsEntry:
+def _find_entry(name: str, weights: str | Path | None) -> WeightsEntry:
     manifest = load_manifest()
     if isinstance(weights, str) and "." in weights:
         entry = manifest.find(weights)
@@ -159,41 +224,44 @@ def _find(name: str, weights: str | Path | None) -> WeightsEntry:
     return manifest.default_for(name, None if weights is None else str(weights))
 
 
-def _channels(theirs: int, in_chans: int | None) -> int:
-    """The weights' own number of input channels, which `in_chans` may repeat but not change."""
-    if in_chans not in (None, theirs):
+def _require_channels(channels: int, in_chans: int | None) -> None:
+    """Refuse `in_chans` if it is another number than that of the weights."""
+    if in_chans not in (None, channels):
         raise UsageError(
-            f"these weights read images of {theirs} channel{'s' if theirs > 1 else ''}, not in_chans={in_chans}, and a "
-            "stem is not adapted here: give such images, or start without weights"
+            f"these weights read images of {channels} channel{'s' if channels > 1 else ''}, not in_chans={in_chans}, "
+            "and a stem is not adapted here: give such images, or start without weights"
         )
-    return theirs
 
 
-def _checked_path(row: Architecture, path: Path) -> Path:
+def _require_safetensors(row: Architecture, path: Path) -> None:
     if path.suffix != ".safetensors" and path.is_file():
         raise UsageError(
             f"{path} is not a safetensors file; `pyramidzoo convert {path} --arch {row.name} --dataset ... "
             "--output ...` makes one"
         )
-    return path
 
 
-def _described(row: Architecture, content: Content) -> tuple[dict[str, Any], Preprocessing | None]:
-    """What a file says of itself; a file of another program (torchvision, timm) says nothing and may still fit."""
+def _read_description(row: Architecture, content: Content) -> tuple[Mapping[str, Any], Preprocessing | None]:
+    """The arguments and the preprocessing that a file describes; none for a file of another program.
+
+    A file of torchvision or timm has no description, but its tensors may fit.
+    """
     description = Description.of(content.path, content.metadata)
     if description is None:
         return {}, None
     if description.architecture != row.name:
         raise IntegrityError(f"{content.path} holds {description.architecture}, not {row.name}")
-    if description.num_classes != _classes_in(row, content):
+    classes = _read_classes(row, content)
+    if description.num_classes != classes:
         raise IntegrityError(
             f"{content.path} says that it tells {description.num_classes} classes apart, its classifier tells "
-            f"{_classes_in(row, content)}; convert it anew"
+            f"{classes}; convert it again"
         )
-    return dict(description.arguments), description.preprocessing
+    return description.arguments, description.preprocessing
 
 
-def _classes_in(row: Architecture, content: Content) -> int:
+def _read_classes(row: Architecture, content: Content) -> int:
+    """The number of classes, by the shape of the classifier."""
     name = f"{model_class(row).classifier_name}.weight"
     head = content.tensors.get(name)
     if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
@@ -201,6 +269,7 @@ def _classes_in(row: Architecture, content: Content) -> int:
     return head.shape[0]
 
 
-def _channels_in(row: Architecture, content: Content) -> int:
+def _read_channels(row: Architecture, content: Content) -> int:
+    """The number of channels, by the shape of the stem. A file with another stem does not fit whatever is returned."""
     stem = content.tensors.get(f"{model_class(row).stem_name}.weight")
     return stem.shape[1] if stem is not None and stem.dim() == 4 and 0 < stem.shape[1] < MAX_CLASSES else 3

@@ -64,7 +64,7 @@ def register_with_timm() -> None:
 
 
 def crop_fraction(resize: int, crop: int) -> float:
-    """timm's `crop_pct`, from which it computes `floor(crop / crop_pct)`: exactly `resize`, whatever is rounded."""
+    """Return timm's `crop_pct`, from which it computes `floor(crop / crop_pct)`: exactly `resize`, whatever is rounded."""
     fraction = crop / resize
     while math.floor(crop / fraction) < resize:
         fraction = math.nextafter(fraction, 0.0)

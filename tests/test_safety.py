@@ -337,7 +337,9 @@ def test_nothing_in_a_pickle_is_executed(kind: str, zipped: bool, protocol: int,
         in_zip(path, pickled)
     else:
         path.write_bytes(pickled)
-    with pytest.raises(pickle_reader.NotACheckpoint, match=r"it holds objects|its pickle is damaged, or holds more"):
+    with pytest.raises(
+        pickle_reader.NotACheckpointError, match=r"it holds objects|its pickle is damaged, or holds more"
+    ):
         pickle_reader.read(path, MIB)
     assert not marker.exists()
     assert "antigravity" not in sys.modules
@@ -426,7 +428,7 @@ def test_contents_that_are_made_to_harm(content: Callable[[], object], message: 
         in_zip(tmp_path / "in.pth", made)
     else:
         torch.save(made, tmp_path / "in.pth")
-    with pytest.raises(pickle_reader.NotACheckpoint, match=message) as caught:
+    with pytest.raises(pickle_reader.NotACheckpointError, match=message) as caught:
         pickle_reader.read(tmp_path / "in.pth", MIB)
     assert str(caught.value).isprintable()
 
@@ -440,7 +442,7 @@ def test_checksums_are_looked_at(tmp_path: Path) -> None:
     path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
     assert torch.load(path)["a"][1] != 1.5
     with pytest.raises(
-        pickle_reader.NotACheckpoint, match=r"its checksums say that it is damaged \(Bad CRC-32 for file"
+        pickle_reader.NotACheckpointError, match=r"its checksums say that it is damaged \(Bad CRC-32 for file"
     ):
         pickle_reader.read(path, MIB)
     torch.serialization.set_crc32_options(False)
@@ -449,7 +451,7 @@ def test_checksums_are_looked_at(tmp_path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(True)
     with pytest.raises(
-        pickle_reader.NotACheckpoint, match="where torch's set_crc32_options has turned them off, save it"
+        pickle_reader.NotACheckpointError, match="where torch's set_crc32_options has turned them off, save it"
     ):
         pickle_reader.read(path, MIB)
     path.write_bytes(good)

@@ -116,8 +116,8 @@ def _report_failure(kind: str, error: BaseException, *, own_size_limit: int) -> 
     elif kind != "start" and not is_system and not (kind == "write" and is_wrapped):
         kind = "file"
     first_line = (texts[0].strip().splitlines() or [""])[0]
-    # The reader raises NotACheckpoint with a reason that users understand without the error's name.
-    is_plain = type(error).__name__ == "NotACheckpoint"
+    # The reader raises NotACheckpointError with a reason that users understand without the error's name.
+    is_plain = type(error).__name__ == "NotACheckpointError"
     _print_json(kind=kind, error=first_line if is_plain else f"{type(error).__name__}: {first_line}")
     return 1
 

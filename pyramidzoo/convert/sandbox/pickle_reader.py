@@ -16,7 +16,7 @@ _LONGEST = 500  # characters of a tensor's path
 _CHUNK = 1 << 20  # bytes that are read at once
 
 
-class NotACheckpoint(Exception):
+class NotACheckpointError(Exception):
     """The file cannot be read. The reason is in our words, because torch advises to open the file unsafely."""
 
 
@@ -33,20 +33,22 @@ class _TensorCollector:
             self._add(value, path)
         elif isinstance(value, dict):
             if depth > _DEEPEST:
-                raise NotACheckpoint(f"dictionaries lie in each other more than {_DEEPEST} deep, or in themselves")
+                raise NotACheckpointError(f"dictionaries lie in each other more than {_DEEPEST} deep, or in themselves")
             for key, item in value.items():
                 self.collect(item, f"{path}.{key}" if path else str(key), depth + 1)
 
     def _add(self, tensor: torch.Tensor, path: str) -> None:
         if path in self.tensors:
-            raise NotACheckpoint(f"two tensors are called {path}")
+            raise NotACheckpointError(f"two tensors are called {path}")
         if len(path) > _LONGEST or not path.isprintable() or path == "__metadata__":
-            raise NotACheckpoint(f"it holds a tensor called {path[:60]!a}, as no network's is")
+            raise NotACheckpointError(f"it holds a tensor called {path[:60]!a}, as no network's is")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise NotACheckpoint(f"{path} is sparse, quantized or without values; no network here has such tensors")
+            raise NotACheckpointError(
+                f"{path} is sparse, quantized or without values; no network here has such tensors"
+            )
         self.allowed -= tensor.numel() * tensor.element_size()  # A view may repeat one value a million times.
         if self.allowed < 0:
-            raise NotACheckpoint("its tensors are many times larger than the file; it is damaged, or made to harm")
+            raise NotACheckpointError("its tensors are many times larger than the file; it is damaged, or made to harm")
         self.tensors[path] = tensor.detach().clone().contiguous()
 
 
@@ -61,7 +63,7 @@ def read(source: Path, allowed: int) -> dict[str, torch.Tensor]:
         The tensors by their path in the file, as "state_dict.conv1.weight".
 
     Raises:
-        NotACheckpoint: The file is damaged, or holds something else.
+        NotACheckpointError: The file is damaged, or holds something else.
         ValueError: This version of torch cannot open foreign files safely.
     """
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
@@ -71,12 +73,12 @@ def read(source: Path, allowed: int) -> dict[str, torch.Tensor]:
         with source.open("rb") as stream:  # Given a path, torch would go by its extension.
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise NotACheckpoint(_describe_failure(error, source)) from error
+        raise NotACheckpointError(_describe_failure(error, source)) from error
     _require_checksums(source)
     collector = _TensorCollector(allowed)
     collector.collect(content)
     if not collector.tensors:
-        raise NotACheckpoint("it holds no tensors; name the file with the weights")
+        raise NotACheckpointError("it holds no tensors; name the file with the weights")
     return collector.tensors
 
 
@@ -114,7 +116,7 @@ def _require_checksums(source: Path) -> None:
                     while stream.read(_CHUNK):  # zipfile compares the checksum at the end.
                         pass
     except Exception as error:
-        raise NotACheckpoint(
+        raise NotACheckpointError(
             f"its checksums say that it is damaged ({error}); download it again (where torch's set_crc32_options has "
             "turned them off, save it again with them)"
         ) from error
