@@ -1,7 +1,11 @@
-"""The zoo in timm: after `register_with_timm()`, `timm.create_model("pyramidzoo_resnet20", pretrained=True)`.
+"""The zoo's networks in timm's registry.
 
-Registered weights always come through the zoo's own loader, with its hashes and exact names, never through timm's
-download. What is named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) is timm's to load.
+After `register_with_timm()` users can write `timm.create_model("pyramidzoo_resnet20",
+pretrained=True)`.
+
+The zoo's own loader loads registered weights, and checks hashes and names; timm never downloads
+them. Weights that a user names in one of timm's ways (`hf-hub:`, `local-dir:`, `checkpoint_path`,
+an overlay) are loaded by timm.
 """
 
 from __future__ import annotations
@@ -34,22 +38,23 @@ from pyramidzoo.json_records import InvalidRecordError
 from pyramidzoo.models._interface import ImageClassifier
 
 PREFIX = "pyramidzoo_"
-_SCHEME = "pyramidzoo:"  # timm wants an address where there are weights; nothing but the zoo understands this one
+_SCHEME = "pyramidzoo:"  # timm needs a URL where there are weights. Only the zoo understands this one.
 
-# without weights any constants will do; these are of the training images themselves
+# Mean and standard deviation for networks without weights. Any would do; these are those of the
+# training images.
 _CONSTANTS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "imagenet1k": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-default_cfgs: dict[str, DefaultCfg] = {}  # where timm's `register_model` looks for them
+default_cfgs: dict[str, DefaultCfg] = {}  # timm's `register_model` looks for them under this name.
 
 
 def register_with_timm() -> None:
-    """Put every architecture of the table into timm's registry as `pyramidzoo_NAME`, its weights as tags.
+    """Put every architecture into timm's registry as `pyramidzoo_NAME`, with its weights as tags.
 
-    Only the table and the manifest are read: a family's code is imported when a network is made. Calling it again does
-    nothing.
+    Only the table of architectures and the manifest are read. The code of a family is imported when
+    a network is made. A second call does nothing.
     """
     by_architecture: dict[str, list[WeightsEntry]] = {}
     for entry in load_manifest().entries.values():
@@ -59,12 +64,16 @@ def register_with_timm() -> None:
         if is_model(name) and model_entrypoint(name).__module__ == __name__:
             continue
         default_cfgs[name] = _default_cfg(row, by_architecture.get(row.name, []))
-        globals()[name] = _entrypoint(row)  # an attribute of this module, as timm's own are of theirs
+        globals()[name] = _make_entrypoint(row)  # timm finds a function as an attribute of its module.
         register_model(globals()[name])
 
 
 def crop_fraction(resize: int, crop: int) -> float:
-    """Return timm's `crop_pct`, from which it computes `floor(crop / crop_pct)`: exactly `resize`, whatever is rounded."""
+    """Return timm's `crop_pct` for a size of images and a crop, both in pixels.
+
+    timm computes the size as `floor(crop / crop_pct)`. The result gives exactly `resize`, in spite
+    of rounding.
+    """
     fraction = crop / resize
     while math.floor(crop / fraction) < resize:
         fraction = math.nextafter(fraction, 0.0)
@@ -72,23 +81,27 @@ def crop_fraction(resize: int, crop: int) -> float:
 
 
 def _default_cfg(row: Architecture, entries: Sequence[WeightsEntry]) -> DefaultCfg:
-    """All tags of an architecture; without a default for its own data set, the untagged name has no weights."""
-    first = [entry for entry in entries if entry.default and entry.dataset == row.dataset]
-    cfgs = {entry.tag: cfg_of_weights(row, entry) for entry in [*first, *(e for e in entries if e not in first)]}
-    if not first:
+    """All tags of an architecture, the default weights for its own dataset first.
+
+    If there are no such weights, the name without a tag has none.
+    """
+    default = [entry for entry in entries if entry.default and entry.dataset == row.dataset]
+    others = [entry for entry in entries if entry not in default]
+    cfgs = {entry.tag: cfg_of_weights(row, entry) for entry in [*default, *others]}
+    if not default:
         cfgs = {"": _cfg_without_weights(row), **cfgs}
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=bool(entries))
 
 
 def cfg_of_weights(row: Architecture, entry: WeightsEntry) -> PretrainedCfg:
-    """What timm knows of registered weights: where they are, how images are prepared, whose they are."""
+    """Return what timm has to know of registered weights: the id, the preprocessing, the license and the origin."""
     return PretrainedCfg(
         url=_SCHEME + entry.id,
         num_classes=entry.num_classes,
         license=entry.license.weights,
         origin_url=entry.origin.url if entry.origin else entry.citation,
         **_data_config(entry.preprocessing),
-        **_described(row),
+        **_describe(row),
     )
 
 
@@ -97,11 +110,14 @@ def _cfg_without_weights(row: Architecture) -> PretrainedCfg:
     size = row.input_size
     large = Preprocessing((3, size, size), mean, std, resize=round(size / 0.875), crop=size, interpolation="bilinear")
     small = Preprocessing((3, size, size), mean, std)
-    return PretrainedCfg(num_classes=row.num_classes, **_data_config(large if size > 64 else small), **_described(row))
+    return PretrainedCfg(num_classes=row.num_classes, **_data_config(large if size > 64 else small), **_describe(row))
 
 
 def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What timm makes its evaluation transform of; resizing an image to the size it has changes nothing."""
+    """The fields from which timm makes its evaluation transform.
+
+    Without a `resize`, timm resizes an image to the size that it has, which changes nothing.
+    """
     channels, height, width = preprocessing.input_size
     config: dict[str, Any] = {
         "input_size": (channels, height, width),
@@ -116,12 +132,12 @@ def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
     return config
 
 
-def _described(row: Architecture) -> dict[str, Any]:
+def _describe(row: Architecture) -> dict[str, Any]:
     papers = tuple(f"arXiv:{number}" for number in re.findall(r"arXiv:(\d+\.\d+)", row.source))
     return {"description": row.description, "notes": (row.source,), "paper_ids": papers or None}
 
 
-def _entrypoint(row: Architecture) -> Callable[..., nn.Module]:
+def _make_entrypoint(row: Architecture) -> Callable[..., nn.Module]:
     def entrypoint(
         pretrained: bool = False,
         pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
@@ -129,17 +145,17 @@ def _entrypoint(row: Architecture) -> Callable[..., nn.Module]:
         cache_dir: object = None,
         **settings: Any,
     ) -> nn.Module:
-        cfg = _resolved(row, pretrained_cfg, pretrained_cfg_overlay)
-        return _built(row, cfg, pretrained=pretrained, cache_dir=cache_dir, settings=settings)
+        cfg = _resolve_cfg(row, pretrained_cfg, pretrained_cfg_overlay)
+        return _build_for_timm(row, cfg, pretrained=pretrained, cache_dir=cache_dir, settings=settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + row.name
     entrypoint.__doc__ = f"{row.description}.\n\nSource: {row.source}."
     return entrypoint
 
 
-def _resolved(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> PretrainedCfg:
-    """What timm makes of a tag, a dict or nothing, and of the user's changes to it."""
-    if cfg and isinstance(cfg, str):  # a data set alone means its default entry, as everywhere in the zoo
+def _resolve_cfg(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> PretrainedCfg:
+    """The configuration that timm makes of a tag, a dict or None, and of the user's changes to it."""
+    if cfg and isinstance(cfg, str):  # A dataset alone means its default weights, as everywhere in the zoo.
         cfg = load_manifest().default_for(row.name, cfg).tag
     resolved = resolve_pretrained_cfg(PREFIX + row.name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay)
     _require_plausible(row, resolved, overlay or {})
@@ -147,20 +163,20 @@ def _resolved(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> Pr
 
 
 def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[str, Any]) -> None:
-    """Refuse a normalization that cannot be meant: a published config's, or what the caller asked for."""
+    """Refuse a normalization that cannot be meant, whether a published configuration or the user asked for it."""
     try:
         require_plausible_normalization(cfg.mean, cfg.std)
     except InvalidRecordError as error:
-        if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
+        if cfg.source and not {"mean", "std"} & overlay.keys():  # timm has read it from there.
             where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
-            raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error
+            raise IntegrityError(f"the configuration of {where}: {error}; correct its config.json") from error
         raise UsageError(f"{PREFIX}{row.name}: {error}") from error
 
 
-def _built(
+def _build_for_timm(
     row: Architecture, cfg: PretrainedCfg, *, pretrained: bool, cache_dir: Any, settings: dict[str, Any]
 ) -> nn.Module:
-    """The network, loaded, with what timm expects of it, and inside timm's feature extractor where that is wanted."""
+    """Build and load the network, and add what timm expects of it: its attributes and its feature extractor."""
     num_classes = settings.pop("num_classes", cfg.num_classes)
     in_chans = settings.pop("in_chans", cfg.input_size[0])
     features = settings.pop("features_only", False)
@@ -169,17 +185,17 @@ def _built(
     if settings.pop("global_pool", "avg") != "avg":
         raise UsageError(f"{row.name} pools by averaging; forward_features gives the map before it")
 
-    ours = pretrained and _own_weights(cfg) is not None
+    ours = pretrained and _own_weights_id(cfg) is not None
     if ours and cache_dir is not None:
         raise UsageError("cache_dir is where timm keeps its downloads; PYRAMIDZOO_CACHE names the zoo's folder")
     model = create_model(
         row.name,
-        weights=_checked_weights(row, cfg, in_chans) if ours else None,
+        weights=_find_weights(row, cfg, in_chans) if ours else None,
         num_classes=0 if features else num_classes,
         in_chans=in_chans,
         **settings,
     )
-    cfg = fitted(cfg, model)
+    cfg = complete_cfg(cfg, model)
     if features:
         passing |= {"features_only": True, "feature_cfg": _feature_cfg(row, model, **wrapping)}
     return build_model_with_cfg(
@@ -194,8 +210,8 @@ def _built(
     )
 
 
-def fitted(cfg: PretrainedCfg, model: ImageClassifier) -> PretrainedCfg:
-    """With what depends on the network: the names of its ends, and the size of the last map."""
+def complete_cfg(cfg: PretrainedCfg, model: ImageClassifier) -> PretrainedCfg:
+    """Return a configuration with what depends on the network: the names of stem and head, and the last map's size."""
     reduction = model.feature_info[-1]["reduction"]
     return dataclasses.replace(
         cfg,
@@ -205,18 +221,18 @@ def fitted(cfg: PretrainedCfg, model: ImageClassifier) -> PretrainedCfg:
     )
 
 
-def _own_weights(cfg: PretrainedCfg) -> str | None:
-    """The id in the manifest; "" where there are no weights at all, None where the user has named others to timm."""
+def _own_weights_id(cfg: PretrainedCfg) -> str | None:
+    """The id of registered weights; "" if there are none, and None if the user has named others in timm's ways."""
     if cfg.source or cfg.state_dict or cfg.file or cfg.hf_hub_id:
         return None
     address = str(cfg.url or "")
     return address.removeprefix(_SCHEME) if address.startswith(_SCHEME) or not address else None
 
 
-def _checked_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> str:
-    """The id of the weights, which must exist and read that many channels."""
+def _find_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> str:
+    """The id of the weights, which must exist and read images of that many channels."""
     manifest = load_manifest()
-    entry = manifest.find(_own_weights(cfg) or manifest.default_for(row.name).id)
+    entry = manifest.find(_own_weights_id(cfg) or manifest.default_for(row.name).id)
     channels = entry.preprocessing.input_size[0]
     if in_chans != channels:
         raise UsageError(
@@ -233,7 +249,7 @@ def _feature_cfg(
     out_indices: int | Sequence[int] | None = None,
     feature_cls: str = "hook",
 ) -> dict[str, Any]:
-    """Arguments of timm's extractor: all stages by default, else those asked for, in the network's order."""
+    """Arguments of timm's feature extractor: the stages that the user asked for, by default all."""
     if feature_cls not in ("hook", "fx"):
         raise UsageError(
             f"feature_cls {feature_cls!r} would run a network's parts one by one and lose what is between them; "
