@@ -1,4 +1,4 @@
-"""Networks by name, with or without weights, and one constructor for each architecture."""
+"""Networks by name, with or without weights; the constructors that users call are made from the table of names."""
 
 from __future__ import annotations
 
@@ -31,41 +31,36 @@ def create_model(
     in_chans: int | None = None,
     **arch: Any,
 ) -> ImageClassifier:
-    """Make a network of the zoo, with random weights or with those of a file.
+    """Create a network of the zoo, with or without pretrained weights.
 
-    The network is on the CPU and in training mode. It turns images (N, in_chans, H, W) into logits
-    (N, num_classes).
-
-    Loaded tensors are float32, and a private memory map of their file. The file may be replaced or
-    deleted while the network is in use, but nothing may write into it, as `torch.save` to the same
-    path does.
+    The network is in training mode and on the CPU. It computes logits (N, num_classes) of images
+    (N, in_chans, H, W).
 
     Args:
-        name: The architecture's name, as "wrn_28_10".
-        weights: What to load: a tag ("cifar10", "cifar10_ferles"), an id
-            ("wrn_16_1.cifar10_ferles"), a safetensors file, or a folder with one. A dataset's name
-            alone means the default weights for that dataset.
-        pretrained: Whether to load the architecture's default weights. It excludes `weights`.
-        num_classes: The number of classes; by default that of the weights, or that of the
-            architecture. If it is not the weights' own number, the classifier is not loaded but
-            starts with random values, and all else is loaded. 0 means no classifier.
-        in_chans: The number of channels of the images; by default that of the weights, or 3.
-            Weights are not adapted to another number.
-        **arch: Arguments of the architecture's class, as `drop_rate`.
+        name: an architecture, such as "wrn_28_10".
+        weights: which weights to load: a tag ("cifar10", "cifar10_ferles"), an id
+            ("wrn_16_1.cifar10_ferles"), a safetensors file, or a folder that holds one.
+        pretrained: whether to load the architecture's default weights. Give this or `weights`.
+        num_classes: how many classes. The default is that of the weights; without weights it is that
+            of the architecture. With another number the classifier of the weights is left out, and
+            the network gets a new one.
+        in_chans: how many channels an image has. The default is that of the weights, else 3.
+        arch: more arguments of the architecture's class, such as `drop_rate`.
 
     Returns:
-        The network.
+        The network. Loaded tensors are float32, and a private memory map of the file. You may replace
+        or delete the file while the network is in use. Do not write into it (as `torch.save` to the
+        same path does).
 
     Raises:
-        UsageError: A name or a tag is unknown, two arguments contradict each other, or the weights
-            have another number of channels.
-        IntegrityError: The file is damaged, or it is not one of exactly this network.
-        UnavailableError: The file cannot be read or downloaded.
-        TypeError: An argument is unknown or of a wrong type, or would make another architecture.
+        UsageError: no architecture or tag has this name, or both `weights` and `pretrained` are given.
+        IntegrityError: the file does not hold exactly this network's tensors.
+        UnavailableError: the file cannot be had.
+        TypeError: the architecture has no such argument.
 
     Example:
-        >>> model = pyramidzoo.create_model("resnet20", weights="digits").eval()
-        >>> logits = model(images)
+        >>> model = create_model("resnet20_fattorib", weights="cifar10")
+        >>> model = create_model("wrn_28_10", num_classes=37, drop_rate=0.3)
     """
     if name in load_manifest().entries:
         architecture, tag = name.split(".", 1)
@@ -77,24 +72,19 @@ def create_model(
         raise TypeError(f"pretrained is True or False, not {pretrained!r}; weights= names weights")
     if weights is not None and pretrained:
         raise UsageError("weights= and pretrained=True are two ways to say one thing; give one of them")
-
     if weights is None and not pretrained:
         settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
         return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
-    arguments: Mapping[str, Any]
-    preprocessing: Preprocessing | None
     if isinstance(weights, Path) or (weights is not None and is_path(weights)):
-        path = find_weights_file(expand_user_path(str(weights)))
-        _require_safetensors(row, path)
-        content = read_weights(path)
+        content = read_weights(_check_suffix(row, find_weights_file(expand_user_path(str(weights)))))
         arguments, preprocessing = _read_description(row, content)
     else:
         entry = _find_entry(name, weights)
-        _require_channels(entry.preprocessing.input_size[0], in_chans)  # An error should not wait for the download.
+        _check_channels(entry.preprocessing.input_size[0], in_chans)  # before anything is downloaded
         located = fetch(entry)
         content = read_weights(located.path, sha256=located.sha256)
-        arguments, preprocessing = entry.arguments, entry.preprocessing
+        arguments, preprocessing = dict(entry.arguments), entry.preprocessing
     return assemble(
         row,
         content,
@@ -116,31 +106,30 @@ def assemble(
     in_chans: int | None = None,
     arch: Mapping[str, Any] = MappingProxyType({}),
 ) -> ImageClassifier:
-    """Build a network and load it with the content of a weights file.
+    """Build a network and give it the tensors of a file.
 
     Args:
-        row: The architecture.
-        content: What `read_weights` returned.
-        arguments: The weights' own arguments of the architecture's class.
-        preprocessing: How images are prepared for the weights; None if that is not known. Then the
-            file's stem says how many channels images have.
-        num_classes: As in `create_model`.
-        in_chans: As in `create_model`.
-        arch: The caller's arguments of the architecture's class. They take precedence over
-            `arguments`.
+        row: the architecture.
+        content: what the file holds.
+        arguments: arguments of the architecture's class that the weights were made with.
+        preprocessing: that of the weights. Its number of channels is the network's. If it is unknown,
+            the stem in the file tells the number.
+        num_classes: how many classes; None for those of the file.
+        in_chans: how many channels; None for those of the weights.
+        arch: arguments that the caller adds.
 
     Returns:
-        The network, on the CPU and in training mode.
+        The network, in training mode and on the CPU.
 
     Raises:
-        UsageError: The weights have another number of channels.
-        IntegrityError: The file is not one of exactly this network.
-        TypeError: An argument is unknown, or would make another architecture.
-        ValueError: An argument has a value that the class does not take.
+        UsageError: `in_chans` is not what the weights read.
+        IntegrityError: the file does not hold exactly this network's tensors.
+        TypeError: the architecture has no such argument.
     """
-    channels = _read_channels(row, content) if preprocessing is None else preprocessing.input_size[0]
-    _require_channels(channels, in_chans)
-    classes = _read_classes(row, content)
+    channels = _check_channels(
+        _count_check_channels(row, content) if preprocessing is None else preprocessing.input_size[0], in_chans
+    )
+    classes = _count_classes(row, content)
     keep_head = num_classes in (None, classes)
     try:
         with skip_initialisation():
@@ -149,7 +138,7 @@ def assemble(
         if arch or not arguments:
             raise
         raise IntegrityError(
-            f"{content.path}: its metadata do not describe a {row.name}: {error}; convert it again"
+            f"{content.path}: its metadata do not describe a {row.name}: {error}; convert it anew"
         ) from error
     load_weights(model, content, head="require" if keep_head else "drop")
     if not keep_head and num_classes:
@@ -159,33 +148,38 @@ def assemble(
 
 
 def list_weights(pattern: str = "*", *, dataset: str | None = None) -> list[str]:
-    """List the ids of weights, in the manifest's order.
+    """List the ids of weights, in the order of the manifest.
 
     Args:
-        pattern: A shell pattern for ids, as "wrn*".
-        dataset: Only weights for this dataset; None for all.
+        pattern: a shell pattern for the id or the architecture, such as "wrn_*".
+        dataset: only weights that were trained on this dataset.
+
+    Returns:
+        The ids, such as "wrn_16_1.cifar10_ferles".
     """
     return [entry.id for entry in load_manifest().match(pattern) if dataset in (None, entry.dataset)]
 
 
 def get_weights(weights_id: str) -> WeightsEntry:
-    """Return everything that is known about one set of weights.
+    """Return everything that the manifest knows about one set of weights.
 
     Args:
-        weights_id: The id, as "wrn_16_1.cifar10_ferles".
+        weights_id: its id, or `architecture.dataset` for the default weights of a dataset.
+
+    Returns:
+        The entry of the manifest.
 
     Raises:
-        UsageError: There are no such weights. The message names similar ids.
+        UsageError: no weights have this id. The message has the most similar ids.
     """
     return load_manifest().find(weights_id)
 
 
 @cache
 def constructors() -> dict[str, Callable[..., ImageClassifier]]:
-    """Return one function for each architecture, by its name.
+    """Return a function for each architecture, by name.
 
-    `constructors()["wrn_28_10"](weights="cifar10")` does the same as `create_model("wrn_28_10",
-    weights="cifar10")`.
+    `wrn_28_10(weights="cifar10")` does the same as `create_model("wrn_28_10", weights="cifar10")`.
     """
     return {row.name: _make_constructor(row) for row in architectures().values()}
 
@@ -224,44 +218,44 @@ def _find_entry(name: str, weights: str | Path | None) -> WeightsEntry:
     return manifest.default_for(name, None if weights is None else str(weights))
 
 
-def _require_channels(channels: int, in_chans: int | None) -> None:
-    """Refuse `in_chans` if it is another number than that of the weights."""
+def _check_channels(channels: int, in_chans: int | None) -> int:
+    """Return the number of channels that the weights read. `in_chans` may repeat it but not change it."""
     if in_chans not in (None, channels):
         raise UsageError(
-            f"these weights read images of {channels} channel{'s' if channels > 1 else ''}, not in_chans={in_chans}, "
-            "and a stem is not adapted here: give such images, or start without weights"
+            f"these weights read images of {channels} channel{'s' if channels > 1 else ''}, not in_chans={in_chans}. "
+            "create_model does not change the stem of pretrained weights: give such images, or start without weights"
         )
+    return channels
 
 
-def _require_safetensors(row: Architecture, path: Path) -> None:
+def _check_suffix(row: Architecture, path: Path) -> Path:
     if path.suffix != ".safetensors" and path.is_file():
         raise UsageError(
             f"{path} is not a safetensors file; `pyramidzoo convert {path} --arch {row.name} --dataset ... "
             "--output ...` makes one"
         )
+    return path
 
 
-def _read_description(row: Architecture, content: Content) -> tuple[Mapping[str, Any], Preprocessing | None]:
-    """The arguments and the preprocessing that a file describes; none for a file of another program.
+def _read_description(row: Architecture, content: Content) -> tuple[dict[str, Any], Preprocessing | None]:
+    """Read the arguments and the preprocessing that a file names in its metadata.
 
-    A file of torchvision or timm has no description, but its tensors may fit.
+    A file that another program wrote (torchvision, timm) names neither. Its tensors may still fit.
     """
     description = Description.of(content.path, content.metadata)
     if description is None:
         return {}, None
     if description.architecture != row.name:
         raise IntegrityError(f"{content.path} holds {description.architecture}, not {row.name}")
-    classes = _read_classes(row, content)
-    if description.num_classes != classes:
+    if description.num_classes != _count_classes(row, content):
         raise IntegrityError(
             f"{content.path} says that it tells {description.num_classes} classes apart, its classifier tells "
-            f"{classes}; convert it again"
+            f"{_count_classes(row, content)}; convert it anew"
         )
-    return description.arguments, description.preprocessing
+    return dict(description.arguments), description.preprocessing
 
 
-def _read_classes(row: Architecture, content: Content) -> int:
-    """The number of classes, by the shape of the classifier."""
+def _count_classes(row: Architecture, content: Content) -> int:
     name = f"{model_class(row).classifier_name}.weight"
     head = content.tensors.get(name)
     if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
@@ -269,7 +263,6 @@ def _read_classes(row: Architecture, content: Content) -> int:
     return head.shape[0]
 
 
-def _read_channels(row: Architecture, content: Content) -> int:
-    """The number of channels, by the shape of the stem. A file with another stem does not fit whatever is returned."""
+def _count_check_channels(row: Architecture, content: Content) -> int:
     stem = content.tensors.get(f"{model_class(row).stem_name}.weight")
     return stem.shape[1] if stem is not None and stem.dim() == 4 and 0 < stem.shape[1] < MAX_CLASSES else 3

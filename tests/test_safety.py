@@ -337,9 +337,7 @@ def test_nothing_in_a_pickle_is_executed(kind: str, zipped: bool, protocol: int,
         in_zip(path, pickled)
     else:
         path.write_bytes(pickled)
-    with pytest.raises(
-        pickle_reader.NotACheckpointError, match=r"it holds objects|its pickle is damaged, or holds more"
-    ):
+    with pytest.raises(pickle_reader.NotACheckpointError, match=r"it holds objects|its pickle is damaged"):
         pickle_reader.read(path, MIB)
     assert not marker.exists()
     assert "antigravity" not in sys.modules

@@ -9,7 +9,7 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES, get_timm_name
 from pyramidzoo.models._interface import ImageClassifier
-from pyramidzoo.timm_adapter import PREFIX, cfg_of_weights, complete_cfg
+from pyramidzoo.timm_adapter import PREFIX, complete_cfg, make_weights_cfg
 
 
 def find_timm_name(entry: WeightsEntry) -> str | None:
@@ -31,7 +31,7 @@ def make_timm_config(entry: WeightsEntry, model: ImageClassifier, timm_name: str
     Returns:
         What timm reads, and a `pyramidzoo` object with what pyramidzoo knows.
     """
-    cfg = complete_cfg(cfg_of_weights(get_architecture(entry.architecture), entry), model)
+    cfg = complete_cfg(make_weights_cfg(get_architecture(entry.architecture), entry), model)
     if timm_name and timm_name.startswith("vgg"):
         # timm turns the hidden linear layers of a VGG's head into convolutions when it loads them.
         cfg = dataclasses.replace(cfg, classifier="head.fc")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyramidzoo.weights.progress import SharedProgressBar
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """The download of this thread was cancelled."""
 
 
@@ -68,7 +68,7 @@ def raise_if_cancelled() -> None:
     """
     event = get_context().cancel_event
     if event and event.is_set():
-        raise Cancelled
+        raise CancelledError
 
 
 def sleep_unless_cancelled(seconds: float) -> None:
@@ -81,4 +81,4 @@ def sleep_unless_cancelled(seconds: float) -> None:
     if event is None:
         time.sleep(seconds)
     elif event.wait(seconds):
-        raise Cancelled
+        raise CancelledError

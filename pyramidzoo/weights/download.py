@@ -15,7 +15,7 @@ from pyramidzoo.checkpoints.archives import MAX_BYTES
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.weights._session import http_library, watched_session
 from pyramidzoo.weights.cache import cannot_write
-from pyramidzoo.weights.context import Cancelled, get_context, sleep_unless_cancelled
+from pyramidzoo.weights.context import CancelledError, get_context, sleep_unless_cancelled
 from pyramidzoo.weights.hub_errors import (
     OFFLINE,
     explain_hub_error,
@@ -61,7 +61,7 @@ def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
                     tqdm_class=progress.bar_class() if progress else None,
                 )
             return Path(path)
-        except (UnavailableError, Cancelled):
+        except (UnavailableError, CancelledError):
             raise
         except Exception as raised:  # the client has many error classes of its own, and those of its HTTP library
             error = original_error(raised)
