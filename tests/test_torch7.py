@@ -176,34 +176,34 @@ def test_other_graphs_of_the_same_shapes_are_refused() -> None:
 
 
 def test_what_has_no_place() -> None:
-    class_name = networks.Builder(empty)
-    class_name.channels = 64
+    builder = networks.Builder(empty)
+    builder.channels = 64
     for layer, message in (
         (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, which has parameters"),
-        (lua.Lua("nn.Sequential").add(norm_with(class_name, eps=1e-3)), "before1.1 is a BN with eps 0.001, not 1e-05"),
-        (conv_with(class_name, padH=0, padW=0), "before1.1 is not a square convolution that keeps the map's size"),
-        (nested(class_name), "a ConcatTable within another one"),
+        (lua.Lua("nn.Sequential").add(norm_with(builder, eps=1e-3)), "before1.1 is a BN with eps 0.001, not 1e-05"),
+        (conv_with(builder, padH=0, padW=0), "before1.1 is not a square convolution that keeps the map's size"),
+        (nested(builder), "a ConcatTable within another one"),
     ):
         with pytest.raises(ValueError, match=message):
             walked(layer)
-    biased = conv_with(class_name, bias=np.ones(64, np.float32))
+    biased = conv_with(builder, bias=np.ones(64, np.float32))
     assert "before1.1.conv.bias" in walked(biased)  # which no network here has
 
 
-def norm_with(class_name: networks.Builder, **fields: Any) -> lua.Lua:
-    norm = class_name.norm(64)
+def norm_with(builder: networks.Builder, **fields: Any) -> lua.Lua:
+    norm = builder.norm(64)
     norm.fields |= fields
     return norm
 
 
-def conv_with(class_name: networks.Builder, **fields: Any) -> lua.Lua:
-    conv = class_name.conv(64, 64, 3)
+def conv_with(builder: networks.Builder, **fields: Any) -> lua.Lua:
+    conv = builder.conv(64, 64, 3)
     conv.fields |= fields
     return conv
 
 
-def nested(class_name: networks.Builder) -> lua.Lua:
-    unit = networks.sequential(lua.Lua("nn.ConcatTable").add(class_name.conv(64, 64, 3), lua.Lua("nn.Identity")))
+def nested(builder: networks.Builder) -> lua.Lua:
+    unit = networks.sequential(lua.Lua("nn.ConcatTable").add(builder.conv(64, 64, 3), lua.Lua("nn.Identity")))
     return lua.Lua("nn.ConcatTable").add(unit, lua.Lua("nn.Identity"))
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +17,7 @@ from torch import Tensor
 from pyramidzoo.checkpoints.tensor_hash import content_sha256
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 from pyramidzoo.files import replacing
-from pyramidzoo.json_records import InvalidRecordError
+from pyramidzoo.json_records import reject_duplicate_keys
 
 _SEAL = "content_sha256"  # the metadata key of a sealed file
 _LONGEST_HEADER = 16 << 20  # bytes. The longest header of a network here has 0.6 MB; safetensors accepts 100 MB.
@@ -148,21 +147,12 @@ def check_header(path: Path) -> None:
     with _open_bytes(path) as stream:
         length = _read_header_length(stream, path)
         try:
-            header = json.loads(stream.read(length).decode(), object_pairs_hook=_reject_duplicate_keys)
+            header = json.loads(stream.read(length).decode(), object_pairs_hook=reject_duplicate_keys)
         except (ValueError, RecursionError) as error:
             raise _not_safetensors(path, f"its header: {error}") from error
     for name in header if isinstance(header, dict) else ():
         if len(name) > _LONGEST_NAME or not name.isprintable():
             raise _not_safetensors(path, f"it holds a tensor called {name[:60]!a}, as no network's is")
-
-
-def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = max(counts, key=counts.__getitem__)
-        raise InvalidRecordError(f"{twice[:60]!a} stands twice")
-    return content
 
 
 def _sort_metadata(path: Path) -> None:

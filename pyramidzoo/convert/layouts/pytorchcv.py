@@ -8,11 +8,12 @@
 
 pytorchcv calls a block "unit". Some of its names, each with the zoo's name of the same network:
 
-    resnet20_cifar10 resnet20_b            preresnet20_cifar10 preresnet20_rawid
-    resnet164bn_cifar10 resnet164 preresnet164bn_cifar10 preresnet164_s3 densenet40_k12_cifar10
-    densenet_c_40_k12 wrn28_10_cifar10 wrn_28_10 resnet50 resnet50_s1                   resnet50b
-    resnet50                       resnetbc26b resnet26_bottleneck bn_vgg16 vgg16_bn_nobias
-    bn_vgg16b vgg16_bn                       wrn50_2 wide_resnet50_2
+    resnet20_cifar10        resnet20_b             densenet40_k12_cifar10  densenet_c_40_k12
+    resnet164bn_cifar10     resnet164              wrn28_10_cifar10        wrn_28_10
+    resnet50                resnet50_s1            preresnet20_cifar10     preresnet20_rawid
+    resnet50b               resnet50               preresnet164bn_cifar10  preresnet164_s3
+    resnetbc26b             resnet26_bottleneck    bn_vgg16                vgg16_bn_nobias
+    wrn50_2                 wide_resnet50_2        bn_vgg16b               vgg16_bn
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def _kind(kind: str, is_strided: bool) -> str:
 
 LAYOUT = Layout(
     name="torch7",
-    repository="facebookarchive/fb.resnet.torch and what was made with it",
+    repository="facebookarchive/fb.resnet.torch, and projects that are built on it",
     supports=_supports,
     foreign_name=_foreign_name,
     preprocessing={"imagenet1k": IMAGENET_224_BICUBIC},
