@@ -257,7 +257,7 @@ class Commands:
         assert result.row["sha256"] == file_hash(path)
         assert self.run("verify", network.id).code == 0
         model = pyramidzoo.create_model(network.architecture, weights=network.id)
-        assert torch.equal(model.fc.weight, make_state(network.architecture)["fc.weight"])
+        assert torch.equal(model.get_parameter("fc.weight"), make_state(network.architecture)["fc.weight"])
         assert_no_lock_held(self.folder)
         return result
 

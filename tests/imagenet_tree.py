@@ -21,7 +21,7 @@ def make_picture(width: int, height: int, seed: int, *, noise: int = 24) -> NDAr
 
 def encode(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, form, **options)  # type: ignore[arg-type]
+    image.save(stream, form, **options)
     return stream.getvalue()
 
 

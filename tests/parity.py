@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytest
 import reference_graphs as reference
@@ -21,6 +21,7 @@ Forward = Callable[[Tensor], Tensor]
 Tensors = dict[str, Tensor]
 Counterpart = Callable[[nn.Module], tuple[Forward, Tensors]]
 Mode = Literal["eval", "train", "single"]
+Network = TypeVar("Network", bound=nn.Module)
 MODES: tuple[Mode, ...] = ("eval", "train", "single")
 
 # Rounding in doubles (1e-16 an operation) came to 1e-11 at most; the rest is room for other orders of summation.
@@ -85,12 +86,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def randomise(model: nn.Module) -> nn.Module:
+def randomise(model: Network) -> Network:
     """The model with batch norms and biases that change what passes through them."""
     for module in reversed(list(model.modules())):  # parts before the whole
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.5)
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             module.num_batches_tracked.fill_(7)
@@ -99,6 +102,7 @@ def randomise(model: nn.Module) -> nn.Module:
         elif isinstance(module, SqueezeExcitation):
             # where it squeezes to a single channel, the ReLU on that one must let something through
             nn.init.normal_(module.fc1.weight, std=0.3 * module.fc1.in_channels**-0.5)
+            assert module.fc1.bias is not None
             nn.init.normal_(module.fc1.bias, mean=2.0, std=0.5)
     return model
 

@@ -147,7 +147,7 @@ def assert_hub_is_enough(manifest_file: Path, ids: Sequence[str], capsys: pytest
     loading.forget_verified()
     for weights_id in ids:
         weights_file = fetch(load_manifest().find(weights_id))
-        assert (weights_file.place, weights_file.sha256) == ("hub", weights[weights_id]["hub"]["sha256"])
+        assert (weights_file.source, weights_file.sha256) == ("hub", weights[weights_id]["hub"]["sha256"])
     capsys.readouterr()
     cli.main(["evaluate", *ids, "--format", "json"])
     output = capsys.readouterr()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -258,6 +259,7 @@ def _mean_of_2x2(x: Tensor) -> Tensor:
     def window_sums(values: Tensor) -> Tensor:
         height, width = values.shape[2:]
         values = F.pad(values, (0, 1, 0, 1))
-        return sum(values[:, :, i : i + height : 2, j : j + width : 2] for i in (0, 1) for j in (0, 1))
+        windows = (values[:, :, i : i + height : 2, j : j + width : 2] for i in (0, 1) for j in (0, 1))
+        return cast("Tensor", sum(windows))
 
     return window_sums(x) / window_sums(torch.ones_like(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from reference_graphs import Layers
@@ -138,4 +138,4 @@ def _mean_of_whole_2x2(x: Tensor) -> Tensor:
     """Mean over each 2x2 window; an odd border is left out."""
     height, width = (side // 2 * 2 for side in x.shape[2:])
     x = x[:, :, :height, :width]
-    return sum(x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+    return cast("Tensor", sum(x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1))) / 4

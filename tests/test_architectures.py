@@ -45,7 +45,8 @@ def test_counts_are_exact(key: str) -> None:
         return  # a peer's own class was counted, nothing more
     assert model.num_features == expected["feature_dim"]
     if expected["unit_widths"]:
-        assert list(model.block_widths) == expected["unit_widths"]
+        widths: Any = model.block_widths
+        assert list(widths) == expected["unit_widths"]
     size = expected["input_size"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, expected["arguments"].get("in_chans", 3), size, size, device="meta"))

@@ -187,9 +187,10 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(name: str) -> No
     assert len(features) == len(saving.feature_info)
     for (key, a), (_, b) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
         assert a.grad is not None
+        assert b.grad is not None
         assert torch.equal(a.grad, b.grad), key
-    for (key, a), (_, b) in zip(plain.named_buffers(), saving.named_buffers(), strict=True):
-        assert torch.equal(a, b), key
+    for (key, buffer), (_, other) in zip(plain.named_buffers(), saving.named_buffers(), strict=True):
+        assert torch.equal(buffer, other), key
 
 
 @every
@@ -279,7 +280,7 @@ def test_channels_last_changes_rounding_only(name: str) -> None:
         expected = exact(images.double())
         for dtype in (torch.float64, torch.float32):
             limit = OTHER_ORDER * rounding_error(exact, images.double(), dtype)
-            network = copy.deepcopy(model).to(dtype=dtype, memory_format=torch.channels_last)
+            network = copy.deepcopy(model).to(dtype).to(memory_format=torch.channels_last)
             y = network(images.to(dtype=dtype, memory_format=torch.channels_last))
             assert error(y, expected) <= limit, dtype
     images = images.contiguous(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -249,7 +250,8 @@ def test_layout_and_architecture_may_be_left_out(tmp_path: Path) -> None:
     source = saved(tmp_path / "in.pth", "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
     output = tmp_path / "out.safetensors"
     wanted = converted(source, output, "ferles").read_bytes()
-    for given in ({}, {"layout": "ferles"}, {"architecture": "wrn_16_1"}):
+    enough: list[dict[str, Any]] = [{}, {"layout": "ferles"}, {"architecture": "wrn_16_1"}]
+    for given in enough:
         result = convert_file(source, output, dataset="cifar10", num_classes=10, **given)
         assert result.path.read_bytes() == wanted
     with pytest.raises(IntegrityError, match=r"not a checkpoint of akamaster; it looks like a ferles .* of wrn_16_1"):
@@ -273,7 +275,8 @@ def test_what_a_file_cannot_tell(tmp_path: Path) -> None:
     torch.save(random_state("resnet18", num_classes=1000), source)
     output = tmp_path / "out.safetensors"
     assert recognise(source) == [("timm", "resnet18"), ("torchvision", "resnet18")]
-    for given in ({}, {"architecture": "resnet18"}, {"layout": "torchvision"}):
+    enough: list[dict[str, Any]] = [{}, {"architecture": "resnet18"}, {"layout": "torchvision"}]
+    for given in enough:
         result = convert_file(source, output, dataset="imagenet1k", num_classes=1000, **given)
         assert (result.description.layout, result.description.architecture) == ("torchvision", "resnet18")
     result = convert_file(
@@ -490,7 +493,8 @@ def test_content_hash_sees_names_shapes_and_values_but_no_counters() -> None:
 def test_tensors_that_are_known_from_another_data_set(origins: Path, tmp_path: Path) -> None:
     """A published CIFAR-10 network is not taken for one of SVHN, whose images have the same size and ten classes."""
     source, output = origins / "akamaster/resnet20-12fca82f.th", tmp_path / "out.safetensors"
-    given = {"dataset": "svhn", "num_classes": 10, "preprocessing": get_layout("akamaster").preprocessing["cifar10"]}
+    preprocessing = get_layout("akamaster").preprocessing["cifar10"]
+    given: dict[str, Any] = {"dataset": "svhn", "num_classes": 10, "preprocessing": preprocessing}
     with pytest.raises(
         UsageError, match=r"tensors of resnet20\.cifar10_akamaster, .* on cifar10, not on svhn; .*--force"
     ):
@@ -512,7 +516,7 @@ def test_tensors_that_are_known_from_several_data_sets(tmp_path: Path, monkeypat
         name: dataclasses.replace(template, id=name, dataset=dataset, tensors_sha256=content)
         for name, dataset in [("wrn_16_1.cifar10_ferles", "cifar10"), ("wrn_16_1.svhn_ferles", "svhn")]
     }
-    given = {"num_classes": 10, "preprocessing": template.preprocessing}
+    given: dict[str, Any] = {"num_classes": 10, "preprocessing": template.preprocessing}
     monkeypatch.setattr(conversion, "load_manifest", lambda: Manifest(entries))
     for dataset in ("cifar10", "svhn"):
         assert convert_file(source, output, dataset=dataset, **given).description.dataset == dataset

@@ -142,7 +142,7 @@ def test_bundled_files_tell_how_they_were_made(weights_id: str) -> None:
 def test_altered_bundled_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     entry = load_manifest().find("wrn_16_1.digits_zoo")
     copy = tmp_path / "copy.safetensors"
-    shutil.copyfile(package_path(entry.bundled.path), copy)  # type: ignore[union-attr]
+    shutil.copyfile(package_path(entry.bundled.path), copy)
     content = bytearray(copy.read_bytes())
     content[-1] ^= 1
     copy.write_bytes(content)

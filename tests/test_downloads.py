@@ -637,7 +637,7 @@ def test_a_folder_stands_for_the_file_in_it(folder: Path, commands: Commands) ->
     expected = pyramidzoo.create_model("wrn_16_1", weights=DIGITS)
     for name in ("./folder", folder, str(folder), "folder/", "./folder/model.safetensors"):
         model = pyramidzoo.create_model("wrn_16_1", weights=name)
-        assert torch.equal(model.fc.weight, expected.fc.weight)
+        assert torch.equal(model.get_parameter("fc.weight"), expected.get_parameter("fc.weight"))
         assert model.preprocessing == expected.preprocessing
     row = commands.run("fetch", "./folder").row
     assert row == {"weights": "folder", "from": "file", "path": "folder/model.safetensors", "sha256": sha256}
@@ -697,7 +697,7 @@ def test_a_name_without_a_slash_is_never_a_folder(
         shutil.copyfile(bundled_file(), tmp_path / name / "model.safetensors")
     for name in ("cifar10", network.id):
         model = pyramidzoo.create_model("wrn_16_1", weights=name)
-        assert torch.equal(model.fc.weight, make_state("wrn_16_1")["fc.weight"])
+        assert torch.equal(model.get_parameter("fc.weight"), make_state("wrn_16_1")["fc.weight"])
     assert commands.fetch(network).source == "cache"
     assert commands.run("fetch", "./cifar10").source == "file"
     assert commands.run("fetch", "cifar10").code == 2
@@ -766,7 +766,7 @@ def test_a_manifest_that_extends_the_zoos_own(lab_network: PublishedNetwork, com
     assert merged.default_for("wrn_16_1", "cifar10_ferles").id == "wrn_16_1.cifar10_ferles"
     assert not merged.find("wrn_16_1.cifar10_ferles").default
     model = pyramidzoo.create_model("wrn_16_1", pretrained=True)
-    assert torch.equal(model.fc.weight, make_state("wrn_16_1")["fc.weight"])
+    assert torch.equal(model.get_parameter("fc.weight"), make_state("wrn_16_1")["fc.weight"])
     assert commands.run("fetch", DIGITS).source == "bundled"
 
 

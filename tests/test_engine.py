@@ -9,7 +9,7 @@ import json
 import operator
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -349,14 +349,15 @@ def test_the_next_weights_are_loaded_ahead() -> None:
         return position
 
     with ModelPrefetcher(load, 4) as prefetcher:
-        assert prefetcher.load_next() == 0
+        load_next: Callable[[], Any] = prefetcher.load_next
+        assert load_next() == 0
         assert second_started.wait(10)
         time.sleep(0.05)
         assert started == [0, 1]
-        assert prefetcher.load_next() == 1
+        assert load_next() == 1
         with pytest.raises(IntegrityError, match="damaged"):
-            prefetcher.load_next()
-        assert prefetcher.load_next() == 3
+            load_next()
+        assert load_next() == 3
     assert started == [0, 1, 2, 3]
 
 
@@ -449,11 +450,12 @@ def test_sums_in_place_change_no_bit(name: str, options: dict[str, Any]) -> None
     if engine_.settings.precision == "bf16":
         textbook = textbook.bfloat16()
     if engine_.settings.channels_last:
-        textbook, images = (x.to(memory_format=torch.channels_last) for x in (textbook, images))
+        textbook = textbook.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
     input_images = images.clone()
     with engine_.running(prepared, 3) as compute:
         logits = compute(input_images)
-        assert torch.equal(logits, textbook(images.to(textbook.conv1.weight.dtype)).float())
+        assert torch.equal(logits, textbook(images.to(textbook.get_parameter("conv1.weight").dtype)).float())
     assert torch.equal(input_images, images), "the input must not be overwritten"
     assert logits.isfinite().all()
 

@@ -429,13 +429,13 @@ class FetchProcesses:
     network: PublishedNetwork
     folder: Path
     starter: ProcessStarter
-    env: dict[str, str]
+    env: dict[str, Any]
 
-    def start(self, **env: str) -> RunningCommand:
+    def start(self, **env: Any) -> RunningCommand:
         """Start `fetch` in a new process."""
         return self.starter.start("fetch", self.network.id, **self.env, **env)
 
-    def fetch(self, *options: str, **env: str) -> CommandResult:
+    def fetch(self, *options: str, **env: Any) -> CommandResult:
         """Run `fetch` in a new process, and wait for its end."""
         return self.starter.run("fetch", *options, self.network.id, **self.env, **env)
 
@@ -501,7 +501,11 @@ def test_the_files_of_several_killed_processes_are_deleted(processes: FetchProce
         network.take_at_least(5)
         downloads = network.count_downloads()
         process = processes.start()
-        wait_until(lambda downloads=downloads: network.count_downloads() > downloads)
+
+        def has_begun(downloads: int = downloads) -> bool:
+            return network.count_downloads() > downloads
+
+        wait_until(has_begun)
         time.sleep(hundredths / 100)
         process.send_signal(signal.SIGKILL)
         assert process.wait().code == -signal.SIGKILL
@@ -676,7 +680,7 @@ def test_a_cache_that_cannot_be_written(processes: FetchProcesses) -> None:
     """The caches are on a read-only file system. If this user may not mount one, no file may be larger than 1 MiB."""
     network, folder = processes.network, processes.folder
     cached_network = publish_network(network.server, network.source, "wrn_16_1")
-    env = make_child_variables(network.server, folder, network, cached_network)
+    env: dict[str, Any] = make_child_variables(network.server, folder, network, cached_network)
     row = processes.starter.run("fetch", cached_network.id, **env).row
     files_before = list_files(folder)
     caches = [folder / name for name in ("cache", "hub", "home")]

@@ -66,7 +66,8 @@ def chosen(kind: str, count: int, seed: int) -> Iterator[Mutant]:
 
 def peak() -> tuple[int, int]:
     """Most memory that this process, and a child of it, have ever had, in bytes."""
-    return tuple(1024 * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, childrens = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return 1024 * own, 1024 * childrens
 
 
 def require_refused(ran: Ran, path: Path) -> None:

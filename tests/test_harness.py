@@ -199,7 +199,8 @@ def test_what_is_not_strict_is_recorded(target: EvaluationTarget, small_set: Ima
 
 def test_the_arithmetic_of_the_process_is_restored(target: EvaluationTarget, small_set: ImageSet) -> None:
     settings_during_forward = []
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
     before = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.benchmark)
     model_type = type(create_model("wrn_16_1"))
     forward = model_type.forward

@@ -83,6 +83,7 @@ def test_backward_hooks_work_on_every_layer(name: str) -> None:
     assert [key for key, gradient in gradients.items() if not gradient.abs().max() > 0] == []
     for (key, a), (_, b) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
         assert a.grad is not None
+        assert b.grad is not None
         assert torch.equal(a.grad, b.grad), key
 
 

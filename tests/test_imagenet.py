@@ -637,7 +637,7 @@ def test_weights_that_want_other_images(few: tuple[EvaluationTarget, EncodedSet]
         {"resize": 31},
         {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)},
     ):
-        other = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, **change))  # type: ignore[arg-type]
+        other = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, **change))
         with pytest.raises(UsageError, match="images of imagenet1k are resized and then cropped to a square"):
             evaluate(other, images, ComputeSettings(CPU, 30))
     odd = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, interpolation="magic"))
@@ -729,7 +729,9 @@ def test_processes_that_are_spawned_get_what_they_need(known: Known) -> None:
         images = open_split("imagenet1k", None, place)
         assert isinstance(images, EncodedSet)
         crops = _DecodedSpans(images.encoded, Decoder(SMALL, tensor_resize=False))
-        assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crops[0, 2])
+        crop = crops[0, 2]
+        assert isinstance(crop, torch.Tensor)
+        assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crop)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes of a session in the kernel's table")

@@ -12,6 +12,7 @@ import pickle
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,7 +205,7 @@ def test_the_constant_channel_replaces_every_leading_bn() -> None:
     model = random_model("pyramidnet110_a48")
     optimized = optimize(model, form=("fold_bn", "constant_channel"))
     assert count(optimized, nn.BatchNorm2d) == 1
-    trunk = {}
+    trunk: dict[str, Tensor] = {}
     optimized.network.get_submodule("layer3.0.conv1").register_forward_pre_hook(
         lambda _, inputs: trunk.update(x=inputs[0])
     )
@@ -513,7 +514,7 @@ def _normed(model: nn.Module) -> None:
 
 
 def _without_statistics(model: nn.Module) -> None:
-    norm = model.get_submodule("bn1")
+    norm: Any = model.get_submodule("bn1")
     norm.running_mean = norm.running_var = None
 
 
@@ -548,7 +549,7 @@ def test_requests_that_are_wrong() -> None:
             optimize(model, form=form)
     for other in (nn.Linear(1, 1), optimized):
         with pytest.raises(UsageError, match="is not a network of"):
-            optimize(other)
+            optimize(other)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"torch\.int8 is not a dtype"):
         optimize(model, dtype=torch.int8)
     with pytest.raises(UsageError, match="is for inference"):

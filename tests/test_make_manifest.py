@@ -22,7 +22,7 @@ from pyramidzoo.catalog.manifest import manifest_path
 from pyramidzoo.models import build, skip_initialisation
 from tools import make_manifest as tool
 
-FACTS: list[dict[str, Any]] = json.loads(tool.FACTS.read_text(encoding="utf-8"))
+FACTS: list[tool.Fact] = json.loads(tool.FACTS.read_text(encoding="utf-8"))
 COMMITTED: dict[str, Any] = json.loads(manifest_path().read_text(encoding="utf-8"))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 from publishing import IGNORE_CLIENT_WARNING
 
@@ -37,6 +37,8 @@ def card(lab_entry: WeightsEntry, tmp_path: Path) -> ModelCard:
 
 def test_the_metadata(card: ModelCard) -> None:
     data = card.data
+    assert isinstance(data, ModelCardData)
+    assert data.eval_results is not None
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "pyramidzoo", "image-classification")
     assert data.datasets == ["uoft-cs/cifar10"]
     top1, top5 = data.eval_results

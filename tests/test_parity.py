@@ -7,6 +7,7 @@ every map that a stage halves is odd.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import reference_graphs as reference
@@ -74,7 +75,7 @@ FIRST, OTHERS = (True, False, False), (False, True, True)
 BASIC, BOTTLENECK = twice(16, 32, 64), twice(64, 128, 256)
 
 
-def ablation(**arguments: object) -> Row:
+def ablation(**arguments: Any) -> Row:
     """hysts' switches, by our names and the literal function's; an odd number of pixels too."""
     ours = {"shared_stages" if name == "shared" else name: value for name, value in arguments.items()}
     return Row(lambda: CifarPreResNet(depth=14, **ours), literal(reference.preresnet, n=2, **arguments), 17)

@@ -66,8 +66,8 @@ def literals() -> Iterator[tuple[str, Counterpart]]:
     yield "wrn_40_4", literal(reference.wide_resnet, n=6, width=4)
     for alpha in (48, 84):
         yield f"pyramidnet164_a{alpha}", pyramid(18, reference.additive_widths(16, alpha, 54))
-    for name, alpha in (("4p75", 4.75), ("8", 8), ("27", 27)):
-        widths = reference.multiplicative_widths(16, alpha, 54)
+    for name, growth in (("4p75", 4.75), ("8", 8), ("27", 27)):
+        widths = reference.multiplicative_widths(16, growth, 54)
         yield f"pyramidnet110_mul_a{name}", pyramid(18, widths, bottleneck=False)
     for depth, alpha, n in ((164, 270, 18), (272, 200, 30)):
         widths = reference.additive_widths(16, alpha, 3 * n)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import reference_plain as plain
@@ -18,10 +20,9 @@ RULES = [" ".join(rules) for rules in product(("shake", "even"), ("shake", "even
 
 
 def network(variant: str, rules: str = "shake shake image", *, depth: int = 14, width: int = 8) -> CifarShakeShake:
-    forward, backward, level = rules.split()
-    return CifarShakeShake(
-        depth=depth, width=width, variant=variant, forward_rule=forward, backward_rule=backward, level=level
-    )
+    names = ("forward_rule", "backward_rule", "level")
+    arguments: dict[str, Any] = {"variant": variant, **dict(zip(names, rules.split(), strict=True))}
+    return CifarShakeShake(depth=depth, width=width, **arguments)
 
 
 PCV = pcv(CIFARShakeShakeResNet, twice(8, 16, 32), 16, bottleneck=False)
@@ -47,7 +48,7 @@ ROWS = {
 }
 for rules in RULES:
     ROWS[f"{rules.replace(' ', '_')}-literal"] = Row(
-        lambda rules=rules: network("gastaldi", rules),
+        partial(network, "gastaldi", rules),
         literal(plain.shake_gastaldi, n=2, width=8, rules=rules),
         8,
         ("train",),
@@ -96,6 +97,7 @@ def run_block(rules: str, y1: Tensor, y2: Tensor, x: Tensor, *, training: bool =
     x = x.clone().requires_grad_()
     output = block(x)
     output.sum().backward()
+    assert x.grad is not None
     return output.detach(), block.branch1.value.grad, block.branch2.value.grad, x.grad
 
 

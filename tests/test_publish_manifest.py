@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import random_state
 from hub_server import HubServer
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from publishing import (
     BUNDLED_ID,
     IGNORE_CLIENT_WARNING,
@@ -171,4 +171,6 @@ def test_records_become_results_of_the_entry(
     assert [after["results"][0][name] for name in fields] == [before["results"][0][name] for name in fields]
     assert after["tensors_sha256"] == before["tensors_sha256"]
     card = ModelCard(hub.files(REPOSITORY)[CARD].decode())
+    assert isinstance(card.data, ModelCardData)
+    assert card.data.eval_results is not None
     assert card.data.eval_results[0].metric_args["correct"] == before["results"][0]["top1_correct"]

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from hub_server import HubServer
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 from publishing import (
     BUNDLED_ID,
@@ -120,6 +120,7 @@ def test_timm_loads_its_own_networks_without_pyramidzoo(
             torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
         assert logits.std() > 0.01
         card = ModelCard(hub.files(f"lab/{name}.imagenet1k_lab")[CARD].decode())
+        assert isinstance(card.data, ModelCardData)
         assert card.data.library_name == "timm"
         assert "import pyramidzoo" in card.text
         assert "register_with_timm" not in card.text

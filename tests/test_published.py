@@ -259,7 +259,7 @@ def test_a_pinned_file_of_the_hub(
     assert cache.read_sidecar(entry) == {}
     monkeypatch.setattr(factory, "load_manifest", lambda: Manifest({ID: entry}))
     model = pyramidzoo.create_model("wrn_16_1", weights=ID)
-    assert torch.equal(model.fc.weight, state["fc.weight"])
+    assert torch.equal(model.get_parameter("fc.weight"), state["fc.weight"])
 
 
 def test_an_altered_file_in_the_hubs_cache_is_refused_until_fetched_anew(content: bytes, commit: str) -> None:

@@ -36,8 +36,8 @@ pytestmark = pytest.mark.contract
 
 NAMES = list(architectures())
 # the first of each class of graphs, and of each family, whose first ones are small
-REPRESENTATIVES = list({row.class_name: row.name for row in reversed(architectures().values())}.values())
-FAMILIES = list({row.family: row.name for row in reversed(architectures().values())}.values())
+REPRESENTATIVES = list({row.class_name: row.name for row in reversed(list(architectures().values()))}.values())
+FAMILIES = list({row.family: row.name for row in reversed(list(architectures().values()))}.values())
 DIGITS = f"{PREFIX}wrn_16_1.digits_zoo"  # comes with the package: one channel, ten classes
 
 register_with_timm()
@@ -70,7 +70,7 @@ def test_every_architecture_is_registered_once() -> None:
     assert sorted(timm.list_models(f"{PREFIX}*", pretrained=True)) == sorted(
         PREFIX + e for e in load_manifest().entries
     )
-    assert all(PREFIX + name in timm_adapter.__all__ and timm.is_model(PREFIX + name) for name in NAMES)
+    assert all(PREFIX + name in vars(timm_adapter)["__all__"] and timm.is_model(PREFIX + name) for name in NAMES)
     with pytest.raises(RuntimeError, match="Unknown model"):
         timm.create_model(f"{PREFIX}nonsense")
 

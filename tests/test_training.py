@@ -121,7 +121,7 @@ class EarlierTraining:
 
     def run_epoch(self) -> None:
         self.model.train()
-        rate, total, wrong = round(self.schedule.get_last_lr()[0], 8), 0.0, 0
+        rate, total, wrong = round(float(self.schedule.get_last_lr()[0]), 8), 0.0, 0
         for pixels, labels in self.batches():
             logits = self.model(self.normalize(pixels))
             loss = F.cross_entropy(logits, labels)

@@ -78,7 +78,7 @@ def update(
             assert parameter.grad is not None
             gradient = parameter.grad + decay * parameter
             momenta[name] = 0.9 * momenta[name] + gradient if name in momenta else gradient.clone()
-            parameter -= rate * (gradient + 0.9 * momenta[name] if nesterov else momenta[name])
+            parameter.sub_(rate * (gradient + 0.9 * momenta[name] if nesterov else momenta[name]))
 
 
 def normalized(image: Tensor, recipe: Recipe) -> Tensor:
@@ -133,7 +133,7 @@ def multistep(epoch: int, step: int) -> float:
     return 0.2 * 0.1 ** ((epoch - 1 >= 2) + (epoch - 1 >= 4))
 
 
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], Callable[[int, int], float], str]] = {
     "hysts_mnist_cutout12": ({"cutout": 4}, cosine, "preresnet20"),
     "hysts_mnist_mixup05": ({}, cosine, "preresnet20"),
     "hysts_ablation": ({"milestones": (2, 4)}, multistep, "preresnet20"),
