@@ -36,6 +36,7 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.every_network
 @pytest.mark.parametrize("key", EXPECTED)
 def test_counts_are_exact(key: str) -> None:
     expected = EXPECTED[key]

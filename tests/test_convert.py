@@ -417,6 +417,7 @@ class Bomb:
         return os.mkdir, (os.environ["BOMB"],)  # type: ignore[return-value]
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize(
     ("kind", "message"),
     [

@@ -31,6 +31,7 @@ FEW, MANY = 200, 1000  # images
 TRAINED = {"resnet20", "wrn_16_1"}  # on the digits, in the package
 
 pytestmark = [
+    pytest.mark.exporters,
     # the exporter by TorchScript says that it is the old one, and calls functions that say the same of themselves
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The feature will be removed. Please remove usage:DeprecationWarning"),

@@ -27,6 +27,8 @@ from pyramidzoo.models.pyramidnet import CifarPyramidNet
 from pyramidzoo.models.resnet import CifarBottleneckResNet, CifarResNet
 from pyramidzoo.models.wide_resnet import WideResNet
 
+pytestmark = pytest.mark.every_network
+
 
 class ThreeStages(nn.Module):
     """A CIFAR ResNet of another package's blocks; torchvision's and timm's own start from 64 channels and 7x7."""

@@ -5,6 +5,7 @@ Two blocks a stage are its first one and one like all others. At 33 pixels every
 
 from __future__ import annotations
 
+import pytest
 import reference_graphs as reference
 import timm.models.resnet
 import torchvision.models.resnet
@@ -17,6 +18,8 @@ from pyramidzoo.models.preresnet import ImagePreResNet
 from pyramidzoo.models.pyramidnet import ImagePyramidNet
 from pyramidzoo.models.resnet import ImageResNet
 from pyramidzoo.models.wide_resnet import ImageWideResNet
+
+pytestmark = pytest.mark.every_network
 
 PAIRS = [2, 2, 2, 2]
 BASIC, BOTTLENECK = twice(64, 128, 256, 512), twice(256, 512, 1024, 2048)

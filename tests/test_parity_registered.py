@@ -23,6 +23,8 @@ from pytorchcv.models.wrn_cifar import CIFARWRN
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 
+pytestmark = pytest.mark.every_network
+
 FIRST = (True, False, False)
 VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from pyramidzoo.models.shake_shake import CifarShakeShake
 
+pytestmark = pytest.mark.every_network
+
 # forward, backward, level
 RULES = [" ".join(rules) for rules in product(("shake", "even"), ("shake", "even", "keep"), ("image", "batch"))]
 

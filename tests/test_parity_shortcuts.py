@@ -21,6 +21,8 @@ from pyramidzoo.models.preresnet import CifarBottleneckPreResNet, CifarPreResNet
 from pyramidzoo.models.pyramidnet import CifarPyramidNet, ImagePyramidNet, block_widths
 from pyramidzoo.models.resnet import CifarResNet
 
+pytestmark = pytest.mark.every_network
+
 
 def add_into_slices(model: nn.Module) -> fx.GraphModule:
     """The network, in its own mode and with its own tensors, with shortcuts that are added into slices in place."""

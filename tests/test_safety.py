@@ -39,6 +39,8 @@ from pyramidzoo.convert.sandbox import child, parent, pickle_reader, torch7_read
 from pyramidzoo.convert.sandbox.parent import Limits, Outcome, run_in_sandbox
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
+pytestmark = pytest.mark.sandbox
+
 MIB = 1 << 20
 SMALL = Limits(memory=256 * MIB, tensors=MIB, output=MIB, work=0, clock=30)
 
