@@ -1,4 +1,4 @@
-"""torch.hub entry points: one for every architecture of pyramidzoo, `pretrained=` and `weights=` included.
+"""Entry points of torch.hub: one for every architecture, with the arguments of `pyramidzoo.create_model`.
 
 >>> torch.hub.load("path/to/checkout", "resnet20_fattorib", source="local", pretrained=True)
 """

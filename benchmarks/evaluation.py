@@ -1,12 +1,12 @@
-"""What the harness costs: a whole `evaluate` against a bare loop over the same images with the same network.
+"""Measure what the evaluation harness costs: a whole `evaluate` against a bare loop with the same network and images.
 
     python benchmarks/evaluation.py [--rounds 7]
 
-The bare loop normalises 10,000 uint8 images batch by batch, forwards them and counts; it has its network already.
-`evaluate` loads and hashes the weights too, keeps all logits, reduces and judges them, and with `output` writes the
-prediction files and reads them back. Weights and images are random: neither changes the work. The data path, without a
-network, runs on one thread. All of them keep freed memory (environment.keep_memory, as the command does); memory.py has
-what that is worth.
+The bare loop has its network already. It normalizes 10,000 uint8 images batch by batch, computes the logits and
+counts. `evaluate` also loads and hashes the weights, keeps all logits, reduces and judges them. With `output` it also
+writes the prediction files and reads them back. Weights and images are random; that does not change the work. The data
+path, without a network, runs on one thread. All of them keep freed memory (environment.keep_memory), as the command
+does; memory.py measures what that is worth.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ import torch
 from timing import compare_runs, time_in_turns, write_results
 
 from pyramidzoo import create_model
-from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data.datasets import ImageSet, ReaderOptions
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
+from pyramidzoo.data._splits import ImageSet, ReaderOptions
 from pyramidzoo.data.transforms import Normalize
-from pyramidzoo.evaluation.engine import ComputeSettings
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.environment import keep_memory
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 
 IMAGES, BATCH = 10_000, 128
 PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
-def random_images() -> ImageSet:
+def make_images() -> ImageSet:
+    """Make random images, the same in every call."""
     torch.manual_seed(0)
     return ImageSet(
         name="cifar10",
@@ -45,8 +47,9 @@ def random_images() -> ImageSet:
     )
 
 
-def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    images = random_images()
+def measure_evaluation(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Time a bare loop and `evaluate`, which must count the same."""
+    images = make_images()
     description = Description(
         architecture=architecture,
         arguments={},
@@ -63,30 +66,35 @@ def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any
     settings = ComputeSettings(torch.device("cpu"), BATCH)
 
     @torch.inference_mode()
-    def bare() -> int:
+    def run_bare_loop() -> int:
         correct = 0
         for start in range(0, IMAGES, BATCH):
             batch = images.images[start : start + BATCH].float().div(255).sub(mean).div(std)
             correct += int((model(batch).argmax(1) == images.labels[start : start + BATCH]).sum())
         return correct
 
-    def in_memory() -> int:
+    def run_evaluate() -> int:
         return evaluate(EvaluationTarget.of_file(path), images, settings).top1_correct
 
-    def kept() -> int:
+    def run_evaluate_with_output() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as output:
             return evaluate(EvaluationTarget.of_file(path), images, settings, output=Path(output)).top1_correct
 
-    assert bare() == in_memory() == kept()
-    runs = time_in_turns({"bare loop": bare, "evaluate": in_memory, "evaluate, output kept": kept}, rounds=rounds)
+    variants = {
+        "bare loop": run_bare_loop,
+        "evaluate": run_evaluate,
+        "evaluate, output kept": run_evaluate_with_output,
+    }
+    assert len({run() for run in variants.values()}) == 1
+    runs = time_in_turns(variants, rounds=rounds)
     return [{"subject": architecture, **row} for row in compare_runs(runs, "bare loop")]
 
 
-def data_path(rounds: int) -> list[dict[str, Any]]:
-    """Everything but the network, on one thread: batches on the device, normalised; torchvision's way beside it."""
+def measure_data_path(rounds: int) -> list[dict[str, Any]]:
+    """Time the normalized batches without a network, on one thread, against torchvision's transforms."""
     from torchvision import transforms
 
-    images = random_images()
+    images = make_images()
     normalize = Normalize(PREPROCESSING)
     theirs = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize(PREPROCESSING.mean, PREPROCESSING.std)],
@@ -94,12 +102,12 @@ def data_path(rounds: int) -> list[dict[str, Any]]:
     pillow = [transforms.functional.to_pil_image(image) for image in images.images]
     spans = [(start, min(start + BATCH, IMAGES)) for start in range(0, IMAGES, BATCH)]
 
-    def ours() -> torch.Tensor:
+    def make_batches() -> torch.Tensor:
         for batch in images.batches(spans, PREPROCESSING, torch.device("cpu"), ReaderOptions()):
             last = normalize(batch)
         return last
 
-    def one_by_one() -> torch.Tensor:
+    def make_images_one_by_one() -> torch.Tensor:
         for start, stop in spans:
             last = torch.stack([theirs(image) for image in pillow[start:stop]])
         return last
@@ -107,8 +115,10 @@ def data_path(rounds: int) -> list[dict[str, Any]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert torch.equal(ours(), one_by_one())
-        runs = time_in_turns({"torchvision, image by image": one_by_one, "whole batches": ours}, rounds=rounds)
+        assert torch.equal(make_batches(), make_images_one_by_one())
+        runs = time_in_turns(
+            {"torchvision, image by image": make_images_one_by_one, "whole batches": make_batches}, rounds=rounds
+        )
     finally:
         torch.set_num_threads(threads)
     rows = compare_runs(runs, "torchvision, image by image")
@@ -116,13 +126,14 @@ def data_path(rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     keep_memory()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for name in ("resnet20", "wrn_16_2") for row in measured(name, Path(folder), rounds)]
-    write_results("evaluation", rows + data_path(rounds))
+        rows = [row for name in ("resnet20", "wrn_16_2") for row in measure_evaluation(name, Path(folder), rounds)]
+    write_results("evaluation", rows + measure_data_path(rounds))
 
 
 if __name__ == "__main__":

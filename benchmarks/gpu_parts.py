@@ -24,14 +24,19 @@ from pyramidzoo.bench.measure import BenchmarkSettings, measure_target
 from pyramidzoo.bench.peaks import Peaks
 from pyramidzoo.bench.targets import BenchmarkTarget, random_calibrated_model
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
-from pyramidzoo.data.datasets import ImageSet, default_data_dir, open_split
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
-from pyramidzoo.evaluation.harness import evaluate, plan
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.published_tables import load_published_tables
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
+from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.data.datasets import default_data_dir, open_split
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
+from pyramidzoo.evaluation.evaluate import evaluate
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load_model
+from pyramidzoo.evaluation.planning import plan
 from pyramidzoo.evaluation.records import Record
-from pyramidzoo.evaluation.tables import published
 from pyramidzoo.evaluation.workers import Worker, evaluate_all
 from pyramidzoo.models import build
 
@@ -192,9 +197,9 @@ def list_graphs() -> list[str]:
     They are the additive PyramidNets of their authors' tables, and hysts' networks that are not PyramidNets, except
     those for which the zoo has hysts' graph under another name.
     """
-    rows = [row for row in published()["targets"] if row["dataset"] in ("cifar10", "cifar100")]
-    pyramidnets = {row["architecture"] for row in rows if row["table"] in ("P1", "P2")}
-    hysts = {row["architecture"] for row in rows if row["table"] == "H1"}
+    rows = [row for row in load_published_tables()["targets"] if row["dataset"] in ("cifar10", "cifar100")]
+    pyramidnets = {str(row["architecture"]) for row in rows if row["table"] in ("P1", "P2")}
+    hysts = {str(row["architecture"]) for row in rows if row["table"] == "H1"}
     hysts = {name for name in hysts if f"{name}_hysts" not in hysts and not name.startswith("pyramidnet")}
     return sorted(name for name in pyramidnets | hysts if "_mul_" not in name)
 
@@ -229,7 +234,7 @@ def run_table(results: Results, options: argparse.Namespace, way: str, seconds: 
 
         def load_network(position: int) -> LoadedModel:
             began = time.perf_counter()
-            loaded = load(EvaluationTarget.of_file(files[position]), split)
+            loaded = load_model(EvaluationTarget.of_file(files[position]), split)
             loading[names[position]] = round(time.perf_counter() - began, 3)
             return loaded
 

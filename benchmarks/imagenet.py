@@ -1,11 +1,11 @@
-"""What reading large images costs: the loader of `evaluate` against a bare decode loop, and its faster resizing.
+"""Measure what reading large images costs: the loader of `evaluate` against a bare loop, and its faster resizing.
 
     python benchmarks/imagenet.py [--rounds 7] [--images 800] [--workers 2]
 
-The images are generated, 500x375 pixels as most of ImageNet's, with noise that makes them about as large (100 kB). The
-bare loop reads, decodes, resizes and crops each with the same Pillow operations and keeps nothing. The loader gives
-uint8 batches of 64, from this process alone and from as many others as asked, which it starts and ends too. `tensor
-resize` is compared in pixels as well, and by the predictions of a network with random weights.
+The images are generated. They have 500x375 pixels, as most of ImageNet's, and noise that makes their files about as
+large (100 kB). The bare loop reads, decodes, resizes and crops each image with the same Pillow operations, and keeps
+nothing. The loader makes uint8 batches of 64, in this process or in others, which it also starts and ends. `tensor
+resize` is also compared in its pixels, and in the predictions of a network with random weights.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from timing import compare_runs, time_in_turns, write_results
 from torchvision import transforms
 
 from pyramidzoo import create_model
-from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.data.datasets import ReaderOptions, Split, open_split
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.data._splits import ReaderOptions, Split
+from pyramidzoo.data.datasets import open_split
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.evaluation.environment import keep_memory
 
@@ -33,8 +34,8 @@ BATCH = 64
 CPU = torch.device("cpu")
 
 
-def generate(folder: Path, images: int) -> None:
-    """A tree of that many JPEG files, half of them upright."""
+def write_images(folder: Path, images: int) -> None:
+    """Write so many JPEG files, half of them upright, in the folders of ImageNet."""
     dice = np.random.default_rng(0)
     for number in range(images):
         size = (500, 375) if number % 2 else (375, 500)
@@ -48,13 +49,15 @@ def generate(folder: Path, images: int) -> None:
         (place / f"{number:08d}.JPEG").write_bytes(stream.getvalue())
 
 
-def batches(images: Split, preprocessing: Preprocessing, reading: ReaderOptions) -> list[torch.Tensor]:
+def read_batches(images: Split, preprocessing: Preprocessing, reading: ReaderOptions) -> list[torch.Tensor]:
+    """Read all images."""
     spans = [(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
-    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading)) as found:
-        return list(found)
+    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading)) as batches:
+        return list(batches)
 
 
-def measured(folder: Path, interpolation: str, rounds: int, workers: int) -> list[dict[str, Any]]:
+def measure_reading(folder: Path, interpolation: str, rounds: int, workers: int) -> list[dict[str, Any]]:
+    """Time the bare loop and the loader, and compare the pixels and predictions of the faster resizing."""
     images = open_split("imagenet1k", None, folder)
     constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     preprocessing = Preprocessing((3, 224, 224), *constants, resize=256, crop=224, interpolation=interpolation)
@@ -62,30 +65,32 @@ def measured(folder: Path, interpolation: str, rounds: int, workers: int) -> lis
     resize = transforms.Resize(256, transforms.InterpolationMode(interpolation))
     crop = transforms.CenterCrop(224)
 
-    def bare() -> None:
+    def run_bare_loop() -> None:
         for path in paths:
             with path.open("rb") as stream:
                 np.asarray(crop(resize(Image.open(stream).convert("RGB"))))
 
     variants = {
-        "bare loop": bare,
-        "loader, -j 0": lambda: batches(images, preprocessing, ReaderOptions()),
-        f"loader, -j {workers}": lambda: batches(images, preprocessing, ReaderOptions(workers)),
-        "loader, -j 0, tensor resize": lambda: batches(images, preprocessing, ReaderOptions(0, True)),
-        f"loader, -j {workers}, tensor resize": lambda: batches(images, preprocessing, ReaderOptions(workers, True)),
+        "bare loop": run_bare_loop,
+        "loader, -j 0": lambda: read_batches(images, preprocessing, ReaderOptions()),
+        f"loader, -j {workers}": lambda: read_batches(images, preprocessing, ReaderOptions(workers)),
+        "loader, -j 0, tensor resize": lambda: read_batches(images, preprocessing, ReaderOptions(0, True)),
+        f"loader, -j {workers}, tensor resize": lambda: read_batches(
+            images, preprocessing, ReaderOptions(workers, True)
+        ),
     }
     rows = compare_runs(time_in_turns(variants, rounds=rounds), "bare loop")
-    pixels = [torch.cat(batches(images, preprocessing, ReaderOptions(0, tensor))) for tensor in (False, True)]
+    pixels = [torch.cat(read_batches(images, preprocessing, ReaderOptions(0, tensor))) for tensor in (False, True)]
     off = (pixels[0].int() - pixels[1].int()).abs()
     torch.manual_seed(0)
     model, normalize = create_model("resnet18").eval(), Normalize(preprocessing)
     with torch.inference_mode():
-        found = [torch.cat([model(normalize(part)) for part in torch.split(of, BATCH)]) for of in pixels]
-    moved = int((found[0].argmax(1) != found[1].argmax(1)).sum())
+        logits = [torch.cat([model(normalize(part)) for part in torch.split(of, BATCH)]) for of in pixels]
+    changed = int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
     difference = {
         "largest difference": int(off.max()),
         "mean difference": round(off.double().mean().item(), 5),
-        "moved predictions": moved,
+        "moved predictions": changed,
         "images": len(images),
     }
     print(f"{interpolation}, tensor resize: {difference}")
@@ -101,6 +106,7 @@ def measured(folder: Path, interpolation: str, rounds: int, workers: int) -> lis
 
 
 def main() -> None:
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=800)
@@ -109,11 +115,11 @@ def main() -> None:
     keep_memory()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder), args.images)
+        write_images(Path(folder), args.images)
         rows = [
             row
             for interpolation in ("bilinear", "bicubic")
-            for row in measured(Path(folder), interpolation, args.rounds, args.workers)
+            for row in measure_reading(Path(folder), interpolation, args.rounds, args.workers)
         ]
     write_results("imagenet", rows)
 

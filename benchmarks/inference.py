@@ -56,7 +56,7 @@ def change_form(form: OptimizedClassifier, changed: str) -> list[str]:
 
 def build_changed_forms(plain: Any, form: OptimizedClassifier) -> dict[str, nn.Module]:
     """Rewrite the network without each pass of a form, and with each other pass that finds something to do."""
-    dtype = form._like.dtype
+    dtype = form._dtype_marker.dtype
     forms: dict[str, nn.Module] = {}
     for name in PASSES:
         try:

@@ -1,9 +1,9 @@
-"""`create_model(name, weights=PATH)` against building an initialised network and loading the file into it.
+"""Time `create_model(name, weights=PATH)` against building an initialized network and loading the file into it.
 
     python benchmarks/loading.py [--rounds 11]
 
-The files are in the page cache and were seen before in this process, so their values are not looked at again: what
-is compared is the time of a second load.
+The files are in the page cache, and this process has loaded them before. So their values are not checked again: it is
+the time of a second load.
 """
 
 from __future__ import annotations
@@ -23,30 +23,35 @@ from pyramidzoo import create_model
 NETWORKS = ("wrn_28_10", "pyramidnet110_a270", "pyramidnet272_a200")
 
 
-def measured(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+def measure_loading(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Time both ways to load a network, which must give the same tensors."""
     path = folder / f"{architecture}.safetensors"
     save_file(create_model(architecture).state_dict(), path)
 
-    def usual() -> nn.Module:
+    def initialize_and_load() -> nn.Module:
         model = create_model(architecture)
         model.load_state_dict(load_file(path))
         return model
 
-    def ours() -> nn.Module:
+    def load_directly() -> nn.Module:
         return create_model(architecture, weights=path)
 
-    for (name, a), b in zip(usual().state_dict().items(), ours().state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        initialize_and_load().state_dict().items(), load_directly().state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b), name
-    runs = time_in_turns({"initialise, then load": usual, "create_model(weights=PATH)": ours}, rounds=rounds)
+    variants = {"initialise, then load": initialize_and_load, "create_model(weights=PATH)": load_directly}
+    runs = time_in_turns(variants, rounds=rounds)
     return [{"subject": architecture, **row} for row in compare_runs(runs, "initialise, then load")]
 
 
 def main() -> None:
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for name in NETWORKS for row in measured(name, Path(folder), rounds)]
+        rows = [row for name in NETWORKS for row in measure_loading(name, Path(folder), rounds)]
     write_results("loading", rows)
 
 

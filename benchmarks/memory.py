@@ -1,4 +1,4 @@
-"""What keeping freed memory is worth: a bare loop over random images, in processes that give it back or keep it.
+"""Measure what it is worth to keep freed memory: a bare loop, in processes that keep it or return it to the system.
 
 python benchmarks/memory.py [--rounds 7]
 """
@@ -11,7 +11,7 @@ import sys
 
 from timing import compare_runs, write_results
 
-# seconds of the second pass, minor page faults in it, peak memory in MiB
+# Prints the seconds of the second pass, the minor page faults in it, and the peak memory in MiB.
 PROGRAM = """
 import resource, sys, time
 import torch
@@ -30,16 +30,19 @@ with torch.inference_mode():
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(seconds, usage.ru_minflt - faults, usage.ru_maxrss // 1024)
 """
+# The network, how many images, and the batch size.
 CASES = (("resnet20", 5120, 128), ("wrn_28_10", 256, 64), ("pyramidnet110_a84", 1024, 64))
 
 
-def once(name: str, images: int, batch: int, variant: str) -> tuple[float, int, int]:
+def run_once(name: str, images: int, batch: int, variant: str) -> tuple[float, int, int]:
+    """Run the program in a process of its own, and return what it prints."""
     arguments = [sys.executable, "-c", PROGRAM, name, str(images), str(batch), variant]
     seconds, faults, peak = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()
     return round(float(seconds), 4), int(faults), int(peak)
 
 
 def main() -> None:
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
@@ -48,7 +51,7 @@ def main() -> None:
         runs: dict[str, list[tuple[float, int, int]]] = {"given back": [], "kept": []}
         for _ in range(rounds):
             for variant, results in runs.items():
-                results.append(once(name, images, batch, variant))
+                results.append(run_once(name, images, batch, variant))
         for row in compare_runs({variant: [r[0] for r in results] for variant, results in runs.items()}, "given back"):
             extra = {"page_faults": runs[row["variant"]][-1][1], "peak_mib": max(r[2] for r in runs[row["variant"]])}
             rows.append({"subject": f"{name}, batch {batch}", **row, **extra})

@@ -1,12 +1,13 @@
-"""What the textbook sum costs in a strict evaluation, against the same network with sums in place.
+"""Measure what the textbook sum costs in a strict evaluation, against the same network with sums in place.
 
     python benchmarks/shortcuts.py [--networks pyramidnet110_a84 ...] [--rounds 15]
 
-A plain network pads the shortcut with zero channels and adds it: two more maps. `slice_add` adds the shortcut into a
-slice of the branch, `in_place` lets the other sums and the ReLUs overwrite what nobody reads any more. All of them have
-equal logits, which is checked first, bit by bit. They take turns, one batch at a time, in the arithmetic of a strict
-evaluation, whose batches have 128 images; the largest networks get 32, so that turns stay short. Freed memory is kept,
-as `evaluate` does it. `mib` is what one pass holds at once beyond weights and images.
+A plain network pads the shortcut with zero channels and adds it, which makes two more maps. `slice_add` adds the
+shortcut into a slice of the branch. `in_place` lets the other sums and the ReLUs overwrite maps that are not read any
+more. The logits of all forms must be equal, bit by bit; that is checked first. They take turns, one batch at a time,
+in the arithmetic of a strict evaluation. Its batches have 128 images; those of the largest networks have 32 here, so
+that turns stay short. Freed memory is kept, as in `evaluate`. `mib` is what one pass holds at once beyond weights and
+images.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from torch import nn
 from pyramidzoo.bench.counting import count_activation_bytes
 from pyramidzoo.bench.targets import random_calibrated_model
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine, PreparedNetwork
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine, PreparedNetwork
 from pyramidzoo.evaluation.environment import keep_memory
 from pyramidzoo.inference import optimize
 
-NETWORKS = {"resnet56": 128, "pyramidnet110_a84": 128, "pyramidnet164_a270": 32, "wrn_28_10": 32}  # and the batch
+# The batch size of each network.
+NETWORKS = {"resnet56": 128, "pyramidnet110_a84": 128, "pyramidnet164_a270": 32, "wrn_28_10": 32}
 
 
-def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
+def measure_network(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Check that all forms have equal logits, time them, and count their memory."""
     plain = random_calibrated_model(get_architecture(name))
     images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     models: dict[str, nn.Module] = {
@@ -40,7 +44,7 @@ def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     cpu = torch.device("cpu")
     engine = Engine(ComputeSettings(cpu, batch))
     programs = {
-        variant: engine.program(PreparedNetwork(model, (), variant), batch) for variant, model in models.items()
+        variant: engine.make_program(PreparedNetwork(model, (), variant), batch) for variant, model in models.items()
     }
     with engine.arithmetic():
         expected = programs["textbook"](images)
@@ -57,6 +61,7 @@ def measured(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=15)
@@ -64,9 +69,9 @@ def main() -> None:
     keep_memory()
     rows: list[dict[str, Any]] = []
     for name in options.networks:
-        new = measured(name, NETWORKS[name], options.rounds)
-        rows += new
-        write_results("shortcuts", rows, shown=len(rows) - len(new))  # each time: it is long
+        measured = measure_network(name, NETWORKS[name], options.rounds)
+        rows += measured
+        write_results("shortcuts", rows, shown=len(rows) - len(measured))
 
 
 if __name__ == "__main__":

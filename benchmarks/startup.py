@@ -1,4 +1,4 @@
-"""How long it takes until something can be done: whole processes, from start to exit.
+"""Time how long it takes until something can be done: whole processes, from start to exit.
 
 python benchmarks/startup.py [--rounds 11]
 """
@@ -31,27 +31,29 @@ COMMANDS = {
 }
 
 
-def process(arguments: list[str]) -> Callable[[], object]:
+def make_process(arguments: list[str]) -> Callable[[], object]:
+    """Return a function that runs Python with these arguments, and fails where it fails."""
     return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
 
 def check_what_is_imported() -> None:
-    """None of these statements may bring in what it does not need."""
+    """Fail if a statement imports a package that it does not need."""
     for statement, forbidden in (
         (IMPORTS["import pyramidzoo"], f"{HEAVY} torch numpy"),
         (IMPORTS["pyramidzoo.create_model"], HEAVY),
     ):
         program = f"import sys; {statement}; sys.exit(', '.join(set('{forbidden}'.split()) & set(sys.modules)) or 0)"
-        process(["-c", program])()
+        make_process(["-c", program])()
 
 
 def main() -> None:
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     check_what_is_imported()
-    imports = time_in_turns({name: process(["-c", code]) for name, code in IMPORTS.items()}, rounds=rounds)
-    commands = time_in_turns({name: process(arguments) for name, arguments in COMMANDS.items()}, rounds=rounds)
+    imports = time_in_turns({name: make_process(["-c", code]) for name, code in IMPORTS.items()}, rounds=rounds)
+    commands = time_in_turns({name: make_process(arguments) for name, arguments in COMMANDS.items()}, rounds=rounds)
     rows = [{"subject": "import", **row} for row in compare_runs(imports, "import torch")]
     rows += [{"subject": "command", **row} for row in compare_runs(commands, "python -c pass")]
     write_results("startup", rows)

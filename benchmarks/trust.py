@@ -1,10 +1,10 @@
-"""What verification costs: a first load against one SHA-256 pass over the same file, a second against trusting it.
+"""Measure what verification costs: a first load against one SHA-256 pass, and a second load against no check at all.
 
     python benchmarks/trust.py [--rounds 11]
 
-The weights lie where the Hub's client keeps them, as an entry of a manifest names them by hash. "First" is as in a new
-process: nothing was hashed or looked at before; the file is in the page cache. "Trusting" builds and maps the same
-network without any check.
+The weights lie where the Hub's client keeps them, and an entry of a manifest has their hash. A "first load" is that of
+a new process: nothing was hashed or checked before, and the file is in the page cache. "Trusting" builds the same
+network and maps the same file without any check.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ ARCHITECTURE = "wrn_28_10"  # 146 MB
 REPOSITORY, REVISION = "somebody/net", "0" * 40
 
 
-def published(folder: Path) -> Path:
-    """A manifest of one entry, its file in the cache of the Hub's client."""
+def write_manifest(folder: Path) -> Path:
+    """Write a manifest of one entry, and its file into the cache of the Hub's client. Return the file."""
     from pyramidzoo import create_model
     from pyramidzoo.catalog.manifest import own_manifest_path
 
@@ -43,12 +43,13 @@ def published(folder: Path) -> Path:
 
 
 def main() -> None:
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
         os.environ["HF_HUB_CACHE"] = f"{name}/hub"  # the Hub's client reads it when it is imported
-        path = published(Path(name))
+        path = write_manifest(Path(name))
         os.environ["PYRAMIDZOO_MANIFEST"] = f"{name}/manifest.json"
 
         from pyramidzoo.catalog.architectures import get_architecture
@@ -60,22 +61,22 @@ def main() -> None:
 
         entry = load_manifest().default_for(ARCHITECTURE)
 
-        def first() -> nn.Module:
+        def load_first() -> nn.Module:
             forget_verified()
             return create_model(ARCHITECTURE, pretrained=True)
 
-        def again() -> nn.Module:
+        def load_again() -> nn.Module:
             return create_model(ARCHITECTURE, pretrained=True)
 
-        def trusting() -> nn.Module:
+        def load_without_checks() -> nn.Module:
             return assemble(
                 get_architecture(ARCHITECTURE), read_content(path), arguments={}, preprocessing=entry.preprocessing
             )
 
         subject = f"{ARCHITECTURE}, {path.stat().st_size / 1e6:.0f} MB"
-        runs = time_in_turns({"sha256": lambda: file_hash(path), "first load": first}, rounds=rounds)
+        runs = time_in_turns({"sha256": lambda: file_hash(path), "first load": load_first}, rounds=rounds)
         rows = [{"subject": subject, **row} for row in compare_runs(runs, "sha256")]
-        runs = time_in_turns({"trusting": trusting, "second load": again}, rounds=5 * rounds)
+        runs = time_in_turns({"trusting": load_without_checks, "second load": load_again}, rounds=5 * rounds)
         rows += [{"subject": subject, **row} for row in compare_runs(runs, "trusting")]
     write_results("trust", rows)
 

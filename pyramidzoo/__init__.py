@@ -1,9 +1,11 @@
-"""pyramidzoo: the pretrained model zoo of the residual-network era that can prove its numbers.
+"""pyramidzoo: a pretrained model zoo of residual networks whose numbers anybody can check.
 
->>> import pyramidzoo
->>> model = pyramidzoo.create_model("resnet20_fattorib", weights="cifar10")  # or pyramidzoo.resnet20_fattorib(...)
+Example:
+    >>> import pyramidzoo
+    >>> model = pyramidzoo.create_model("resnet20_fattorib", weights="cifar10")
 
-Nothing heavy is imported before it is used.
+Every architecture is a function of this module too: `pyramidzoo.resnet20_fattorib(...)`. The module that a
+public name comes from is imported when the name is used for the first time, so `import pyramidzoo` is quick.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Public names, and the modules that they come from.
 _PUBLIC = {
     "create_model": "pyramidzoo.factory",
     "eval_transform": "pyramidzoo.data.transforms",

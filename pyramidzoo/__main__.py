@@ -1,4 +1,4 @@
-"""`python -m pyramidzoo`."""
+"""Run the command line with `python -m pyramidzoo`."""
 
 import sys
 

@@ -1,45 +1,59 @@
-"""One exception tree. Every failure that a user can meet has a class, and every class one exit code.
+"""The exceptions that users may see, and the exit code of each.
 
-A measurement that contradicts a recorded or published number is a result, not a failure; its exit code is 3.
+A measurement that differs from a recorded or published number is a result, not an error. Its exit code is 3.
 """
 
 from __future__ import annotations
 
 
 class PyramidzooError(Exception):
-    """Base of all errors raised on purpose; its message names what failed, why, and what to do next."""
+    """Base class of all errors that are raised on purpose.
+
+    The message names what failed, the reason, and what to do next.
+
+    Attributes:
+        exit_code: The exit code of a command that ends with this error.
+    """
 
     exit_code = 1
 
 
 class UsageError(PyramidzooError, ValueError):
-    """The request itself is wrong: an unknown name, options that exclude each other."""
+    """The request is wrong, such as an unknown name or options that exclude each other."""
 
     exit_code = 2
 
 
 class IntegrityError(PyramidzooError):
-    """Bytes are not what they must be: wrong hash, keys, shapes, dtypes, NaN, a damaged file."""
+    """The content of a file is wrong: its hash, keys, shapes, dtypes or values, or it is damaged."""
 
     exit_code = 4
 
 
 class UnavailableError(PyramidzooError):
-    """Something needed is not there: no network, no data, a disk that is full or not writable."""
+    """Something that is needed is missing: the network, a dataset, space on a disk, the right to write."""
 
     exit_code = 5
 
     @classmethod
-    def of(cls, error: OSError) -> UnavailableError:
-        """What the system refused, in its own words."""
+    def from_os_error(cls, error: OSError) -> UnavailableError:
+        """Make the error from one of the operating system, with the system's own words."""
         return cls(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
 class NotWritableError(UnavailableError):
-    """A file cannot be written where it belongs: permissions, a full disk."""
+    """A file or folder cannot be written, because of permissions or a full disk."""
 
 
 def worst_exit_code(codes: list[int]) -> int:
-    """The one exit code of a run with several outcomes: integrity before unavailable before not reproduced."""
-    order = (1, 2, 4, 5, 3, 0)
-    return min(codes, key=order.index, default=0)
+    """Choose the exit code of a run that had several outcomes.
+
+    Args:
+        codes: The exit codes of the outcomes.
+
+    Returns:
+        The worst of them, in the order 1 (internal), 2 (usage), 4 (integrity), 5 (unavailable), 3 (not reproduced),
+        0; and 0 if there are none.
+    """
+    worst_first = (1, 2, 4, 5, 3, 0)
+    return min(codes, key=worst_first.index, default=0)

@@ -9,12 +9,15 @@ from types import MappingProxyType
 from typing import Any
 
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.checkpoints.description import MAX_CLASSES, Description
 from pyramidzoo.checkpoints.loading import load_weights, read_weights
-from pyramidzoo.checkpoints.safetensors_file import MAX_CLASSES, Content, Description
+from pyramidzoo.checkpoints.safetensors_file import Content
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.files import names_a_file, user_path, weights_file
-from pyramidzoo.models import build, model_class, uninitialised
+from pyramidzoo.files import expand_user_path, find_weights_file, is_path
+from pyramidzoo.models import build, model_class, skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.weights.fetch import fetch
 
@@ -28,16 +31,36 @@ def create_model(
     in_chans: int | None = None,
     **arch: Any,
 ) -> ImageClassifier:
-    """A network of the zoo, in training mode on the CPU, with the images' (N, in_chans, H, W) -> (N, num_classes).
+    """Create a network of the zoo, with or without pretrained weights.
 
-    `weights` is a tag ("cifar10", "cifar10_ferles"), an id ("wrn_16_1.cifar10_ferles"), a safetensors file or a folder
-    with one; `pretrained=True` means the architecture's default weights. With weights, `num_classes` and `in_chans`
-    default to theirs (without: the table's, and 3); another `num_classes` drops exactly the classifier and starts a new
-    one. `arch` goes to the family (drop_rate, ...). Loaded tensors are float32 and a private map of their file: it may
-    be replaced or deleted meanwhile, but not written into (`torch.save` to the same path does).
+    The network is in training mode and on the CPU. It computes logits (N, num_classes) of images
+    (N, in_chans, H, W).
 
-    Raises UsageError for an unknown name or tag and for `weights` and `pretrained` at once, IntegrityError for a file
-    that is not exactly this network's, UnavailableError where the file cannot be had, TypeError for unknown arguments.
+    Args:
+        name: an architecture, such as "wrn_28_10".
+        weights: which weights to load: a tag ("cifar10", "cifar10_ferles"), an id
+            ("wrn_16_1.cifar10_ferles"), a safetensors file, or a folder that holds one.
+        pretrained: whether to load the architecture's default weights. Give this or `weights`.
+        num_classes: how many classes. The default is that of the weights; without weights it is that
+            of the architecture. With another number the classifier of the weights is left out, and
+            the network gets a new one.
+        in_chans: how many channels an image has. The default is that of the weights, else 3.
+        arch: more arguments of the architecture's class, such as `drop_rate`.
+
+    Returns:
+        The network. Loaded tensors are float32, and a private memory map of the file. You may replace
+        or delete the file while the network is in use. Do not write into it (as `torch.save` to the
+        same path does).
+
+    Raises:
+        UsageError: no architecture or tag has this name, or both `weights` and `pretrained` are given.
+        IntegrityError: the file does not hold exactly this network's tensors.
+        UnavailableError: the file cannot be had.
+        TypeError: the architecture has no such argument.
+
+    Example:
+        >>> model = create_model("resnet20_fattorib", weights="cifar10")
+        >>> model = create_model("wrn_28_10", num_classes=37, drop_rate=0.3)
     """
     if name in load_manifest().entries:
         architecture, tag = name.split(".", 1)
@@ -53,12 +76,12 @@ def create_model(
         settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
         return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
 
-    if isinstance(weights, Path) or (weights is not None and names_a_file(weights)):
-        content = read_weights(_checked_path(row, weights_file(user_path(str(weights)))))
-        arguments, preprocessing = _described(row, content)
+    if isinstance(weights, Path) or (weights is not None and is_path(weights)):
+        content = read_weights(_check_suffix(row, find_weights_file(expand_user_path(str(weights)))))
+        arguments, preprocessing = _read_description(row, content)
     else:
-        entry = _find(name, weights)
-        _channels(entry.preprocessing.input_size[0], in_chans)  # before anything is downloaded
+        entry = _find_entry(name, weights)
+        _check_channels(entry.preprocessing.input_size[0], in_chans)  # before anything is downloaded
         located = fetch(entry)
         content = read_weights(located.path, sha256=located.sha256)
         arguments, preprocessing = dict(entry.arguments), entry.preprocessing
@@ -83,15 +106,33 @@ def assemble(
     in_chans: int | None = None,
     arch: Mapping[str, Any] = MappingProxyType({}),
 ) -> ImageClassifier:
-    """The network of a row with a file's tensors; `arguments` are the weights' own, `arch` the caller's.
+    """Build a network and give it the tensors of a file.
 
-    Its channels are those of `preprocessing`, or without it of the stem in the file. Raises as `create_model` does.
+    Args:
+        row: the architecture.
+        content: what the file holds.
+        arguments: arguments of the architecture's class that the weights were made with.
+        preprocessing: that of the weights. Its number of channels is the network's. If it is unknown,
+            the stem in the file tells the number.
+        num_classes: how many classes; None for those of the file.
+        in_chans: how many channels; None for those of the weights.
+        arch: arguments that the caller adds.
+
+    Returns:
+        The network, in training mode and on the CPU.
+
+    Raises:
+        UsageError: `in_chans` is not what the weights read.
+        IntegrityError: the file does not hold exactly this network's tensors.
+        TypeError: the architecture has no such argument.
     """
-    channels = _channels(_channels_in(row, content) if preprocessing is None else preprocessing.input_size[0], in_chans)
-    classes = _classes_in(row, content)
+    channels = _check_channels(
+        _count_check_channels(row, content) if preprocessing is None else preprocessing.input_size[0], in_chans
+    )
+    classes = _count_classes(row, content)
     keep_head = num_classes in (None, classes)
     try:
-        with uninitialised():
+        with skip_initialisation():
             model = build(row, in_chans=channels, num_classes=classes if keep_head else 0, **{**arguments, **arch})
     except (TypeError, ValueError) as error:
         if arch or not arguments:
@@ -107,22 +148,43 @@ def assemble(
 
 
 def list_weights(pattern: str = "*", *, dataset: str | None = None) -> list[str]:
-    """Ids of the weights that match a shell pattern, in the manifest's order."""
+    """List the ids of weights, in the order of the manifest.
+
+    Args:
+        pattern: a shell pattern for the id or the architecture, such as "wrn_*".
+        dataset: only weights that were trained on this dataset.
+
+    Returns:
+        The ids, such as "wrn_16_1.cifar10_ferles".
+    """
     return [entry.id for entry in load_manifest().match(pattern) if dataset in (None, entry.dataset)]
 
 
 def get_weights(weights_id: str) -> WeightsEntry:
-    """Everything known about one set of weights. Raises UsageError, which names near matches."""
+    """Return everything that the manifest knows about one set of weights.
+
+    Args:
+        weights_id: its id, or `architecture.dataset` for the default weights of a dataset.
+
+    Returns:
+        The entry of the manifest.
+
+    Raises:
+        UsageError: no weights have this id. The message has the most similar ids.
+    """
     return load_manifest().find(weights_id)
 
 
 @cache
 def constructors() -> dict[str, Callable[..., ImageClassifier]]:
-    """One function for every architecture: `wrn_28_10(weights="cifar10")` is `create_model("wrn_28_10", ...)`."""
-    return {row.name: _constructor(row) for row in architectures().values()}
+    """Return a function for each architecture, by name.
+
+    `wrn_28_10(weights="cifar10")` does the same as `create_model("wrn_28_10", weights="cifar10")`.
+    """
+    return {row.name: _make_constructor(row) for row in architectures().values()}
 
 
-def _constructor(row: Architecture) -> Callable[..., ImageClassifier]:
+def _make_constructor(row: Architecture) -> Callable[..., ImageClassifier]:
     def constructor(
         *,
         weights: str | Path | None = None,
@@ -146,7 +208,7 @@ def _constructor(row: Architecture) -> Callable[..., ImageClassifier]:
     return constructor
 
 
-def _find(name: str, weights: str | Path | None) -> WeightsEntry:
+def _find_entry(name: str, weights: str | Path | None) -> WeightsEntry:
     manifest = load_manifest()
     if isinstance(weights, str) and "." in weights:
         entry = manifest.find(weights)
@@ -156,17 +218,17 @@ def _find(name: str, weights: str | Path | None) -> WeightsEntry:
     return manifest.default_for(name, None if weights is None else str(weights))
 
 
-def _channels(theirs: int, in_chans: int | None) -> int:
-    """The weights' own number of input channels, which `in_chans` may repeat but not change."""
-    if in_chans not in (None, theirs):
+def _check_channels(channels: int, in_chans: int | None) -> int:
+    """Return the number of channels that the weights read. `in_chans` may repeat it but not change it."""
+    if in_chans not in (None, channels):
         raise UsageError(
-            f"these weights read images of {theirs} channel{'s' if theirs > 1 else ''}, not in_chans={in_chans}, and a "
-            "stem is not adapted here: give such images, or start without weights"
+            f"these weights read images of {channels} channel{'s' if channels > 1 else ''}, not in_chans={in_chans}. "
+            "create_model does not change the stem of pretrained weights: give such images, or start without weights"
         )
-    return theirs
+    return channels
 
 
-def _checked_path(row: Architecture, path: Path) -> Path:
+def _check_suffix(row: Architecture, path: Path) -> Path:
     if path.suffix != ".safetensors" and path.is_file():
         raise UsageError(
             f"{path} is not a safetensors file; `pyramidzoo convert {path} --arch {row.name} --dataset ... "
@@ -175,22 +237,25 @@ def _checked_path(row: Architecture, path: Path) -> Path:
     return path
 
 
-def _described(row: Architecture, content: Content) -> tuple[dict[str, Any], Preprocessing | None]:
-    """What a file says of itself; a file of another program (torchvision, timm) says nothing and may still fit."""
+def _read_description(row: Architecture, content: Content) -> tuple[dict[str, Any], Preprocessing | None]:
+    """Read the arguments and the preprocessing that a file names in its metadata.
+
+    A file that another program wrote (torchvision, timm) names neither. Its tensors may still fit.
+    """
     description = Description.of(content.path, content.metadata)
     if description is None:
         return {}, None
     if description.architecture != row.name:
         raise IntegrityError(f"{content.path} holds {description.architecture}, not {row.name}")
-    if description.num_classes != _classes_in(row, content):
+    if description.num_classes != _count_classes(row, content):
         raise IntegrityError(
             f"{content.path} says that it tells {description.num_classes} classes apart, its classifier tells "
-            f"{_classes_in(row, content)}; convert it anew"
+            f"{_count_classes(row, content)}; convert it anew"
         )
     return dict(description.arguments), description.preprocessing
 
 
-def _classes_in(row: Architecture, content: Content) -> int:
+def _count_classes(row: Architecture, content: Content) -> int:
     name = f"{model_class(row).classifier_name}.weight"
     head = content.tensors.get(name)
     if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
@@ -198,6 +263,6 @@ def _classes_in(row: Architecture, content: Content) -> int:
     return head.shape[0]
 
 
-def _channels_in(row: Architecture, content: Content) -> int:
+def _count_check_channels(row: Architecture, content: Content) -> int:
     stem = content.tensors.get(f"{model_class(row).stem_name}.weight")
     return stem.shape[1] if stem is not None and stem.dim() == 4 and 0 < stem.shape[1] < MAX_CLASSES else 3

@@ -1,9 +1,13 @@
-"""JSON objects into frozen records, every field present and of its declared type: nothing is coerced or guessed."""
+"""Make frozen records from JSON objects: every field must be there and have its declared type.
+
+No value is converted, and no missing value is filled in.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
@@ -14,62 +18,112 @@ T = TypeVar("T")
 _HEX = re.compile(r"[0-9a-f]*")
 
 
-class InvalidRecord(UsageError):
-    """What is wrong with a value. For who made the value in Python it is a usage error.
+class InvalidRecordError(UsageError):
+    """Says what is wrong with a value of a record.
 
-    Whoever reads a file catches it as the ValueError that it is, and raises an IntegrityError that says where it is.
+    Someone who made the value in Python sees it as the UsageError that it is. Code that reads records from a file
+    catches it, and raises an IntegrityError that names the place in the file.
     """
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-# by the annotation as it is written; a field of any other type is left to the record's own __post_init__
-_TYPES: Mapping[str, Callable[[Any], bool]] = {
+# Checks by the annotation as it is written. A field of any other type is checked by the record's own __post_init__.
+_TYPE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "str": lambda v: isinstance(v, str) and v.isprintable(),
     "str | None": lambda v: v is None or (isinstance(v, str) and v.isprintable()),
     "bool": lambda v: isinstance(v, bool),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "int | None": lambda v: v is None or (isinstance(v, int) and not isinstance(v, bool)),
-    "float": _number,
-    "float | None": lambda v: v is None or _number(v),
-    "tuple[float, ...]": lambda v: isinstance(v, tuple) and all(map(_number, v)),
+    "float": _is_number,
+    "float | None": lambda v: v is None or _is_number(v),
+    "tuple[float, ...]": lambda v: isinstance(v, tuple) and all(map(_is_number, v)),
     "Mapping[str, Any]": lambda v: isinstance(v, Mapping),
     "Mapping[str, str]": lambda v: isinstance(v, Mapping) and all(isinstance(x, str) for x in v.values()),
-    "Mapping[str, float]": lambda v: isinstance(v, Mapping) and all(map(_number, v.values())),
+    "Mapping[str, float]": lambda v: isinstance(v, Mapping) and all(map(_is_number, v.values())),
 }
 
 
-def record(cls: type[T], content: Any) -> T:
-    """A frozen record from a JSON object that has every field of the class and no other. Raises Invalid."""
+def make_record(cls: type[T], content: Any) -> T:
+    """Make a frozen record from a JSON object that has every field of the class and no other.
+
+    Args:
+        cls: A dataclass.
+        content: The JSON object.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        InvalidRecord: If a field is missing, unknown or of another type than declared.
+    """
     if not isinstance(content, Mapping):
-        raise InvalidRecord(f"{cls.__name__} must be an object, not {type(content).__name__}")
-    types = _types(cls)  # type: ignore[arg-type]
+        raise InvalidRecordError(f"{cls.__name__} must be an object, not {type(content).__name__}")
+    types = _get_field_types(cls)  # type: ignore[arg-type]
     if types.keys() != content.keys():
         missing, extra = sorted(types.keys() - content.keys()), sorted(content.keys() - types.keys())
-        raise InvalidRecord(f"{cls.__name__} lacks {missing} and has unknown {shown(extra)}")
+        raise InvalidRecordError(f"{cls.__name__} lacks {missing} and has unknown {describe_value(extra)}")
     for name, value in content.items():
-        holds = _TYPES.get(types[name])
-        if holds is not None and not holds(value):
-            raise InvalidRecord(f"{name}: {shown(value)} is not of the type {types[name]}")
+        has_type = _TYPE_CHECKS.get(types[name])
+        if has_type is not None and not has_type(value):
+            raise InvalidRecordError(f"{name}: {describe_value(value)} is not of the type {types[name]}")
     return cls(**content)
 
 
 @cache
-def _types(cls: type) -> dict[str, str]:
+def _get_field_types(cls: type) -> dict[str, str]:
     return {field.name: str(field.type) for field in dataclasses.fields(cls)}
 
 
-def shown(value: Any) -> str:
-    """A value for a message: in characters of any terminal, and not all of a long one."""
+def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict from the pairs of a JSON object in which no key occurs twice.
+
+    Python's JSON reader silently keeps the last of several values for a key. Give this function to `json.loads` as
+    `object_pairs_hook` to prevent it.
+
+    Args:
+        pairs: The keys and values of one object, in their order.
+
+    Returns:
+        The object as a dict.
+
+    Raises:
+        InvalidRecord: If a key occurs twice.
+    """
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        most_frequent = max(counts, key=counts.__getitem__)
+        raise InvalidRecordError(f"{describe_value(most_frequent)} stands twice")
+    return content
+
+
+def describe_value(value: Any) -> str:
+    """Write a value for a message, in ASCII characters, at most about 200 of them.
+
+    Args:
+        value: Any value, possibly from a damaged file.
+
+    Returns:
+        The beginning of its representation.
+    """
     text = ascii(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def require_hex(value: Any, digits: int | range) -> None:
-    """Raise Invalid unless the value is that many lower-case hex digits, or a number of them in that range."""
+    """Require a string of lower-case hex digits.
+
+    Args:
+        value: The value to check.
+        digits: How many digits it must have, or the range of allowed numbers of digits.
+
+    Raises:
+        InvalidRecord: If the value is anything else.
+    """
     allowed = digits if isinstance(digits, range) else range(digits, digits + 1)
     if not isinstance(value, str) or not _HEX.fullmatch(value) or len(value) not in allowed:
         number = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
-        raise InvalidRecord(f"{shown(value)} is not {number} hex digits")
+        raise InvalidRecordError(f"{describe_value(value)} is not {number} hex digits")

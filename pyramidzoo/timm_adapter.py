@@ -1,7 +1,7 @@
-"""The zoo in timm: after `register_with_timm()`, `timm.create_model("pyramidzoo_resnet20", pretrained=True)`.
+"""The zoo in timm: after `register_with_timm()`, `timm.create_model("pyramidzoo_resnet20", pretrained=True)` works.
 
-Registered weights always come through the zoo's own loader, with its hashes and exact names, never through timm's
-download. What is named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) is timm's to load.
+The zoo's own loader loads registered weights, with its hashes and exact names; timm's download is not used. Weights
+that are named in timm's own ways (`hf-hub:`, `local-dir:`, `checkpoint_path`, an overlay) are loaded by timm.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from timm.models import (
 from torch import nn
 
 from pyramidzoo.catalog.architectures import Architecture, architectures
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest, require_plausible
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing, require_plausible_normalization
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import create_model
-from pyramidzoo.json_records import InvalidRecord
+from pyramidzoo.json_records import InvalidRecordError
 from pyramidzoo.models._interface import ImageClassifier
 
 PREFIX = "pyramidzoo_"
-_SCHEME = "pyramidzoo:"  # timm wants an address where there are weights; nothing but the zoo understands this one
+_SCHEME = "pyramidzoo:"  # timm wants an address for weights; only the zoo understands this one
 
-# without weights any constants will do; these are of the training images themselves
+# Without weights any constants will do. These are those of the training images.
 _CONSTANTS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "imagenet1k": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -44,10 +46,10 @@ default_cfgs: dict[str, DefaultCfg] = {}  # where timm's `register_model` looks 
 
 
 def register_with_timm() -> None:
-    """Put every architecture of the table into timm's registry as `pyramidzoo_NAME`, its weights as tags.
+    """Register every architecture with timm as `pyramidzoo_NAME`, and its weights as tags.
 
-    Only the table and the manifest are read: a family's code is imported when a network is made. Calling it again does
-    nothing.
+    Only the table of architectures and the manifest are read. The code of a family is imported when a network is made.
+    A second call does nothing.
     """
     by_architecture: dict[str, list[WeightsEntry]] = {}
     for entry in load_manifest().entries.values():
@@ -56,50 +58,78 @@ def register_with_timm() -> None:
         name = PREFIX + row.name
         if is_model(name) and model_entrypoint(name).__module__ == __name__:
             continue
-        default_cfgs[name] = _default_cfg(row, by_architecture.get(row.name, []))
-        globals()[name] = _entrypoint(row)  # an attribute of this module, as timm's own are of theirs
+        default_cfgs[name] = _make_default_cfg(row, by_architecture.get(row.name, []))
+        globals()[name] = _make_entrypoint(row)  # an attribute of this module, as timm's own are of theirs
         register_model(globals()[name])
 
 
 def crop_fraction(resize: int, crop: int) -> float:
-    """timm's `crop_pct`, from which it computes `floor(crop / crop_pct)`: exactly `resize`, whatever is rounded."""
+    """Compute timm's `crop_pct` for a resize and a crop.
+
+    timm computes the resize as `floor(crop / crop_pct)`. Rounding could make that one pixel too small, so the fraction
+    is lowered until the result is exact.
+
+    Args:
+        resize: length of the shorter side after resizing, in pixels.
+        crop: side of the square that is cut out, in pixels.
+
+    Returns:
+        The fraction.
+    """
     fraction = crop / resize
     while math.floor(crop / fraction) < resize:
         fraction = math.nextafter(fraction, 0.0)
     return fraction
 
 
-def _default_cfg(row: Architecture, entries: Sequence[WeightsEntry]) -> DefaultCfg:
-    """All tags of an architecture; without a default for its own data set, the untagged name has no weights."""
+def _make_default_cfg(row: Architecture, entries: Sequence[WeightsEntry]) -> DefaultCfg:
+    """Make the configurations of all tags of an architecture.
+
+    The first one is the default for the architecture's own dataset. If there is no such default, the name without a tag
+    has no weights.
+    """
     first = [entry for entry in entries if entry.default and entry.dataset == row.dataset]
-    cfgs = {entry.tag: cfg_of_weights(row, entry) for entry in [*first, *(e for e in entries if e not in first)]}
+    cfgs = {entry.tag: make_weights_cfg(row, entry) for entry in [*first, *(e for e in entries if e not in first)]}
     if not first:
-        cfgs = {"": _cfg_without_weights(row), **cfgs}
+        cfgs = {"": _make_cfg_without_weights(row), **cfgs}
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=bool(entries))
 
 
-def cfg_of_weights(row: Architecture, entry: WeightsEntry) -> PretrainedCfg:
-    """What timm knows of registered weights: where they are, how images are prepared, whose they are."""
+def make_weights_cfg(row: Architecture, entry: WeightsEntry) -> PretrainedCfg:
+    """Make timm's configuration of registered weights.
+
+    Args:
+        row: the architecture.
+        entry: the weights.
+
+    Returns:
+        Where the weights are, how images are prepared, and whose the weights are.
+    """
     return PretrainedCfg(
         url=_SCHEME + entry.id,
         num_classes=entry.num_classes,
         license=entry.license.weights,
         origin_url=entry.origin.url if entry.origin else entry.citation,
-        **_data_config(entry.preprocessing),
-        **_described(row),
+        **_transform_fields(entry.preprocessing),
+        **_description_fields(row),
     )
 
 
-def _cfg_without_weights(row: Architecture) -> PretrainedCfg:
+def _make_cfg_without_weights(row: Architecture) -> PretrainedCfg:
     mean, std = _CONSTANTS.get(row.dataset, _CONSTANTS["cifar10"])
     size = row.input_size
     large = Preprocessing((3, size, size), mean, std, resize=round(size / 0.875), crop=size, interpolation="bilinear")
     small = Preprocessing((3, size, size), mean, std)
-    return PretrainedCfg(num_classes=row.num_classes, **_data_config(large if size > 64 else small), **_described(row))
+    return PretrainedCfg(
+        num_classes=row.num_classes, **_transform_fields(large if size > 64 else small), **_description_fields(row)
+    )
 
 
-def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What timm makes its evaluation transform of; resizing an image to the size it has changes nothing."""
+def _transform_fields(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the fields from which timm makes its evaluation transform.
+
+    timm always resizes. To resize an image to the size that it has changes nothing.
+    """
     channels, height, width = preprocessing.input_size
     config: dict[str, Any] = {
         "input_size": (channels, height, width),
@@ -114,12 +144,12 @@ def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
     return config
 
 
-def _described(row: Architecture) -> dict[str, Any]:
+def _description_fields(row: Architecture) -> dict[str, Any]:
     papers = tuple(f"arXiv:{number}" for number in re.findall(r"arXiv:(\d+\.\d+)", row.source))
     return {"description": row.description, "notes": (row.source,), "paper_ids": papers or None}
 
 
-def _entrypoint(row: Architecture) -> Callable[..., nn.Module]:
+def _make_entrypoint(row: Architecture) -> Callable[..., nn.Module]:
     def entrypoint(
         pretrained: bool = False,
         pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
@@ -127,17 +157,17 @@ def _entrypoint(row: Architecture) -> Callable[..., nn.Module]:
         cache_dir: object = None,
         **settings: Any,
     ) -> nn.Module:
-        cfg = _resolved(row, pretrained_cfg, pretrained_cfg_overlay)
-        return _built(row, cfg, pretrained=pretrained, cache_dir=cache_dir, settings=settings)
+        cfg = _resolve_cfg(row, pretrained_cfg, pretrained_cfg_overlay)
+        return _build(row, cfg, pretrained=pretrained, cache_dir=cache_dir, settings=settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + row.name
     entrypoint.__doc__ = f"{row.description}.\n\nSource: {row.source}."
     return entrypoint
 
 
-def _resolved(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> PretrainedCfg:
-    """What timm makes of a tag, a dict or nothing, and of the user's changes to it."""
-    if cfg and isinstance(cfg, str):  # a data set alone means its default entry, as everywhere in the zoo
+def _resolve_cfg(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> PretrainedCfg:
+    """Let timm resolve a tag, a dict or nothing, together with the user's changes."""
+    if cfg and isinstance(cfg, str):  # a dataset alone means its default entry, as everywhere in the zoo
         cfg = load_manifest().default_for(row.name, cfg).tag
     resolved = resolve_pretrained_cfg(PREFIX + row.name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay)
     _require_plausible(row, resolved, overlay or {})
@@ -145,20 +175,20 @@ def _resolved(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> Pr
 
 
 def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[str, Any]) -> None:
-    """Refuse a normalization that cannot be meant: a published config's, or what the caller asked for."""
+    """Refuse a mean or standard deviation that cannot be right, of a published configuration or of the caller."""
     try:
-        require_plausible(cfg.mean, cfg.std)
-    except InvalidRecord as error:
+        require_plausible_normalization(cfg.mean, cfg.std)
+    except InvalidRecordError as error:
         if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
             where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
             raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error
         raise UsageError(f"{PREFIX}{row.name}: {error}") from error
 
 
-def _built(
+def _build(
     row: Architecture, cfg: PretrainedCfg, *, pretrained: bool, cache_dir: Any, settings: dict[str, Any]
 ) -> nn.Module:
-    """The network, loaded, with what timm expects of it, and inside timm's feature extractor where that is wanted."""
+    """Build and load the network. Add what timm expects of it, and timm's feature extractor if it is wanted."""
     num_classes = settings.pop("num_classes", cfg.num_classes)
     in_chans = settings.pop("in_chans", cfg.input_size[0])
     features = settings.pop("features_only", False)
@@ -172,14 +202,14 @@ def _built(
         raise UsageError("cache_dir is where timm keeps its downloads; PYRAMIDZOO_CACHE names the zoo's folder")
     model = create_model(
         row.name,
-        weights=_checked_weights(row, cfg, in_chans) if ours else None,
+        weights=_check_weights(row, cfg, in_chans) if ours else None,
         num_classes=0 if features else num_classes,
         in_chans=in_chans,
         **settings,
     )
-    cfg = fitted(cfg, model)
+    cfg = complete_cfg(cfg, model)
     if features:
-        passing |= {"features_only": True, "feature_cfg": _feature_cfg(row, model, **wrapping)}
+        passing |= {"features_only": True, "feature_cfg": _feature_arguments(row, model, **wrapping)}
     return build_model_with_cfg(
         lambda **_: model,
         PREFIX + row.name,
@@ -192,8 +222,16 @@ def _built(
     )
 
 
-def fitted(cfg: PretrainedCfg, model: ImageClassifier) -> PretrainedCfg:
-    """With what depends on the network: the names of its ends, and the size of the last map."""
+def complete_cfg(cfg: PretrainedCfg, model: ImageClassifier) -> PretrainedCfg:
+    """Add what depends on the network to a configuration.
+
+    Args:
+        cfg: the configuration.
+        model: the network.
+
+    Returns:
+        The configuration with the names of the stem and the classifier, and with the size of the last feature map.
+    """
     reduction = model.feature_info[-1]["reduction"]
     return dataclasses.replace(
         cfg,
@@ -204,15 +242,18 @@ def fitted(cfg: PretrainedCfg, model: ImageClassifier) -> PretrainedCfg:
 
 
 def _own_weights(cfg: PretrainedCfg) -> str | None:
-    """The id in the manifest; "" where there are no weights at all, None where the user has named others to timm."""
+    """Return the id of the weights in the manifest.
+
+    It is "" if there are no weights at all, and None if the user has named other weights in timm's own ways.
+    """
     if cfg.source or cfg.state_dict or cfg.file or cfg.hf_hub_id:
         return None
     address = str(cfg.url or "")
     return address.removeprefix(_SCHEME) if address.startswith(_SCHEME) or not address else None
 
 
-def _checked_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> str:
-    """The id of the weights, which must exist and read that many channels."""
+def _check_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> str:
+    """Return the id of the weights. They must exist and read images with so many channels."""
     manifest = load_manifest()
     entry = manifest.find(_own_weights(cfg) or manifest.default_for(row.name).id)
     channels = entry.preprocessing.input_size[0]
@@ -224,14 +265,14 @@ def _checked_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> st
     return entry.id
 
 
-def _feature_cfg(
+def _feature_arguments(
     row: Architecture,
     model: ImageClassifier,
     *,
     out_indices: int | Sequence[int] | None = None,
     feature_cls: str = "hook",
 ) -> dict[str, Any]:
-    """Arguments of timm's extractor: all stages by default, else those asked for, in the network's order."""
+    """Return the arguments of timm's feature extractor: all stages, or those asked for, in the network's order."""
     if feature_cls not in ("hook", "fx"):
         raise UsageError(
             f"feature_cls {feature_cls!r} would run a network's parts one by one and lose what is between them; "

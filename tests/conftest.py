@@ -5,6 +5,8 @@ Tests that need them skip without; with PYRAMIDZOO_TESTS_COMPLETE=1 a skip fails
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
 import time
@@ -15,14 +17,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import converted_file, ferles_checkpoint, run_command  # noqa: F401 (fixtures)
 from hub_server import HubServer
+from publishing import Json, MakeCheckpoint, UseManifest, make_entry, manifest_text
 from torch import Tensor
 
+from pyramidzoo.catalog import manifest
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints import loading
-from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert.conversion import get_layout
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
+from pyramidzoo.convert import read_file
+from pyramidzoo.convert.layouts import get_layout
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 from pyramidzoo.weights import download as remote
@@ -54,6 +62,23 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     loading.forget_verified()
 
 
+@pytest.fixture(autouse=True)
+def return_memory_after_compiling(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Forget what PyTorch's compiler has compiled, and give freed memory back to the system.
+
+    The networks themselves are freed, but in between the compiler keeps small objects. So the C library returns little
+    of the freed memory by itself, and a worker grows by about the size of each network.
+    """
+    yield
+    if request.node.get_closest_marker("compiler") is None:
+        return
+    torch.compiler.reset()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only the C library of GNU has it
+    if trim is not None:
+        trim(0)
+
+
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads are allowed, from loopback: nothing stands between, and nobody waits long before trying again."""
@@ -61,7 +86,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "_BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "_FIRST_WAIT_SECONDS", 0.01)
     hurried = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
     monkeypatch.setattr("huggingface_hub.utils._http.time", hurried)
     monkeypatch.setattr("huggingface_hub.file_download.time", hurried)
@@ -78,6 +103,52 @@ def hub(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield server
 
 
+@pytest.fixture
+def owner(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The Hub's client has the token of the owner, who may write."""
+    from huggingface_hub import close_session
+
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    yield
+    close_session()
+
+
+@pytest.fixture
+def use_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseManifest:
+    """A function that writes a manifest file with the given entries, and makes it the one in use."""
+
+    def use(weights: Mapping[str, Json]) -> Path:
+        path = tmp_path / "zoo" / manifest.FILE_NAME
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(manifest_text(weights), encoding="utf-8")
+        monkeypatch.setenv(manifest.VARIABLE, str(path))
+        return path
+
+    return use
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeCheckpoint:
+    """A function that writes a checkpoint with random weights into a folder of PYRAMIDZOO_ORIGINS."""
+    folder = tmp_path / "origins"
+    folder.mkdir()
+    monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
+
+    def make(architecture: str) -> Path:
+        path = folder / f"{architecture}.safetensors"
+        write_tensors(path, random_state(architecture), {})
+        return path
+
+    return make
+
+
+@pytest.fixture
+def lab_entry(make_checkpoint: MakeCheckpoint, use_manifest: UseManifest) -> WeightsEntry:
+    """A small network with random weights, one result and one claim, in the manifest in use."""
+    use_manifest({"wrn_16_1.cifar10_lab": make_entry("wrn_16_1", "cifar10", make_checkpoint("wrn_16_1"))})
+    return load_manifest().find("wrn_16_1.cifar10_lab")
+
+
 @pytest.fixture(scope="session")
 def origins() -> Path:
     """The folder of real published checkpoints."""
@@ -90,7 +161,7 @@ def origins() -> Path:
 def data_dir() -> Path:
     """The folder of the real CIFAR files."""
     if not _DATA:
-        pytest.skip("PYRAMIDZOO_DATA names no folder of data sets")
+        pytest.skip("PYRAMIDZOO_DATA names no folder of datasets")
     return Path(_DATA).resolve()
 
 
@@ -112,7 +183,7 @@ def small_set() -> ImageSet:
 def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the unpickling process only once for equal checkpoints: it takes seconds, and test_convert covers it."""
 
-    real = convert.unpickle
+    real = read_file.unpickle
 
     def memoised(source: Path) -> dict[str, Tensor]:
         digest = file_hash(source)
@@ -120,7 +191,7 @@ def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
             _unpickled[digest] = real(source)
         return _unpickled[digest]
 
-    monkeypatch.setattr(convert, "unpickle", memoised)
+    monkeypatch.setattr(read_file, "unpickle", memoised)
 
 
 def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> dict[str, Tensor]:

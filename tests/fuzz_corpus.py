@@ -25,7 +25,7 @@ from conftest import foreign_checkpoint, random_state
 from safetensors.torch import save
 
 from pyramidzoo.catalog.manifest import own_manifest_path
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 
 KINDS = ("safetensors", "pickles", "zips", "manifests")
 ENTRIES = (  # each way to get bytes, with and without claims and results
@@ -173,7 +173,7 @@ _ANYWHERE: tuple[Operator, ...] = (
 def _safetensors_files() -> tuple[Original, ...]:
     state = random_state("resnet20_b")
     foreign = save(foreign_checkpoint("resnet20_b", "chenyaofo", state))
-    own = packaged("bundled/wrn_16_1.digits_zoo.safetensors").read_bytes()
+    own = package_path("bundled/wrn_16_1.digits_zoo.safetensors").read_bytes()
     return (
         Original("foreign.safetensors", foreign, "chenyaofo", "resnet20_b", ((_data(foreign), len(foreign)),)),
         Original("own.safetensors", own, values=(_metadata(own), (_data(own), len(own)))),
@@ -238,7 +238,8 @@ def change_field(rng: random.Random, original: Original) -> bytes:
     entry = header[name]
     start, end = entry["data_offsets"]
     shape = entry["shape"]
-    huge, wrong = 1 << 62, [None, "x", 1.5, -1, {}, [[1]], True, float("nan")]
+    huge = 1 << 62
+    wrong: list[Any] = [None, "x", 1.5, -1, {}, [[1]], True, float("nan")]
     dtypes = ["F16", "F64", "I32", "U32", "BF16", "F8_E4M3", "BOOL", "C64", "F33", "f32", "", None, 7]
     shapes: list[Any] = [[*shape, 1], [1, *shape], shape[:-1], [], [0], [*shape, 0], [huge, huge], [-n for n in shape]]
     shapes += [*wrong, [float(n) for n in shape], [str(n) for n in shape], [huge], shape * 100]
@@ -297,7 +298,11 @@ def _odd_descriptions(rng: random.Random, said: str) -> list[str]:
         same_type = (isinstance(content[name], dict) and not content[name]) or content[name] is None
         odd += [json.dumps({**content, name: value}) for value in values if value != content[name] and not same_type]
         odd += [json.dumps({key: value for key, value in content.items() if key != name})]
-        changes = [{"arguments": {"depth": 1 << 40}}, {"arguments": {"x": 1}}, {"num_classes": 10**9}]
+        changes: list[dict[str, Any]] = [
+            {"arguments": {"depth": 1 << 40}},
+            {"arguments": {"x": 1}},
+            {"num_classes": 10**9},
+        ]
         odd += [json.dumps({**content, **change}) for change in [*changes, {"architecture": "resnet20"}]]
     return odd
 
@@ -396,7 +401,7 @@ def _numbers(content: bytes) -> Iterator[tuple[int, int]]:
     """Where the older format has numbers, names and references to either; each pickle begins where one ended."""
     stream, end = io.BytesIO(content), 0
     for _ in range(5):  # magic number, version, system, the tensors, the storages' keys
-        operations = list(pickletools.genops(stream))
+        operations: list[tuple[Any, Any, Any]] = list(pickletools.genops(stream))
         places = [place for _, _, place in operations] + [end := stream.tell()]
         for (operation, _, place), following in zip(operations, places[1:], strict=True):
             if operation.name.startswith(_FREE):
@@ -647,6 +652,7 @@ def manifest_document(rng: random.Random, original: Original) -> bytes:
     one = rng.choice(ENTRIES)
     ids = ("", "x", f"{one}/../x", one.upper(), "a.b")
     again = {**weights, f"{one}_x": {**weights[one], "default": True}, f"{one}_y": {**weights[one], "default": True}}
+    records: list[Any] = [None, [], "x", 1, {}, {one: weights[one]}]
     changes: list[Any] = [
         [],
         {},
@@ -659,7 +665,7 @@ def manifest_document(rng: random.Random, original: Original) -> bytes:
         {"format": 1},
         {"weights": weights},
         {"format": 1, "extends": "yes", "weights": weights},
-        *({"format": 1, "weights": {**weights, one: odd}} for odd in (None, [], "x", 1, {}, {one: weights[one]})),
+        *({"format": 1, "weights": {**weights, one: odd}} for odd in records),
         *({"format": 1, "weights": {**weights, odd: weights[one]}} for odd in ids),
         {"format": 1, "weights": {**weights, one: {**weights[one], "id": "resnet20.cifar10_x", "x": 1}}},
         {"format": 1, "weights": again},

@@ -1,6 +1,6 @@
-"""What a Hugging Face Hub keeps and how it answers: repositories in memory, and the endpoints the client uses.
+"""A Hugging Face Hub in memory: its repositories, and the endpoints that the client uses.
 
-As on the real one, LFS files are at another origin, where the Hub's answer redirects to.
+As on the real Hub, LFS files are at another address, and the Hub redirects to it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ ROUTES = (  # method, path, and the method of _Api that answers
 
 
 class Refusal(Exception):
+    """A request that is answered with an error, as the real Hub words it."""
+
     def __init__(self, status: int, message: str, code: str = "", **headers: str) -> None:
         named = {"X-Error-Code": code, "X-Error-Message": message} if code else {"X-Error-Message": message}
         self.answer = _json({"error": message}, status, {**named, **{k.replace("_", "-"): headers[k] for k in headers}})
@@ -51,7 +53,10 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit: `oid` is that of its git blob, which for an LFS file is the pointer of `pointer` bytes."""
+    """A file of a commit.
+
+    `oid` is the hash of its git blob. The blob of an LFS file is a pointer, of `pointer` bytes.
+    """
 
     content: bytes
     lfs: bool
@@ -66,14 +71,14 @@ class File:
         blob = pointer if lfs else content
         return cls(content, lfs, sha256, hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest(), len(pointer))
 
-    def listed(self, path: str) -> dict[str, Any]:
+    def to_json(self, path: str) -> dict[str, Any]:
         large = {"lfs": {"oid": self.sha256, "size": len(self.content), "pointerSize": self.pointer}}
         return {"type": "file", "path": path, "size": len(self.content), "oid": self.oid, **(large if self.lfs else {})}
 
 
 @dataclass
 class Repo:
-    """The commits, from the first to main. They never change."""
+    """A repository: its commits, from the first one to main. A commit never changes."""
 
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
     private: bool = False
@@ -91,9 +96,10 @@ class Repo:
 
 
 class Hub:
-    """The repositories and LFS objects of one Hub. `token` is its owner's, who may write; `guest_token` another user's.
+    """The repositories and LFS objects of one Hub.
 
-    lfs_above: files of more bytes than this are LFS objects, as all *.safetensors are.
+    `token` belongs to the owner, who may write. `guest_token` belongs to another user.
+    All *.safetensors files and all files of more than `lfs_above` bytes are LFS objects.
     """
 
     def __init__(self, *, lfs_above: int = 10 * 2**20) -> None:
@@ -105,9 +111,9 @@ class Hub:
         self.lock = threading.RLock()
 
     def add(self, repo_id: str, files: Mapping[str, bytes], *, lfs: Collection[str] | None = None) -> str:
-        """Commit exactly these files to main, the repository made if need be, and return the commit.
+        """Commit exactly these files to main, and return the commit. A missing repository is created.
 
-        lfs: the paths of those that are LFS objects; None leaves it to the Hub's rule (safetensors and large files).
+        `lfs` has the paths of the LFS objects. With None the Hub's rule decides (safetensors and large files).
         """
         with self.lock:
             made = {
@@ -123,11 +129,11 @@ class Hub:
             return {path: file.content for path, file in repo.commits[repo.main if rev == "main" else rev].items()}
 
     def gate(self, repo_id: str) -> None:
-        """Its files are for the owner only, its listing for everybody."""
+        """Let everybody list the files of a repository, but only the owner download them."""
         self.repos[repo_id].gated = True
 
     def private(self, repo_id: str) -> None:
-        """To all but the owner it does not exist."""
+        """Hide a repository from everybody but the owner."""
         self.repos[repo_id].private = True
 
     def is_large(self, path: str, size: int) -> bool:
@@ -136,9 +142,9 @@ class Hub:
     def answer(self, method: str, target: str, headers: Message, body: bytes) -> Answer:
         parts = urlsplit(target)
         for verb, pattern, name in ROUTES:
-            found = re.fullmatch(pattern, parts.path)
-            if found and verb == ("GET" if method == "HEAD" else method):
-                named = {key: unquote(value) for key, value in found.groupdict().items() if value is not None}
+            match = re.fullmatch(pattern, parts.path)
+            if match and verb == ("GET" if method == "HEAD" else method):
+                named = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}
                 api = _Api(self, headers, {key: values[-1] for key, values in parse_qs(parts.query).items()}, body)
                 try:
                     with self.lock:
@@ -151,7 +157,7 @@ class Hub:
 
 @dataclass
 class _Api:
-    """One request; each method answers a route, given the named parts of its path."""
+    """One request. Each route has a method, which gets the named parts of the path and returns the answer."""
 
     hub: Hub
     headers: Message
@@ -162,56 +168,57 @@ class _Api:
         return json.loads(self.body)
 
     def user(self) -> str | None:
-        """owner, guest, or None without a token."""
-        given = self.headers.get("Authorization")
-        known = {f"Bearer {self.hub.token}": "owner", f"Bearer {self.hub.guest_token}": "guest"}
-        if given is not None and given not in known:
+        """Return "owner", "guest", or None without a token."""
+        header = self.headers.get("Authorization")
+        users = {f"Bearer {self.hub.token}": "owner", f"Bearer {self.hub.guest_token}": "guest"}
+        if header is not None and header not in users:
             raise Refusal(401, "Invalid credentials in Authorization header")
-        return None if given is None else known[given]
+        return None if header is None else users[header]
 
-    def must_own(self) -> None:
+    def require_owner(self) -> None:
         user = self.user()
         if user is None:
             raise Refusal(401, "Invalid username or password.")
         if user != "owner":
             raise Refusal(403, "You have no right to write")
 
-    def readable(self, repo: str) -> Repo:
-        found, user = self.hub.repos.get(repo), self.user()
-        if found is None or (found.private and user != "owner"):  # without a token the two are told alike
+    def find_readable(self, repo: str) -> Repo:
+        repository, user = self.hub.repos.get(repo), self.user()
+        if repository is None or (repository.private and user != "owner"):
+            # Without a token, the real Hub does not say whether a repository is private or does not exist.
             raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
-        return found
+        return repository
 
-    def writable(self, repo: str, rev: str = "main") -> Repo:
-        found = self.readable(repo)
-        self.must_own()
-        self.at(found, rev)
-        return found
+    def find_writable(self, repo: str, rev: str = "main") -> Repo:
+        repository = self.find_readable(repo)
+        self.require_owner()
+        self.find_commit(repository, rev)
+        return repository
 
-    def at(self, repo: Repo, rev: str) -> tuple[str, dict[str, File]]:
+    def find_commit(self, repo: Repo, rev: str) -> tuple[str, dict[str, File]]:
         commit = repo.main if rev == "main" else rev
         if commit not in repo.commits:
             raise Refusal(404, f"Invalid rev id: {rev}", "RevisionNotFound")
         return commit, repo.commits[commit]
 
     def resolve(self, repo: str, rev: str, path: str) -> Answer:
-        found, user = self.readable(repo), self.user()
-        if found.gated and user != "owner":
+        repository, user = self.find_readable(repo), self.user()
+        if repository.gated and user != "owner":
             raise Refusal(403 if user else 401, f"Access to model {repo} is restricted.", "GatedRepo")
-        commit, files = self.at(found, rev)
+        commit, files = self.find_commit(repository, rev)
         if path not in files:
             raise Refusal(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit)
         file, headers = files[path], {"X-Repo-Commit": commit}
         if not file.lfs:
-            return self.part(file.content, {**headers, "ETag": f'"{file.oid}"'})
+            return self.answer_range(file.content, {**headers, "ETag": f'"{file.oid}"'})
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
-        # the name is in the query, as on the real one, so that a fault can be meant for one file
+        # As on the real Hub, the name is in the query. So a fault can be meant for one file.
         return Answer(
             302, {**headers, "Location": f"{self.hub.cdn_url}/lfs-objects/{file.sha256}?filename={quote(path)}"}
         )
 
-    def part(self, content: bytes, headers: dict[str, str]) -> Answer:
-        """The content, or the range of it that was asked for."""
+    def answer_range(self, content: bytes, headers: dict[str, str]) -> Answer:
+        """Answer with the content, or with the range of it that the request asks for."""
         headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **headers}
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not asked or not any(asked.groups()):
@@ -226,10 +233,10 @@ class _Api:
     def get_object(self, oid: str) -> Answer:
         if oid not in self.hub.objects:
             raise Refusal(404, "no such object")
-        return self.part(self.hub.objects[oid], {"ETag": f'"{oid}"'})
+        return self.answer_range(self.hub.objects[oid], {"ETag": f'"{oid}"'})
 
     def put_object(self, oid: str) -> Answer:
-        """The address is the permission, as with a signed one."""
+        """Store an object. As with a signed address, whoever has the address may write."""
         if self.query.get("signature") != self._signature(oid, self.query.get("size", "")):
             raise Refusal(403, "SignatureDoesNotMatch")
         if len(self.body) != int(self.query["size"]) or hashlib.sha256(self.body).hexdigest() != oid:
@@ -250,7 +257,7 @@ class _Api:
         )
 
     def validate_yaml(self) -> Answer:
-        """The card's metadata is a YAML mapping between two lines of dashes; without one, a warning."""
+        """Check that the card's metadata is a YAML mapping between two lines of dashes; warn if there is none."""
         header = re.match(r"---\r?\n(.*?)^---\s*$", self.json()["content"], re.DOTALL | re.MULTILINE)
         try:
             metadata = yaml.safe_load(header[1]) if header else None
@@ -262,7 +269,7 @@ class _Api:
         return _json({"errors": [], "warnings": [] if metadata else [empty]})
 
     def create(self) -> Answer:
-        self.must_own()
+        self.require_owner()
         asked = self.json()
         if asked.get("type", "model") != "model":
             raise Refusal(400, "only models are kept here")
@@ -275,19 +282,24 @@ class _Api:
         return _json(made)
 
     def info(self, repo: str, rev: str = "main") -> Answer:
-        found = self.readable(repo)
-        commit, files = self.at(found, rev)
+        repository = self.find_readable(repo)
+        commit, files = self.find_commit(repository, rev)
         siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(files)]
         for sibling in siblings if self.query.get("blobs") else []:
             file = files[sibling["rfilename"]]
             sibling |= {"size": len(file.content), "blobId": file.oid}
             if file.lfs:
                 sibling["lfs"] = {"sha256": file.sha256, "size": len(file.content), "pointerSize": file.pointer}
-        known = {"id": repo, "sha": commit, "private": found.private, "gated": "manual" if found.gated else False}
+        known = {
+            "id": repo,
+            "sha": commit,
+            "private": repository.private,
+            "gated": "manual" if repository.gated else False,
+        }
         return _json({**known, "disabled": False, "tags": [], "siblings": siblings})
 
     def tree(self, repo: str, rev: str, path: str = "") -> Answer:
-        listed = _listing(self.at(self.readable(repo), rev)[1])
+        listed = _listing(self.find_commit(self.find_readable(repo), rev)[1])
         under = path.rstrip("/") + "/" if path else ""
         if under and under[:-1] not in listed:
             raise Refusal(404, f"{path} does not exist on {rev}", "EntryNotFound")
@@ -297,12 +309,12 @@ class _Api:
         return _json(list(below.values()))
 
     def paths_info(self, repo: str, rev: str) -> Answer:
-        listed = _listing(self.at(self.readable(repo), rev)[1])
+        listed = _listing(self.find_commit(self.find_readable(repo), rev)[1])
         paths = parse_qs(self.body.decode()).get("paths", [])
         return _json([listed[path] for path in paths if path in listed])
 
     def preupload(self, repo: str, rev: str) -> Answer:
-        present = self.at(self.writable(repo, rev), rev)[1]
+        present = self.find_commit(self.find_writable(repo, rev), rev)[1]
         modes = []
         for file in self.json()["files"]:
             path, old = file["path"], present.get(file["path"])
@@ -312,7 +324,7 @@ class _Api:
         return _json({"files": modes, "commitOid": self.hub.repos[repo].main})
 
     def lfs_batch(self, repo: str) -> Answer:
-        self.writable(repo)
+        self.find_writable(repo)
         objects = []
         for asked in self.json()["objects"]:
             oid, size = asked["oid"], asked["size"]
@@ -326,7 +338,7 @@ class _Api:
         return _json({"transfer": "basic", "objects": objects})
 
     def lfs_verify(self, repo: str) -> Answer:
-        self.writable(repo)
+        self.find_writable(repo)
         self._uploaded(self.json(), 404)
         return _json({})
 
@@ -337,17 +349,17 @@ class _Api:
         return content
 
     def commit(self, repo: str, rev: str) -> Answer:
-        """All of the lines, or none."""
-        found = self.writable(repo, rev)
+        """Make a commit of all lines of the request, or of none."""
+        repository = self.find_writable(repo, rev)
         if self.query.get("create_pr") or rev != "main":
             raise Refusal(400, "only main takes commits here")
-        files = dict(found.commits[found.main])
+        files = dict(repository.commits[repository.main])
         for line in self.body.splitlines():
             key, value = (item := json.loads(line))["key"], item["value"]
             path = value.get("path", "")
             gone = [name for name in files if name == path or name.startswith(path.rstrip("/") + "/")]
             if key == "header":
-                if value.get("parentCommit", found.main) != found.main:
+                if value.get("parentCommit", repository.main) != repository.main:
                     raise Refusal(412, "A commit has happened since. Please refresh and try again.")
             elif key == "file":
                 files[path] = File.of(base64.b64decode(value["content"], validate=True), lfs=False)
@@ -359,7 +371,7 @@ class _Api:
                 files = {name: file for name, file in files.items() if name not in gone}
             else:
                 raise Refusal(400, f"unknown key {key}")
-        made = found.commit(files)
+        made = repository.commit(files)
         return _json({"success": True, "commitOid": made, "commitUrl": f"{self.hub.url}/{repo}/commit/{made}"})
 
 
@@ -369,9 +381,9 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 
 def _listing(files: Mapping[str, File]) -> dict[str, dict[str, Any]]:
-    """All files and the folders that hold them, by path."""
+    """List all files and the folders that contain them, by path."""
     folders = {path[:at] for path in files for at, character in enumerate(path) if character == "/"}
-    listed = {path: file.listed(path) for path, file in files.items()}
+    listed = {path: file.to_json(path) for path, file in files.items()}
     for path in folders:
         listed[path] = {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
     return dict(sorted(listed.items()))

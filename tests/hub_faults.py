@@ -1,4 +1,7 @@
-"""What goes wrong between a server and its client, struck on purpose: rules, and answers sent as a rule says."""
+"""Faults that a test can cause between a server and its client.
+
+A `Fault` says which requests are answered wrongly, how often, and how. `send` writes an answer with its fault.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ _NEED_A_BODY = ("same_size_corruption", "truncate", "drip", "pause")
 
 @dataclasses.dataclass
 class Answer:
-    """What to send; body starts at byte `start` of the file it is a part of."""
+    """An answer to a request.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers, without Content-Length.
+        body: The whole file, or a part of it.
+        start: The position in the file where the body starts.
+    """
 
     status: int
     headers: dict[str, str]
@@ -28,18 +38,22 @@ class Answer:
 
 @dataclasses.dataclass
 class Fault:
-    """One way for answers to go wrong. Of the rules that match a request, the first alone strikes.
+    """One way in which answers are wrong. If several faults match a request, only the first one is used.
 
-    match: a regular expression found in "METHOD path?query"; `^GET .*name` spares the HEAD that precedes a GET.
-    times: how often it still strikes, None for ever. Kinds that spoil a body leave answers without one alone.
-    kind: one of KINDS:
-      status: `status` with `headers` and `body`, and the request has no effect. The other kinds spoil the answer to
-        a request that had its effect.
-      html: a page for people with status 200; with `keep_headers` under the headers of what it replaces.
-      same_size_corruption: one byte of the file is flipped, at `offset` (negative: from the end of what is sent).
-      truncate, reset, stall: after `after` bytes of the body (None: before the headers) the connection is closed, is
-        reset, or falls silent until the client leaves or the server stops.
-      drip, pause: `seconds` pass before each `size` bytes (by default 1, and 64 KiB).
+    Attributes:
+        match: A regular expression that is searched in "METHOD path?query". `^GET .*name` leaves out the HEAD request
+            that comes before a GET request.
+        times: How often the fault will still happen, None for always. Faults of a body do not happen, and are not
+            counted, for answers without a body.
+        kind: One of KINDS. With "status" the request has no effect; with all others it has its effect, and only the
+            answer is wrong.
+
+            * status: the answer is `status` with `headers` and `body`.
+            * html: the answer is a web page with status 200; `keep_headers` keeps the headers of the right answer.
+            * same_size_corruption: the byte of the file at `offset` is changed (negative: from the end of the body).
+            * truncate, reset, stall: after `after` bytes of the body (None: before the headers) the server closes the
+              connection, resets it, or sends nothing until the client leaves or the server stops.
+            * drip, pause: the server waits `seconds` before each `size` bytes (by default 1 byte, and 64 KiB).
     """
 
     match: str
@@ -61,7 +75,10 @@ class Fault:
         re.compile(self.match)
 
     def strikes(self, request: str, answer: Answer | None) -> bool:
-        """Whether it strikes "METHOD path?query", before (None) or after the answer is known; it counts that."""
+        """Say whether the fault happens for a request "METHOD path?query", and count it if it does.
+
+        The server asks twice: before it has an answer (None), and with the answer.
+        """
         if (self.kind == "status") != (answer is None) or self.times == 0 or not re.search(self.match, request):
             return False
         if self.kind in _NEED_A_BODY and answer is not None and (request.startswith("HEAD ") or not answer.body):
@@ -71,10 +88,11 @@ class Fault:
         return True
 
     def spoil(self, answer: Answer) -> Answer:
-        """The answer with another content, for the kinds that replace it."""
+        """Return the answer with another content, for the kinds that change the content."""
         if self.kind == "html":
-            kept = {name: value for name, value in answer.headers.items() if self.keep_headers and name != "Location"}
-            return Answer(200, {**kept, "Content-Type": "text/html; charset=utf-8"}, PAGE)
+            headers = {name: value for name, value in answer.headers.items() if name != "Location"}
+            headers = headers if self.keep_headers else {}
+            return Answer(200, {**headers, "Content-Type": "text/html; charset=utf-8"}, PAGE)
         if self.kind == "same_size_corruption":
             at = self.offset - answer.start if self.offset >= 0 else len(answer.body) + self.offset
             if 0 <= at < len(answer.body):
@@ -85,7 +103,7 @@ class Fault:
 
 
 def send(handler: http.server.BaseHTTPRequestHandler, answer: Answer, fault: Fault | None) -> None:
-    """Write the answer as the fault has it."""
+    """Write the answer with its fault."""
     answer = fault.spoil(answer) if fault else answer
     kind = fault.kind if fault else ""
     body = b"" if handler.command == "HEAD" else answer.body
@@ -112,10 +130,15 @@ def send(handler: http.server.BaseHTTPRequestHandler, answer: Answer, fault: Fau
         _wait(handler.connection, None)
     if kind == "reset":
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        socket.close(handler.connection.detach())  # at once: an orderly shutdown first would say that all is sent
+        socket.close(
+            handler.connection.detach()
+        )  # close at once: an orderly shutdown would mean that everything was sent
 
 
 def _wait(connection: socket.socket, seconds: float | None) -> None:
-    """Let time pass. A client has nothing to say meanwhile: readable means it left, or that the server stops."""
+    """Wait for some seconds, or for ever.
+
+    The client sends nothing meanwhile. So if the connection is readable, the client has left or the server stops.
+    """
     if select.select([connection], [], [], seconds)[0]:
         raise ConnectionAbortedError

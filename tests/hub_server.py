@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on loopback for the real client of both major versions, which can be made to fail."""
+"""A Hugging Face Hub on this machine, for the real client of both major versions. Its answers can be made to fail."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hub_api import Hub
 from hub_faults import Answer, Fault, send
 
 
-class Asked(NamedTuple):
-    """One request; path has the query, status is 0 where nothing was answered."""
+class Request(NamedTuple):
+    """One request that the server got. `path` includes the query; `status` is 0 if nothing was answered."""
 
     method: str
     path: str
@@ -23,15 +23,18 @@ class Asked(NamedTuple):
 
 
 class HubServer(Hub):
-    """A Hub that serves at `url` while it is a context, and LFS objects at `cdn_url`.
+    """A Hub that runs at `url` until its `with` block ends. LFS objects are at `cdn_url`.
 
-    faults: rules of hub_faults.Fault, to change at any time. requests: what was asked, in the order of the answers.
+    Attributes:
+        faults: The faults of its answers, which may be changed at any time.
+        requests: All requests, in the order of their answers.
+        bugs: Tracebacks of errors in the test server itself.
     """
 
     def __init__(self, *, lfs_above: int = 10 * 2**20) -> None:
         super().__init__(lfs_above=lfs_above)
         self.faults: list[Fault] = []
-        self.requests: list[Asked] = []
+        self.requests: list[Request] = []
         self.bugs: list[str] = []
 
     def __enter__(self) -> HubServer:
@@ -50,19 +53,32 @@ class HubServer(Hub):
         for thread in self._threads:
             thread.join()
         if self.bugs:
-            raise AssertionError("the Hub on loopback has a bug:\n" + "\n".join(self.bugs))
+            raise AssertionError("the Hub of the tests has a bug:\n" + "\n".join(self.bugs))
 
     def count(self, method: str, contains: str) -> int:
-        """How many requests of this method had this in their path or query."""
-        return sum(asked.method == method and contains in asked.path for asked in list(self.requests))
+        """Count the requests of this method that had this text in their path or query."""
+        return sum(request.method == method and contains in request.path for request in list(self.requests))
 
-    def fault(self, request: str, answer: Answer | None) -> Fault | None:
+    def fail_next(self, times: int, match: str, kind: str, **details: Any) -> None:
+        """Make the next answers to matching requests wrong. The arguments are those of `Fault`."""
+        self.faults.append(Fault(match, times, kind, **details))
+
+    def fail_always(self, match: str, kind: str, **details: Any) -> None:
+        """Make all answers to matching requests wrong, until `stop_failing`. The arguments are those of `Fault`."""
+        self.faults.append(Fault(match, None, kind, **details))
+
+    def stop_failing(self) -> None:
+        """Make all answers right again."""
+        self.faults.clear()
+
+    def fault_for(self, request: str, answer: Answer | None) -> Fault | None:
+        """Return the fault that happens for a request, see `Fault.strikes`."""
         with self.lock:
             return next((fault for fault in self.faults if fault.strikes(request, answer)), None)
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = False  # so that closing joins them
+    daemon_threads = False  # so that closing waits for them
     request_queue_size = 64
 
     def __init__(self, hub: HubServer) -> None:
@@ -82,14 +98,14 @@ class _Server(http.server.ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def hang_up(self) -> None:
-        """End the connections, which wakes the threads that wait on them."""
+        """End all connections, which wakes the threads that wait for them."""
         with self.hub.lock:
             for connection in self._open:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """An answer failed by a mistake in these files: said when the server stops."""
+        """Remember an error of the test server itself. It is raised when the server stops."""
         self.hub.bugs.append(traceback.format_exc())
 
 
@@ -99,41 +115,41 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a client that leaves, or is made to
+        with contextlib.suppress(ConnectionError):  # the client has left, or a fault has ended the connection
             super().handle()
 
     def do_GET(self) -> None:
-        hub, asked = self.server.hub, f"{self.command} {self.path}"
+        hub, request = self.server.hub, f"{self.command} {self.path}"
         body = self._read()
-        fault = hub.fault(asked, None)
+        fault = hub.fault_for(request, None)
         if fault:
             answer = Answer(fault.status, dict(fault.headers), fault.body)
         else:
             answer = hub.answer(self.command, self.path, self.headers, body)
-            fault = hub.fault(asked, answer)
+            fault = hub.fault_for(request, answer)
         send(self, answer, fault)
 
     do_HEAD = do_POST = do_PUT = do_GET
 
     def _read(self) -> bytes:
-        """The request's body: of a known length, or in chunks."""
+        """Read the request's body, which has a known length or comes in chunks."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self._exactly(int(self.headers.get("Content-Length", 0)))
+            return self._read_exactly(int(self.headers.get("Content-Length", 0)))
         chunks = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
-            chunks.append(self._exactly(size))
+            chunks.append(self._read_exactly(size))
             self.rfile.readline()
         self.rfile.readline()
         return b"".join(chunks)
 
-    def _exactly(self, size: int) -> bytes:
+    def _read_exactly(self, size: int) -> bytes:
         content = self.rfile.read(size)
         if len(content) < size:
             raise ConnectionAbortedError
         return content
 
     def log_request(self, code: Any = "-", size: object = "-") -> None:
-        self.server.hub.requests.append(Asked(self.command, self.path, int(code)))
+        self.server.hub.requests.append(Request(self.command, self.path, int(code)))
 
     def log_message(self, *args: object) -> None:
         """Nothing on stderr."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def picture(width: int, height: int, seed: int, *, noise: int = 24) -> NDArray[np.uint8]:
+def make_picture(width: int, height: int, seed: int, *, noise: int = 24) -> NDArray[np.uint8]:
     """A smooth pattern of colours with noise on it (height, width, 3): something for a codec and a filter to do."""
     dice = np.random.default_rng(seed)
     coarse = Image.fromarray(dice.integers(0, 256, (4, 4, 3), dtype=np.uint8))
@@ -19,35 +19,35 @@ def picture(width: int, height: int, seed: int, *, noise: int = 24) -> NDArray[n
     return (smooth + dice.integers(-noise, noise + 1, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def encoded(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
+def encode(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, form, **options)  # type: ignore[arg-type]
+    image.save(stream, form, **options)
     return stream.getvalue()
 
 
 def odd_images() -> dict[str, bytes]:
     """Images of odd sizes and modes, under a name that says what is odd."""
     found = {
-        f"{width}x{height}.JPEG": encoded(Image.fromarray(picture(width, height, seed)))
+        f"{width}x{height}.JPEG": encode(Image.fromarray(make_picture(width, height, seed)))
         for seed, (width, height) in enumerate(
             [(500, 375), (333, 500), (37, 36), (36, 37), (31, 33), (7, 5), (300, 9), (2, 90), (1, 40), (40, 1), (1, 1)]
         )
     }
-    plain = Image.fromarray(picture(75, 53, 100))
-    found |= {f"{mode}.JPEG": encoded(plain.convert(mode)) for mode in ("L", "CMYK", "YCbCr")}
-    found["plain.JPEG"] = encoded(plain)
-    found["progressive.JPEG"] = encoded(plain, progressive=True, quality=60)
-    found["subsampled.JPEG"] = encoded(plain, subsampling=0)
+    plain = Image.fromarray(make_picture(75, 53, 100))
+    found |= {f"{mode}.JPEG": encode(plain.convert(mode)) for mode in ("L", "CMYK", "YCbCr")}
+    found["plain.JPEG"] = encode(plain)
+    found["progressive.JPEG"] = encode(plain, progressive=True, quality=60)
+    found["subsampled.JPEG"] = encode(plain, subsampling=0)
     for orientation in (3, 6):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        found[f"orientation{orientation}.JPEG"] = encoded(plain, exif=exif)
-    found["damaged_exif.JPEG"] = encoded(plain, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
+        found[f"orientation{orientation}.JPEG"] = encode(plain, exif=exif)
+    found["damaged_exif.JPEG"] = encode(plain, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
     for mode in ("RGBA", "LA", "P", "1", "I;16"):
         image = plain.convert("I" if mode == "I;16" else mode)
         image = image.point(lambda level: level * 200).convert(mode) if mode == "I;16" else image
-        found[f"png_{mode.replace(';', '')}.JPEG"] = encoded(image, "PNG")
-    found["transparent.png"] = encoded(plain.convert("P"), "PNG", transparency=bytes(range(256)))
+        found[f"png_{mode.replace(';', '')}.JPEG"] = encode(image, "PNG")
+    found["transparent.png"] = encode(plain.convert("P"), "PNG", transparency=bytes(range(256)))
     return found
 
 
@@ -58,17 +58,17 @@ def write_tree(folder: Path, samples: Iterable[tuple[str, str, bytes]]) -> None:
         (folder / wnid / name).write_bytes(content)
 
 
-def generated(classes: int, each: int) -> list[tuple[str, str, bytes]]:
+def generate_samples(classes: int, each: int) -> list[tuple[str, str, bytes]]:
     """Small images of that many classes, a pattern for each, in the order of the classes: class, name, content."""
     found = []
     for number in range(classes):
         for sample in range(each):
             dice = np.random.default_rng((number, sample))
             width, height = dice.integers(36, 60, 2)
-            pixels = picture(int(width), int(height), number, noise=0).astype(np.int64)
+            pixels = make_picture(int(width), int(height), number, noise=0).astype(np.int64)
             pixels += dice.integers(-100, 101, pixels.shape)
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            found.append((f"n{number:08d}", f"image_{sample:08d}.JPEG", encoded(image, quality=80)))
+            found.append((f"n{number:08d}", f"image_{sample:08d}.JPEG", encode(image, quality=80)))
     return found
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import pyramidzoo
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.convert.conversion import Converted, convert_file, get_layout, map_tensors
+from pyramidzoo.convert.conversion import ConvertedFile, convert_file, map_tensors
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.models import build
 
 # Rounding in doubles (1e-16 an operation) came to 1e-12 at most, in floats (6e-8) to 1e-5; the rest is room for other
@@ -73,7 +74,9 @@ def zipped(path: Path, content: Any, *, compressed: bool = False) -> Path:
     return path
 
 
-def converted(source: Path, *, layout: str | None, architecture: str | None, dataset: str, classes: int) -> Converted:
+def converted(
+    source: Path, *, layout: str | None, architecture: str | None, dataset: str, classes: int
+) -> ConvertedFile:
     """Convert to a file beside the source; ImageNet constants where the layout has none."""
     row = get_architecture(architecture) if architecture else None
     preprocessing = None
@@ -91,7 +94,7 @@ def converted(source: Path, *, layout: str | None, architecture: str | None, dat
     )
 
 
-def loaded(result: Converted) -> nn.Module:
+def loaded(result: ConvertedFile) -> nn.Module:
     """The zoo's network with the converted file."""
     return pyramidzoo.create_model(result.description.architecture, weights=result.path).eval()
 

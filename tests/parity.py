@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytest
 import reference_graphs as reference
@@ -21,6 +21,7 @@ Forward = Callable[[Tensor], Tensor]
 Tensors = dict[str, Tensor]
 Counterpart = Callable[[nn.Module], tuple[Forward, Tensors]]
 Mode = Literal["eval", "train", "single"]
+Network = TypeVar("Network", bound=nn.Module)
 MODES: tuple[Mode, ...] = ("eval", "train", "single")
 
 # Rounding in doubles (1e-16 an operation) came to 1e-11 at most; the rest is room for other orders of summation.
@@ -54,10 +55,10 @@ def compare(row: Row, mode: Mode) -> None:
         if mode == "single":
             return _compare_logits(row, torch.float32, SINGLE)
         torch.manual_seed(0)
-        model = randomised(row.build()).double().train(mode == "train")
+        model = randomise(row.build()).double().train(mode == "train")
         images = torch.randn(3 if mode == "train" else 2, 3, row.size, row.size, dtype=torch.float64)
         forward, tensors = row.counterpart(model)
-        ours, theirs = measured(model, model.state_dict(keep_vars=True), images), measured(forward, tensors, images)
+        ours, theirs = measure(model, model.state_dict(keep_vars=True), images), measure(forward, tensors, images)
         assert_close(ours, theirs, DOUBLE, cancelling=mode == "train")
 
 
@@ -69,7 +70,7 @@ def compare_logits(row: Row) -> None:
 
 def _compare_logits(row: Row, dtype: torch.dtype, relative: float) -> None:
     torch.manual_seed(0)
-    model = randomised(row.build()).to(dtype).eval()
+    model = randomise(row.build()).to(dtype).eval()
     images = torch.randn(2, 3, row.size, row.size, dtype=dtype)
     forward, _ = row.counterpart(model)
     with torch.no_grad():
@@ -85,12 +86,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomise(model: Network) -> Network:
     """The model with batch norms and biases that change what passes through them."""
     for module in reversed(list(model.modules())):  # parts before the whole
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.5)
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             module.num_batches_tracked.fill_(7)
@@ -99,6 +102,7 @@ def randomised(model: nn.Module) -> nn.Module:
         elif isinstance(module, SqueezeExcitation):
             # where it squeezes to a single channel, the ReLU on that one must let something through
             nn.init.normal_(module.fc1.weight, std=0.3 * module.fc1.in_channels**-0.5)
+            assert module.fc1.bias is not None
             nn.init.normal_(module.fc1.bias, mean=2.0, std=0.5)
     return model
 
@@ -153,7 +157,7 @@ def literal(graph: Callable[..., Tensor], **arguments: object) -> Counterpart:
     return counterpart
 
 
-def measured(forward: Forward, tensors: Tensors, images: Tensor) -> Tensors:
+def measure(forward: Forward, tensors: Tensors, images: Tensor) -> Tensors:
     """Logits, the gradients of one functional of them with respect to everything, and the buffers afterwards."""
     images = images.clone().requires_grad_()
     torch.manual_seed(1)  # for dropout and shake-shake, which both sides draw in the same order
@@ -189,12 +193,12 @@ def assert_close(ours: Tensors, theirs: Tensors, relative: float, *, cancelling:
         assert difference <= relative * scale, f"{name} differs by {difference:.1e} at a scale of {scale:.1e}"
 
 
-def by_stage(values: Sequence[int], units: Sequence[int], times: int = 1) -> list[list[int]]:
+def by_stage(values: Sequence[int], blocks: Sequence[int], times: int = 1) -> list[list[int]]:
     """As pytorchcv wants channels: a list for each stage."""
     remaining = iter(values)
-    return [[times * next(remaining) for _ in range(count)] for count in units]
+    return [[times * next(remaining) for _ in range(count)] for count in blocks]
 
 
 def twice(*widths: int) -> list[list[int]]:
-    """Two units a stage: its first one, and one like all others."""
+    """Two blocks a stage: its first one, and one like all others."""
     return [[width, width] for width in widths]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -61,10 +62,10 @@ def resnet_a(net: Layers, x: Tensor, *, n: int) -> Tensor:
     x = net.bn_relu("bn1", net.conv("conv1", x, 16, 3))
     for stage, width in enumerate((16, 32, 64)):
         for k in range(n):
-            unit = f"layer{stage + 1}.{k}"
+            block = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
-            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, width, 3, stride))
-            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, width, 3))
+            y = net.bn_relu(f"{block}.bn1", net.conv(f"{block}.conv1", x, width, 3, stride))
+            y = net.bn(f"{block}.bn2", net.conv(f"{block}.conv2", y, width, 3))
             if stride == 2:
                 x = x[:, :, ::2, ::2]
                 x = torch.cat([_zeros(x, width // 4), x, _zeros(x, width // 4)], dim=1)
@@ -73,15 +74,15 @@ def resnet_a(net: Layers, x: Tensor, *, n: int) -> Tensor:
 
 
 def resnet_fattorib(net: Layers, x: Tensor, *, n: int) -> Tensor:
-    """Blocks of n - 1 plain units and one whose second convolution strides and widens; the third block's does not."""
+    """Stages of n - 1 plain blocks and one whose second convolution strides and widens; the third stage's does not."""
     x = net.bn_relu("bn1", net.conv("conv1", x, 16, 3))
-    for block, (width, out) in enumerate(((16, 32), (32, 64), (64, 64))):
+    for stage, (width, out) in enumerate(((16, 32), (32, 64), (64, 64))):
         for k in range(n):
-            unit = f"layer{block + 1}.{k}"
+            block = f"layer{stage + 1}.{k}"
             transition = k == n - 1 and out > width
-            stride, unit_out = (2, out) if transition else (1, width)
-            y = net.bn_relu(f"{unit}.bn1", net.conv(f"{unit}.conv1", x, width, 3))
-            y = net.bn(f"{unit}.bn2", net.conv(f"{unit}.conv2", y, unit_out, 3, stride))
+            stride, block_out = (2, out) if transition else (1, width)
+            y = net.bn_relu(f"{block}.bn1", net.conv(f"{block}.conv1", x, width, 3))
+            y = net.bn(f"{block}.bn2", net.conv(f"{block}.conv2", y, block_out, 3, stride))
             if transition:
                 x = x[:, :, ::2, ::2]
                 x = torch.cat([_zeros(x, out // 4), x, _zeros(x, out // 4)], dim=1)
@@ -100,30 +101,30 @@ def preresnet(
     first_relu: bool = True,
     last_bn: bool = False,
 ) -> Tensor:
-    """Basic pre-activation units; `shared` stages give the first unit's BN-ReLU to its shortcut as well.
+    """Basic pre-activation blocks; `shared` stages give the first block's BN-ReLU to its shortcut as well.
 
-    Without `first_relu` a unit has no ReLU after its first BN, unless that BN is shared.
+    Without `first_relu` a block has no ReLU after its first BN, unless that BN is shared.
     """
     x = net.conv("conv1", x, 16 * width, 3)
     for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
         for k in range(n):
-            unit = f"layer{stage + 1}.{k}"
+            block = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
             sharing = k == 0 and shared[stage]
-            activated = net.bn(f"{unit}.bn1", x)
+            activated = net.bn(f"{block}.bn1", x)
             if sharing or first_relu:
                 activated = torch.relu(activated)
-            y = net.conv(f"{unit}.conv1", activated, out, 3, stride)
-            y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), out, 3)
+            y = net.conv(f"{block}.conv1", activated, out, 3, stride)
+            y = net.conv(f"{block}.conv2", net.bn_relu(f"{block}.bn2", y), out, 3)
             if last_bn:
-                y = net.bn(f"{unit}.last_bn", y)
+                y = net.bn(f"{block}.last_bn", y)
             if sharing:
                 x = activated
             if stride == 2 and option == "A":
                 x = x[:, :, ::2, ::2]
                 x = torch.cat([x, _zeros(x, out // 2)], dim=1)
             elif stride == 2:
-                x = net.conv(f"{unit}.downsample", x, out, 1, 2)
+                x = net.conv(f"{block}.downsample", x, out, 1, 2)
             x = y + x
     return net.head(net.bn_relu("norm", x))
 
@@ -133,44 +134,44 @@ def preresnet_bottleneck(
 ) -> Tensor:
     """Pre-activation bottlenecks at `widths` channels; convolution number `strided` has the stride.
 
-    Where `shared`, the first unit of each stage gives its BN-ReLU to the shortcut as well. That is a bare projection,
+    Where `shared`, the first block of each stage gives its BN-ReLU to the shortcut as well. That is a bare projection,
     or nothing more where the channels stay.
     """
     x = net.conv("conv1", x, 16, 3)
     for stage, out in enumerate(widths):
         for k in range(n):
-            unit = f"layer{stage + 1}.{k}"
+            block = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
-            activated = net.bn_relu(f"{unit}.bn1", x)
-            y = _preactivated_branch(net, unit, activated, out, stride, strided)
+            activated = net.bn_relu(f"{block}.bn1", x)
+            y = _preactivated_branch(net, block, activated, out, stride, strided)
             if k == 0 and shared:
                 x = activated
             if x.shape[1] != out:
-                x = net.conv(f"{unit}.downsample", x, out, 1, stride)
+                x = net.conv(f"{block}.downsample", x, out, 1, stride)
             x = y + x
     return net.head(net.bn_relu("norm", x))
 
 
-def image_preresnet(net: Layers, x: Tensor, *, units: Sequence[int]) -> Tensor:
-    """fb.resnet.torch's bottlenecks on ImageNet: the very first unit reads what the stem has activated already."""
+def image_preresnet(net: Layers, x: Tensor, *, blocks: Sequence[int]) -> Tensor:
+    """fb.resnet.torch's bottlenecks on ImageNet: the very first block reads what the stem has activated already."""
     x = net.bn_relu("bn1", net.conv("conv1", x, 64, 7, 2))
     x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-    for stage, (count, out) in enumerate(zip(units, (256, 512, 1024, 2048), strict=True)):
+    for stage, (count, out) in enumerate(zip(blocks, (256, 512, 1024, 2048), strict=True)):
         for k in range(count):
-            unit = f"layer{stage + 1}.{k}"
+            block = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
-            activated = x if (stage, k) == (0, 0) else net.bn_relu(f"{unit}.bn1", x)
-            y = _preactivated_branch(net, unit, activated, out, stride, strided=2)
-            x = y + (net.conv(f"{unit}.downsample", activated, out, 1, stride) if k == 0 else x)
+            activated = x if (stage, k) == (0, 0) else net.bn_relu(f"{block}.bn1", x)
+            y = _preactivated_branch(net, block, activated, out, stride, strided=2)
+            x = y + (net.conv(f"{block}.downsample", activated, out, 1, stride) if k == 0 else x)
     assert "layer1.0.bn1.weight" not in net.state
     return net.head(net.bn_relu("norm", x))
 
 
-def _preactivated_branch(net: Layers, unit: str, x: Tensor, out: int, stride: int, strided: int) -> Tensor:
+def _preactivated_branch(net: Layers, block: str, x: Tensor, out: int, stride: int, strided: int) -> Tensor:
     inner = out // 4
-    y = net.conv(f"{unit}.conv1", x, inner, 1, stride if strided == 1 else 1)
-    y = net.conv(f"{unit}.conv2", net.bn_relu(f"{unit}.bn2", y), inner, 3, stride if strided == 2 else 1)
-    return net.conv(f"{unit}.conv3", net.bn_relu(f"{unit}.bn3", y), out, 1)
+    y = net.conv(f"{block}.conv1", x, inner, 1, stride if strided == 1 else 1)
+    y = net.conv(f"{block}.conv2", net.bn_relu(f"{block}.bn2", y), inner, 3, stride if strided == 2 else 1)
+    return net.conv(f"{block}.conv3", net.bn_relu(f"{block}.bn3", y), out, 1)
 
 
 def wide_resnet(net: Layers, x: Tensor, *, n: int, width: int, drop: float = 0.0) -> Tensor:
@@ -178,13 +179,13 @@ def wide_resnet(net: Layers, x: Tensor, *, n: int, width: int, drop: float = 0.0
     x = net.conv("conv1", x, 16, 3)
     for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
         for k in range(n):
-            unit = f"layer{stage + 1}.{k}"
+            block = f"layer{stage + 1}.{k}"
             stride = 2 if stage > 0 and k == 0 else 1
-            activated = net.bn_relu(f"{unit}.bn1", x)
-            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", activated, out, 3, stride))
-            y = net.conv(f"{unit}.conv2", net.drop(y, drop), out, 3)
+            activated = net.bn_relu(f"{block}.bn1", x)
+            y = net.bn_relu(f"{block}.bn2", net.conv(f"{block}.conv1", activated, out, 3, stride))
+            y = net.conv(f"{block}.conv2", net.drop(y, drop), out, 3)
             if k == 0 and (stage > 0 or width > 1):
-                x = net.conv(f"{unit}.downsample", activated, out, 1, stride)
+                x = net.conv(f"{block}.downsample", activated, out, 1, stride)
             x = y + x
     return net.head(net.bn_relu("norm", x))
 
@@ -193,55 +194,55 @@ def pyramidnet(
     net: Layers,
     x: Tensor,
     *,
-    units: Sequence[int],
+    blocks: Sequence[int],
     widths: Sequence[int],
     bottleneck: bool,
     stem: int = 16,
     drop: float = 0.0,
 ) -> Tensor:
-    """The CIFAR network; `units` counts those of each stage, `widths` lists all of them."""
+    """The CIFAR network; `blocks` counts those of each stage, `widths` lists all of them."""
     x = net.bn("bn1", net.conv("conv1", x, stem, 3))
-    return _pyramid(net, x, units, widths, bottleneck, drop)
+    return _pyramid(net, x, blocks, widths, bottleneck, drop)
 
 
 def image_pyramidnet(
-    net: Layers, x: Tensor, *, units: Sequence[int], widths: Sequence[int], drop: float = 0.0
+    net: Layers, x: Tensor, *, blocks: Sequence[int], widths: Sequence[int], drop: float = 0.0
 ) -> Tensor:
     """The ImageNet network."""
     x = net.bn_relu("bn1", net.conv("conv1", x, 64, 7, 2))
     x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-    return _pyramid(net, x, units, widths, True, drop)
+    return _pyramid(net, x, blocks, widths, True, drop)
 
 
-def additive_widths(base: int, alpha: float, units: int) -> list[int]:
-    """base + k * alpha / units in exact arithmetic, rounded half up."""
+def additive_widths(base: int, alpha: float, blocks: int) -> list[int]:
+    """base + k * alpha / blocks in exact arithmetic, rounded half up."""
     half = Fraction(1, 2)
-    return [math.floor(base + k * Fraction(alpha) / units + half) for k in range(1, units + 1)]
+    return [math.floor(base + k * Fraction(alpha) / blocks + half) for k in range(1, blocks + 1)]
 
 
-def multiplicative_widths(base: int, alpha: float, units: int) -> list[int]:
-    """base * alpha^(k / units) in fifty digits, rounded half up."""
+def multiplicative_widths(base: int, alpha: float, blocks: int) -> list[int]:
+    """base * alpha^(k / blocks) in fifty digits, rounded half up."""
     with localcontext() as context:
         context.prec = 50
-        return [int(base * Decimal(alpha) ** (Decimal(k) / units) + Decimal("0.5")) for k in range(1, units + 1)]
+        return [int(base * Decimal(alpha) ** (Decimal(k) / blocks) + Decimal("0.5")) for k in range(1, blocks + 1)]
 
 
 def _pyramid(
-    net: Layers, x: Tensor, units: Sequence[int], widths: Sequence[int], bottleneck: bool, drop: float
+    net: Layers, x: Tensor, blocks: Sequence[int], widths: Sequence[int], bottleneck: bool, drop: float
 ) -> Tensor:
-    places = [(stage, k) for stage, count in enumerate(units) for k in range(count)]
+    places = [(stage, k) for stage, count in enumerate(blocks) for k in range(count)]
     for (stage, k), width in zip(places, widths, strict=True):
-        unit = f"layer{stage + 1}.{k}"
+        block = f"layer{stage + 1}.{k}"
         stride = 2 if stage > 0 and k == 0 else 1
         out = 4 * width if bottleneck else width
-        y = net.bn(f"{unit}.bn1", x)
+        y = net.bn(f"{block}.bn1", x)
         if bottleneck:
-            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, width, 1))
-            y = net.bn_relu(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, width, 3, stride))
-            y = net.bn(f"{unit}.bn4", net.conv(f"{unit}.conv3", y, out, 1))
+            y = net.bn_relu(f"{block}.bn2", net.conv(f"{block}.conv1", y, width, 1))
+            y = net.bn_relu(f"{block}.bn3", net.conv(f"{block}.conv2", y, width, 3, stride))
+            y = net.bn(f"{block}.bn4", net.conv(f"{block}.conv3", y, out, 1))
         else:
-            y = net.bn_relu(f"{unit}.bn2", net.conv(f"{unit}.conv1", y, width, 3, stride))
-            y = net.bn(f"{unit}.bn3", net.conv(f"{unit}.conv2", y, out, 3))
+            y = net.bn_relu(f"{block}.bn2", net.conv(f"{block}.conv1", y, width, 3, stride))
+            y = net.bn(f"{block}.bn3", net.conv(f"{block}.conv2", y, out, 3))
         if stride == 2:
             x = _mean_of_2x2(x)
         x = y + torch.cat([x, _zeros(x, out - x.shape[1])], dim=1)
@@ -258,6 +259,7 @@ def _mean_of_2x2(x: Tensor) -> Tensor:
     def window_sums(values: Tensor) -> Tensor:
         height, width = values.shape[2:]
         values = F.pad(values, (0, 1, 0, 1))
-        return sum(values[:, :, i : i + height : 2, j : j + width : 2] for i in (0, 1) for j in (0, 1))
+        windows = (values[:, :, i : i + height : 2, j : j + width : 2] for i in (0, 1) for j in (0, 1))
+        return cast("Tensor", sum(windows))
 
     return window_sums(x) / window_sums(torch.ones_like(x))

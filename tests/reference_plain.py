@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from reference_graphs import Layers
@@ -87,13 +87,13 @@ def shake_gastaldi(net: Layers, x: Tensor, *, n: int, width: int, rules: str = "
     x = net.bn("bn1", net.conv("conv1", x, 16, 3))
     for stage, out in enumerate((width, 2 * width, 4 * width)):
         for k in range(n):
-            unit, stride = f"layer{stage + 1}.{k}", 2 if stage > 0 and k == 0 else 1
-            y = _shaken(net, unit, x, out, stride, rules)
+            block, stride = f"layer{stage + 1}.{k}", 2 if stage > 0 and k == 0 else 1
+            y = _shaken(net, block, x, out, stride, rules)
             if x.shape[1] != out:
                 x = torch.relu(x)
                 shifted = torch.zeros_like(x)
                 shifted[:, :, 1:, 1:] = x[:, :, :-1, :-1]
-                x = _two_paths(net, f"{unit}.shortcut", x[:, :, ::stride, ::stride], shifted[:, :, ::stride, ::stride])
+                x = _two_paths(net, f"{block}.shortcut", x[:, :, ::stride, ::stride], shifted[:, :, ::stride, ::stride])
             x = x + y
     return net.head(torch.relu(x))
 
@@ -103,20 +103,20 @@ def shake_hysts(net: Layers, x: Tensor, *, n: int, width: int, rules: str = "sha
     x = net.bn_relu("bn1", net.conv("conv1", x, width, 3))
     for stage, out in enumerate((width, 2 * width, 4 * width)):
         for k in range(n):
-            unit, stride = f"layer{stage + 1}.{k}", 2 if stage > 0 and k == 0 else 1
-            y = _shaken(net, unit, x, out, stride, rules)
+            block, stride = f"layer{stage + 1}.{k}", 2 if stage > 0 and k == 0 else 1
+            y = _shaken(net, block, x, out, stride, rules)
             if x.shape[1] != out:
                 x = torch.relu(x)
                 odd = F.pad(x, (0, 1, 0, 1))[:, :, 1::2, 1::2]
-                x = _two_paths(net, f"{unit}.shortcut", x[:, :, ::2, ::2], odd)
+                x = _two_paths(net, f"{block}.shortcut", x[:, :, ::2, ::2], odd)
             x = x + y
     return net.head(x)
 
 
-def _shaken(net: Layers, unit: str, x: Tensor, out: int, stride: int, rules: str) -> Tensor:
+def _shaken(net: Layers, block: str, x: Tensor, out: int, stride: int, rules: str) -> Tensor:
     """Both branches, mixed as `rules` say: shake or even, then shake, even or keep, then image or batch."""
     branches = []
-    for name in (f"{unit}.branch1", f"{unit}.branch2"):
+    for name in (f"{block}.branch1", f"{block}.branch2"):
         y = net.bn_relu(f"{name}.bn1", net.conv(f"{name}.conv1", torch.relu(x), out, 3, stride))
         branches.append(net.bn(f"{name}.bn2", net.conv(f"{name}.conv2", y, out, 3)))
     forward, backward, level = rules.split()
@@ -138,4 +138,4 @@ def _mean_of_whole_2x2(x: Tensor) -> Tensor:
     """Mean over each 2x2 window; an odd border is left out."""
     height, width = (side // 2 * 2 for side in x.shape[2:])
     x = x[:, :, :height, :width]
-    return sum(x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)) / 4
+    return cast("Tensor", sum(x[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1))) / 4

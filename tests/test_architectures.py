@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.models.pyramidnet import block_widths
 
-TARGETS: dict[str, Any] = json.loads(packaged("catalog/targets.json").read_text(encoding="utf-8"))
+TARGETS: dict[str, Any] = json.loads(package_path("catalog/targets.json").read_text(encoding="utf-8"))
 EXPECTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data/expected_graphs.json").read_text())
 
 
@@ -36,6 +36,7 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.every_network
 @pytest.mark.parametrize("key", EXPECTED)
 def test_counts_are_exact(key: str) -> None:
     expected = EXPECTED[key]
@@ -45,7 +46,8 @@ def test_counts_are_exact(key: str) -> None:
         return  # a peer's own class was counted, nothing more
     assert model.num_features == expected["feature_dim"]
     if expected["unit_widths"]:
-        assert list(model.block_widths) == expected["unit_widths"]
+        widths: Any = model.block_widths
+        assert list(widths) == expected["unit_widths"]
     size = expected["input_size"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, expected["arguments"].get("in_chans", 3), size, size, device="meta"))
@@ -160,7 +162,7 @@ def fixed(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def test_no_two_names_are_one_graph() -> None:
     seen: dict[tuple[str, str], str] = {}
     for row in architectures().values():
-        key = (row.builder, repr(sorted(row.arguments.items())))
+        key = (row.class_name, repr(sorted(row.arguments.items())))
         assert key not in seen, f"{row.name} is {seen[key]}"
         seen[key] = row.name
 
@@ -211,7 +213,7 @@ def test_arguments_that_do_not_exist_or_fit(
 
 
 @pytest.mark.parametrize(
-    ("family", "builder", "depth", "more"),
+    ("family", "class_name", "depth", "more"),
     [
         ("resnet", "CifarResNet", 21, {}),
         ("preresnet", "CifarPreResNet", 111, {}),
@@ -229,14 +231,14 @@ def test_arguments_that_do_not_exist_or_fit(
         ("pyramidnet", "ImagePyramidNet", 110, {"alpha": 48}),
     ],
 )
-def test_depths_that_do_not_exist(family: str, builder: str, depth: int, more: dict[str, Any]) -> None:
-    module = __import__(f"pyramidzoo.models.{family}", fromlist=[builder])
+def test_depths_that_do_not_exist(family: str, class_name: str, depth: int, more: dict[str, Any]) -> None:
+    module = __import__(f"pyramidzoo.models.{family}", fromlist=[class_name])
     with pytest.raises(ValueError, match=f"has no depth {depth}"):
-        getattr(module, builder)(depth=depth, **more)
+        getattr(module, class_name)(depth=depth, **more)
 
 
 @pytest.mark.parametrize(
-    ("family", "builder", "arguments"),
+    ("family", "class_name", "arguments"),
     [
         ("resnet", "CifarResNet", {"depth": 20, "shortcut": "Z"}),
         ("resnet", "CifarResNet", {"depth": 20, "transition": "middle"}),
@@ -246,10 +248,10 @@ def test_depths_that_do_not_exist(family: str, builder: str, depth: int, more: d
         ("shake_shake", "CifarShakeShake", {"depth": 26, "width": 32, "variant": "mine"}),
     ],
 )
-def test_choices_that_nobody_described(family: str, builder: str, arguments: dict[str, Any]) -> None:
-    module = __import__(f"pyramidzoo.models.{family}", fromlist=[builder])
+def test_choices_that_nobody_described(family: str, class_name: str, arguments: dict[str, Any]) -> None:
+    module = __import__(f"pyramidzoo.models.{family}", fromlist=[class_name])
     with pytest.raises(ValueError, match="it must be one of"):
-        getattr(module, builder)(**arguments)
+        getattr(module, class_name)(**arguments)
 
 
 def test_widths_accumulate_before_they_are_rounded() -> None:

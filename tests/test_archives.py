@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyramidzoo.checkpoints import archives
-from pyramidzoo.checkpoints.archives import extract_member, is_archive, member_hash, member_size
+from pyramidzoo.checkpoints.archives import extract_member, is_archive, member_hash
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks
@@ -45,7 +45,6 @@ def test_one_member_is_hashed_and_extracted(folder: str, tmp_path: Path) -> None
             archive.writestr(name, b"" if name.endswith("/") else CONTENT)
     path = tmp_path / "net.pth.zip"
     assert is_archive(path)
-    assert member_size(path) == len(CONTENT)
     for algorithm in ("sha1", "sha256", "md5"):
         assert member_hash(path, algorithm) == hashlib.new(algorithm, CONTENT).hexdigest()
     extract_member(path, tmp_path / "out" / "any name")

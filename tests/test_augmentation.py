@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.training.augmentation import Draws, compute_mixed_loss_and_errors, draw_epoch, join_draws, prepare_batch
 from pyramidzoo.training.recipes import Recipe, get_recipe
@@ -170,10 +170,7 @@ def test_mixup_mixes_images_and_labels(images: Tensor) -> None:
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_mixup_shares_follow_the_beta_distribution(alpha: float) -> None:
     recipe = dataclasses.replace(PLAIN, mixup=alpha, batch_size=2)
-    shares = [
-        float(draws.weight[0])  # type: ignore[index]
-        for draws in draw_epoch(recipe, 8000, (10, 12), torch.Generator().manual_seed(0))
-    ]
+    shares = [float(draws.weight[0]) for draws in draw_epoch(recipe, 8000, (10, 12), torch.Generator().manual_seed(0))]
     variance = 1 / (4 * (2 * alpha + 1))
     assert np.mean(shares) == pytest.approx(0.5, abs=4 * math.sqrt(variance / 4000))
     assert np.var(shares) == pytest.approx(variance, rel=0.08)

@@ -10,6 +10,7 @@ import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,21 +21,16 @@ from torch import Tensor
 
 from pyramidzoo import models
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.layouts import LAYOUTS
 from pyramidzoo.catalog.manifest import Manifest, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description, read_tensors, tensors_sha256
-from pyramidzoo.convert import _recognition
-from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert._recognition import pick_equivalent_match
-from pyramidzoo.convert.conversion import (
-    LAYOUTS,
-    Match,
-    convert_file,
-    get_layout,
-    map_tensors,
-    read_checkpoint,
-    recognise,
-    unpickle,
-)
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
+from pyramidzoo.convert import conversion, read_file, recognition
+from pyramidzoo.convert.conversion import convert_file, map_tensors
+from pyramidzoo.convert.layouts import get_layout
+from pyramidzoo.convert.read_file import read_checkpoint, unpickle
+from pyramidzoo.convert.recognition import Match, pick_equivalent_match, recognise
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 CASES = {
@@ -59,7 +55,7 @@ def saved(path: Path, layout: str, checkpoint: dict[str, Tensor]) -> Path:
         return path
     prefix = container.removeprefix("state_dict.")
     content = {"epoch": 3, "state_dict": {prefix + name: tensor for name, tensor in checkpoint.items()}}
-    if get_layout(layout).beside:
+    if get_layout(layout).ignored_prefixes:
         content["optimizer"] = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
     torch.save(content, path, _use_new_zipfile_serialization=layout != "akamaster")
     return path
@@ -68,8 +64,7 @@ def saved(path: Path, layout: str, checkpoint: dict[str, Tensor]) -> Path:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are opened without a child process, which takes seconds."""
-    monkeypatch.setattr(convert, "unpickle", read_here)
-    monkeypatch.setattr("pyramidzoo.convert._reading.unpickle", read_here)
+    monkeypatch.setattr(read_file, "unpickle", read_here)
 
 
 def converted(source: Path, output: Path, layout: str, architecture: str | None = None) -> Path:
@@ -243,8 +238,8 @@ def test_a_checkpoint_is_recognised(layout: str, monkeypatch: pytest.MonkeyPatch
         built.append(row.name)  # type: ignore[attr-defined]
         return models.build(row, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pyramidzoo.convert._recognition.build", counted)
-    _recognition._remembered.cache_clear()
+    monkeypatch.setattr(recognition, "build", counted)
+    recognition._cached_signatures.cache_clear()
     found = recognise({container + name: tensor for name, tensor in checkpoint.items()})
     assert found == [Match(layout, architecture)]
     assert len(built) < 25
@@ -255,7 +250,8 @@ def test_layout_and_architecture_may_be_left_out(tmp_path: Path) -> None:
     source = saved(tmp_path / "in.pth", "ferles", foreign_checkpoint("wrn_16_1", "ferles", random_state("wrn_16_1")))
     output = tmp_path / "out.safetensors"
     wanted = converted(source, output, "ferles").read_bytes()
-    for given in ({}, {"layout": "ferles"}, {"architecture": "wrn_16_1"}):
+    enough: list[dict[str, Any]] = [{}, {"layout": "ferles"}, {"architecture": "wrn_16_1"}]
+    for given in enough:
         result = convert_file(source, output, dataset="cifar10", num_classes=10, **given)
         assert result.path.read_bytes() == wanted
     with pytest.raises(IntegrityError, match=r"not a checkpoint of akamaster; it looks like a ferles .* of wrn_16_1"):
@@ -279,7 +275,8 @@ def test_what_a_file_cannot_tell(tmp_path: Path) -> None:
     torch.save(random_state("resnet18", num_classes=1000), source)
     output = tmp_path / "out.safetensors"
     assert recognise(source) == [("timm", "resnet18"), ("torchvision", "resnet18")]
-    for given in ({}, {"architecture": "resnet18"}, {"layout": "torchvision"}):
+    enough: list[dict[str, Any]] = [{}, {"architecture": "resnet18"}, {"layout": "torchvision"}]
+    for given in enough:
         result = convert_file(source, output, dataset="imagenet1k", num_classes=1000, **given)
         assert (result.description.layout, result.description.architecture) == ("torchvision", "resnet18")
     result = convert_file(
@@ -296,14 +293,17 @@ def test_what_a_file_cannot_tell(tmp_path: Path) -> None:
 def test_twins_with_different_preprocessing_are_not_chosen_between() -> None:
     layouts = [get_layout("torchvision"), get_layout("timm")]
     found = [Match(layout.name, "resnet18") for layout in layouts]
-    assert pick_equivalent_match(found, layouts, "imagenet1k", normalised=False) == ("torchvision", "resnet18")
+    assert pick_equivalent_match(found, layouts, "imagenet1k", has_preprocessing=False) == ("torchvision", "resnet18")
     others = dict(layouts[0].preprocessing) | {"imagenet1k": get_layout("torch7").preprocessing["imagenet1k"]}
     differing = [layouts[0], dataclasses.replace(layouts[1], preprocessing=others)]
-    assert pick_equivalent_match(found, differing, "imagenet1k", normalised=False) is None
-    assert pick_equivalent_match(found, differing, "imagenet1k", normalised=True) == ("torchvision", "resnet18")
+    assert pick_equivalent_match(found, differing, "imagenet1k", has_preprocessing=False) is None
+    assert pick_equivalent_match(found, differing, "imagenet1k", has_preprocessing=True) == ("torchvision", "resnet18")
     unequal = [layouts[0], get_layout("pytorchcv")]
-    assert pick_equivalent_match(found, unequal, "imagenet1k", normalised=True) is None
-    assert pick_equivalent_match([found[0], Match("timm", "resnet34")], layouts, "imagenet1k", normalised=True) is None
+    assert pick_equivalent_match(found, unequal, "imagenet1k", has_preprocessing=True) is None
+    assert (
+        pick_equivalent_match([found[0], Match("timm", "resnet34")], layouts, "imagenet1k", has_preprocessing=True)
+        is None
+    )
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -417,6 +417,7 @@ class Bomb:
         return os.mkdir, (os.environ["BOMB"],)  # type: ignore[return-value]
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -483,9 +484,9 @@ def test_content_hash_sees_names_shapes_and_values_but_no_counters() -> None:
         {"a": state["a"] + 1},
         {"a": state["a"].double()},
     ]
-    digests = {tensors_sha256(other) for other in others}
-    assert len(digests) == 4
-    assert tensors_sha256(state) not in digests
+    hashes = {tensors_sha256(other) for other in others}
+    assert len(hashes) == 4
+    assert tensors_sha256(state) not in hashes
     # written down once, so that the definition cannot drift: sha256(b"a F32 1\n" + b"\x00\x00\x80\x3f")
     assert tensors_sha256({"a": torch.ones(1)}) == "76dad3bfcd99d4e0a84ab6cdbbd59f2bda9ea42322af45f4ef413a43b3faaa8a"
 
@@ -493,7 +494,8 @@ def test_content_hash_sees_names_shapes_and_values_but_no_counters() -> None:
 def test_tensors_that_are_known_from_another_data_set(origins: Path, tmp_path: Path) -> None:
     """A published CIFAR-10 network is not taken for one of SVHN, whose images have the same size and ten classes."""
     source, output = origins / "akamaster/resnet20-12fca82f.th", tmp_path / "out.safetensors"
-    given = {"dataset": "svhn", "num_classes": 10, "preprocessing": get_layout("akamaster").preprocessing["cifar10"]}
+    preprocessing = get_layout("akamaster").preprocessing["cifar10"]
+    given: dict[str, Any] = {"dataset": "svhn", "num_classes": 10, "preprocessing": preprocessing}
     with pytest.raises(
         UsageError, match=r"tensors of resnet20\.cifar10_akamaster, .* on cifar10, not on svhn; .*--force"
     ):
@@ -515,8 +517,8 @@ def test_tensors_that_are_known_from_several_data_sets(tmp_path: Path, monkeypat
         name: dataclasses.replace(template, id=name, dataset=dataset, tensors_sha256=content)
         for name, dataset in [("wrn_16_1.cifar10_ferles", "cifar10"), ("wrn_16_1.svhn_ferles", "svhn")]
     }
-    given = {"num_classes": 10, "preprocessing": template.preprocessing}
-    monkeypatch.setattr(convert, "load_manifest", lambda: Manifest(entries))
+    given: dict[str, Any] = {"num_classes": 10, "preprocessing": template.preprocessing}
+    monkeypatch.setattr(conversion, "load_manifest", lambda: Manifest(entries))
     for dataset in ("cifar10", "svhn"):
         assert convert_file(source, output, dataset=dataset, **given).description.dataset == dataset
     with pytest.raises(UsageError, match="which were trained on cifar10, not on fashion_mnist"):

@@ -61,7 +61,9 @@ def test_the_figure_shows_each_log(log: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one.png", tmp_path / "two.png"
     draw_curves([read_log(log)], one)
     draw_curves([read_log(log), read_log(other)], two)
-    colours = [len({pixel for _, pixel in Image.open(path).convert("RGB").getcolors(2**24) or []}) for path in (one, two)]
+    colours = [
+        len({pixel for _, pixel in Image.open(path).convert("RGB").getcolors(2**24) or []}) for path in (one, two)
+    ]
     assert colours[1] > colours[0]
 
 

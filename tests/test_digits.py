@@ -22,7 +22,7 @@ from pyramidzoo.data import digits
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 from pyramidzoo.training.logged_run import METADATA_KEY
 from pyramidzoo.training.recipes import get_recipe
 
@@ -55,10 +55,10 @@ def test_the_recipe_normalises_by_its_training_images() -> None:
 
 
 def test_altered_digits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = bytearray(packaged(digits.FILE).read_bytes())
+    content = bytearray(package_path(digits.FILE).read_bytes())
     content[-1] ^= 1
     (tmp_path / "digits.safetensors").write_bytes(content)
-    monkeypatch.setattr(digits, "packaged", lambda name: tmp_path / "digits.safetensors")
+    monkeypatch.setattr(digits, "package_path", lambda name: tmp_path / "digits.safetensors")
     with pytest.raises(IntegrityError, match=r"is altered: its sha256 is .* reinstall pyramidzoo"):
         load_dataset("digits", "test", None)
 
@@ -123,7 +123,7 @@ def test_bundled_weights_are_used_like_any_other(tmp_path: Path) -> None:
 def test_bundled_files_tell_how_they_were_made(weights_id: str) -> None:
     entry = load_manifest().find(weights_id)
     assert entry.bundled is not None
-    path = packaged(entry.bundled.path)
+    path = package_path(entry.bundled.path)
     assert path.stat().st_size == entry.bundled.bytes
     story = json.loads(read_metadata(path)[METADATA_KEY])
     recipe = json.loads(json.dumps(get_recipe("digits").as_data()))
@@ -142,11 +142,12 @@ def test_bundled_files_tell_how_they_were_made(weights_id: str) -> None:
 def test_altered_bundled_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     entry = load_manifest().find("wrn_16_1.digits_zoo")
     copy = tmp_path / "copy.safetensors"
-    shutil.copyfile(packaged(entry.bundled.path), copy)  # type: ignore[union-attr]
+    shutil.copyfile(package_path(entry.bundled.path), copy)
     content = bytearray(copy.read_bytes())
     content[-1] ^= 1
     copy.write_bytes(content)
-    monkeypatch.setattr("pyramidzoo.weights.fetch.packaged", lambda name: copy)
+    for module in ("fetch", "local"):
+        monkeypatch.setattr(f"pyramidzoo.weights.{module}.package_path", lambda name: copy)
     assert cli.main(["evaluate", "wrn_16_1.digits_zoo"]) == 4
     assert "is altered: its sha256 is" in capsys.readouterr().err
     assert cli.main(["verify", "wrn_16_1.digits_zoo"]) == 4

@@ -19,8 +19,10 @@ import pytest
 from fuzz_corpus import Mutant, Original
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest, own_manifest_path, read_manifest
-from pyramidzoo.checkpoints.safetensors_file import read_tensors, tensors_sha256
+from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.checkpoints.safetensors_file import read_tensors
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
 from pyramidzoo.weights.cache import cache_paths, write_sidecar
@@ -64,7 +66,8 @@ def chosen(kind: str, count: int, seed: int) -> Iterator[Mutant]:
 
 def peak() -> tuple[int, int]:
     """Most memory that this process, and a child of it, have ever had, in bytes."""
-    return tuple(1024 * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, childrens = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return 1024 * own, 1024 * childrens
 
 
 def require_refused(ran: Ran, path: Path) -> None:

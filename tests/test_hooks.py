@@ -9,7 +9,7 @@ import copy
 
 import pytest
 import torch
-from test_contract import SMALLEST, images_for, settled
+from test_contract import SMALLEST, calibrated_model, random_images
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -23,7 +23,7 @@ def layers(name: str, model: nn.Module) -> dict[str, nn.Module]:
     return {key: module for key, module in model.named_modules() if key not in NEVER_CALLED.get(name, ())}
 
 
-def watched(modules: dict[str, nn.Module]) -> dict[str, tuple[Tensor, Tensor]]:
+def watch_outputs(modules: dict[str, nn.Module]) -> dict[str, tuple[Tensor, Tensor]]:
     """Hook layers and blocks. After a forward pass: what each hook was given, and a clone made at that moment."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -39,7 +39,7 @@ def changed(seen: dict[str, tuple[Tensor, Tensor]]) -> list[str]:
     return [name for name, (given, clone) in seen.items() if not torch.equal(given.detach(), clone)]
 
 
-def backward(model: nn.Module, images: Tensor) -> Tensor:
+def image_gradient(model: nn.Module, images: Tensor) -> Tensor:
     """The gradient of the images; those of the parameters are in the model."""
     images = images.clone().requires_grad_()
     torch.manual_seed(2)  # for shake-shake
@@ -50,15 +50,15 @@ def backward(model: nn.Module, images: Tensor) -> Tensor:
 
 @smallest
 def test_what_a_hook_was_given_stays(name: str) -> None:
-    model = settled(name)
+    model = calibrated_model(name)
     modules = layers(name, model)
-    seen = watched(modules)
+    seen = watch_outputs(modules)
     with torch.inference_mode():
-        model(images_for(name))
+        model(random_images(name))
     assert seen.keys() == modules.keys()
     assert changed(seen) == []
     torch.manual_seed(2)
-    logits = model.train()(images_for(name))
+    logits = model.train()(random_images(name))
     assert changed(seen) == []
     logits.square().mean().backward()
     assert changed(seen) == []
@@ -66,37 +66,38 @@ def test_what_a_hook_was_given_stays(name: str) -> None:
 
 @smallest
 def test_backward_hooks_work_on_every_layer(name: str) -> None:
-    plain = settled(name).train()
+    plain = calibrated_model(name).train()
     model = copy.deepcopy(plain)
     modules = layers(name, model)
-    kept, gradients = watched(modules), {}
+    kept, gradients = watch_outputs(modules), {}
 
     def watch(key: str, module: nn.Module) -> None:
         module.register_full_backward_hook(lambda _, __, outputs: gradients.update({key: outputs[0].clone()}))
 
     for key, module in modules.items():
         watch(key, module)
-    assert torch.equal(backward(plain, images_for(name)), backward(model, images_for(name)))
+    assert torch.equal(image_gradient(plain, random_images(name)), image_gradient(model, random_images(name)))
     assert changed(kept) == []
     assert gradients.keys() == modules.keys()
     assert [key for key, gradient in gradients.items() if gradient.shape != kept[key][0].shape] == []
     assert [key for key, gradient in gradients.items() if not gradient.abs().max() > 0] == []
     for (key, a), (_, b) in zip(plain.named_parameters(), model.named_parameters(), strict=True):
         assert a.grad is not None
+        assert b.grad is not None
         assert torch.equal(a.grad, b.grad), key
 
 
 @smallest
 def test_feature_extractors_return_what_hooks_are_given(name: str) -> None:
-    model, images = settled(name), images_for(name)
+    model, images = calibrated_model(name), random_images(name)
     names = [key for key in layers(name, model) if key]
     found: dict[str, Tensor] = {}
-    for depth in {key.count(".") for key in names}:  # an extractor returns a value once, and a stage is its last unit
+    for depth in {key.count(".") for key in names}:  # an extractor returns a value once, and a stage is its last block
         wanted = {key: key for key in names if key.count(".") == depth}
         extractor = create_feature_extractor(model, wanted, suppress_diff_warning=True)  # shake-shake trains otherwise
         with torch.no_grad():
             found |= extractor(images)
-    seen = watched(layers(name, model))
+    seen = watch_outputs(layers(name, model))
     with torch.no_grad():
         model(images)
     assert found.keys() == set(names)

@@ -182,7 +182,7 @@ def test_a_private_repository(hub: HubServer, anyone: HfApi, owner: HfApi, tmp_p
 def test_tokens(hub: HubServer, owner: HfApi) -> None:
     assert owner.whoami()["auth"]["accessToken"]["role"] == "write"
     assert owner.whoami(token=hub.guest_token)["name"] == "guest"
-    with pytest.raises(HfHubHTTPError, match="InvalidRecord"):
+    with pytest.raises(HfHubHTTPError, match=r"Invalid (credentials|user token)"):
         owner.whoami(token="hf_other")
     status, headers, _ = ask(f"{hub.url}/api/whoami-v2", Authorization="Bearer hf_other")
     assert (status, headers["X-Error-Message"]) == (401, "Invalid credentials in Authorization header")
@@ -492,6 +492,6 @@ def test_a_bug_of_the_server_is_told(monkeypatch: pytest.MonkeyPatch, capfd: pyt
     hub.__enter__()
     with pytest.raises(http.client.RemoteDisconnected):
         ask(hub.url)
-    with pytest.raises(AssertionError, match=r"(?s)the Hub on loopback has a bug.*ValueError: .*'answer'"):
+    with pytest.raises(AssertionError, match=r"(?s)the Hub of the tests has a bug.*ValueError: .*'answer'"):
         hub.__exit__(None, None, None)
     assert capfd.readouterr().err == ""

@@ -24,28 +24,36 @@ import pytest
 import timm.data
 import torch
 import torchvision
-from imagenet_tree import encoded, generated, odd_images, picture, write_shards, write_tree
+from imagenet_tree import encode, generate_samples, make_picture, odd_images, write_shards, write_tree
 from PIL import Image, ImageFile
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import Preprocessing, Result, load_manifest
-from pyramidzoo.checkpoints.safetensors_file import Description, write_tensors
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Result
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data import imagenet
-from pyramidzoo.data._class_order import ordered
+from pyramidzoo.data._class_order import sort_folders
 from pyramidzoo.data._decoding import Decoder
-from pyramidzoo.data._encoded import EncodedSet, _Crops
-from pyramidzoo.data.datasets import ReaderOptions, Split, load_dataset, open_split
+from pyramidzoo.data._encoded import EncodedSet, _DecodedSpans
+from pyramidzoo.data._splits import ReaderOptions, Split
+from pyramidzoo.data.datasets import load_dataset, open_split
 from pyramidzoo.data.transforms import Normalize, Override, eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine
-from pyramidzoo.evaluation.engine import ComputeSettings, Engine
-from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load
-from pyramidzoo.evaluation.harness import conclude, evaluate, plan, protocol_of
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.engine import Engine
+from pyramidzoo.evaluation.evaluate import evaluate
+from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
+from pyramidzoo.evaluation.judging import conclude
+from pyramidzoo.evaluation.planning import plan
 from pyramidzoo.evaluation.predictions import Part
 from pyramidzoo.evaluation.records import read_records
-from pyramidzoo.evaluation.tables import Measurement, from_records, table_rows
+from pyramidzoo.evaluation.tables import Measurement, make_table_rows, measurements_from_records
+from pyramidzoo.evaluation.verdicts import describe_protocol
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,7 +64,9 @@ def prepared(resize: int, crop: int, interpolation: str) -> Preprocessing:
     return Preprocessing((3, crop, crop), MEAN, STD, resize=resize, crop=crop, interpolation=interpolation)
 
 
-def pixels_of(images: Split, preprocessing: Preprocessing, reading: ReaderOptions | None = None, batch: int = 4) -> Any:
+def read_pixels(
+    images: Split, preprocessing: Preprocessing, reading: ReaderOptions | None = None, batch: int = 4
+) -> Any:
     """All images as a network sees them, in the order of their indices."""
     spans = [(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     normalize = Normalize(preprocessing)
@@ -92,7 +102,7 @@ def test_every_image_is_torchvisions_and_timms(protocol: tuple[int, int, str], o
     )
     assert resize == next(step.size for step in timms.transforms if isinstance(step, transforms.Resize))
     reference = ImageFolder(str(odd / "val"))  # its loader: Pillow, to RGB
-    found = pixels_of(open_split("imagenet1k", None, odd), prepared(*protocol))
+    found = read_pixels(open_split("imagenet1k", None, odd), prepared(*protocol))
     assert len(found) == len(reference) == len(odd_images())
     ours = eval_transform(prepared(*protocol))
     for (path, _), (image, _), pixels in zip(reference.samples, reference, found, strict=True):
@@ -103,7 +113,7 @@ def test_every_image_is_torchvisions_and_timms(protocol: tuple[int, int, str], o
 
 def test_the_orientation_of_exif_is_not_applied(odd: Path) -> None:
     names = sorted(odd_images())
-    found = dict(zip(names, pixels_of(open_split("imagenet1k", None, odd), SMALL), strict=True))
+    found = dict(zip(names, read_pixels(open_split("imagenet1k", None, odd), SMALL), strict=True))
     with Image.open(odd / "val/n01440764/orientation6.JPEG") as turned:
         assert turned.getexif()[0x0112] == 6
     expected = found["plain.JPEG"]  # the same without EXIF
@@ -113,15 +123,15 @@ def test_the_orientation_of_exif_is_not_applied(odd: Path) -> None:
 
 def test_processes_and_batches_change_no_pixel(odd: Path) -> None:
     images = open_split("imagenet1k", None, odd)
-    alone = pixels_of(images, SMALL)
+    alone = read_pixels(images, SMALL)
     state = torch.get_rng_state()
-    assert torch.equal(pixels_of(images, SMALL, ReaderOptions(workers=2), batch=3), alone)
+    assert torch.equal(read_pixels(images, SMALL, ReaderOptions(workers=2), batch=3), alone)
     assert torch.equal(torch.get_rng_state(), state)
     assert multiprocessing.active_children() == []
 
 
 def test_tensors_are_resized_to_within_two_grey_levels(tmp_path: Path) -> None:
-    contents = [encoded(Image.fromarray(picture(120, 90, seed))) for seed in range(4)]
+    contents = [encode(Image.fromarray(make_picture(120, 90, seed))) for seed in range(4)]
     write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k, content in enumerate(contents)])
     images = open_split("imagenet1k", None, tmp_path)
     for interpolation in ("bilinear", "bicubic"):
@@ -149,25 +159,25 @@ DAMAGED = {
 def test_a_damaged_image_is_named_and_never_left_out(
     damage: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = encoded(Image.fromarray(picture(80, 60, 1)))
+    whole = encode(Image.fromarray(make_picture(80, 60, 1)))
     contents = {"a.JPEG": whole, "b.JPEG": DAMAGED[damage](whole), "c.JPEG": whole}
     write_tree(tmp_path / "val", [("n01440764", *item) for item in contents.items()])
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries leave it
     images = open_split("imagenet1k", None, tmp_path)
     with pytest.raises(IntegrityError, match=r"^\S*n01440764/b.JPEG is damaged: .*; get it again$") as caught:
-        pixels_of(images, SMALL, ReaderOptions(workers))
+        read_pixels(images, SMALL, ReaderOptions(workers))
     assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
     assert caught.value.exit_code == 4
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_an_image_that_has_gone(tmp_path: Path) -> None:
-    write_tree(tmp_path / "val", [("n01440764", "a.JPEG", encoded(Image.fromarray(picture(40, 40, 1))))])
+    write_tree(tmp_path / "val", [("n01440764", "a.JPEG", encode(Image.fromarray(make_picture(40, 40, 1))))])
     images = open_split("imagenet1k", None, tmp_path)
     (tmp_path / "val/n01440764/a.JPEG").unlink()
     for workers in (0, 1):
         with pytest.raises(UnavailableError, match=r"a\.JPEG: No such file"):
-            pixels_of(images, SMALL, ReaderOptions(workers))
+            read_pixels(images, SMALL, ReaderOptions(workers))
 
 
 # --- where the images are ---
@@ -176,7 +186,7 @@ def test_an_image_that_has_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["", "imagenet", "ILSVRC2012", "imagenet-1k"])
 @pytest.mark.parametrize("form", ["val", "validation", "data", "shards"])
 def test_images_are_found_under_the_names_people_use(place: str, form: str, tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     folder = tmp_path / place
     if form in ("val", "validation"):
         write_tree(folder / form, [("n01443537", "a.JPEG", content)])
@@ -190,7 +200,7 @@ def test_images_are_found_under_the_names_people_use(place: str, form: str, tmp_
 
 
 def test_the_folder_of_the_classes_itself(tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     write_tree(tmp_path, [("n01443537", "a.JPEG", content)])
     assert open_split("imagenet1k", None, tmp_path).labels.tolist() == [1]
 
@@ -199,7 +209,7 @@ def test_torchvisions_layout_has_torchvisions_labels(tmp_path: Path) -> None:
     wnids = imagenet._wnids()
     assert len(wnids) == 1000
     assert wnids == sorted(wnids)
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     for wnid in wnids:
         (tmp_path / "val" / wnid).mkdir(parents=True)
     write_tree(tmp_path / "val", [(wnids[k], f"{k}.JPEG", content) for k in (999, 3, 500, 3)])
@@ -224,7 +234,7 @@ def test_where_the_images_are_not(tmp_path: Path) -> None:
         open_split("imagenet1k", "test", tmp_path)
     with pytest.raises(UsageError, match="is too large to be held in memory"):
         load_dataset("imagenet1k", "val", tmp_path)
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     write_tree(tmp_path, [("val", "ILSVRC2012_val_00000001.JPEG", content)])
     with pytest.raises(UnavailableError, match=r"images without their classes.*torchvision.datasets import ImageNet"):
         open_split("imagenet1k", None, tmp_path)
@@ -239,20 +249,20 @@ def test_where_the_images_are_not(tmp_path: Path) -> None:
 # --- which class a folder is ---
 
 
-def tree_of(folder: Path, names: Sequence[str], *, images: Sequence[int] = (999, 10, 2, 1)) -> Path:
+def make_tree(folder: Path, names: Sequence[str], *, images: Sequence[int] = (999, 10, 2, 1)) -> Path:
     """A folder for each class, in the order of the classes; in some of them an image, named by its class."""
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     for name in names:
         (folder / "val" / name).mkdir(parents=True)
     write_tree(folder / "val", [(names[k], f"{k}.JPEG", content) for k in images if k < len(names)])
     return folder
 
 
-def classes_in(folder: Path, **options: Any) -> list[int]:
+def read_labels(folder: Path, **options: Any) -> list[int]:
     """The labels in the order of the indices; that of each image must be the class that it is named by."""
     images = open_split("imagenet1k", None, folder, **options)
     assert isinstance(images, EncodedSet)
-    assert isinstance(images.encoded, imagenet.Files)
+    assert isinstance(images.encoded, imagenet.ImageFiles)
     labels: list[int] = images.labels.tolist()
     assert labels == [int(path.stem) for path in images.encoded.paths]
     return labels
@@ -260,22 +270,22 @@ def classes_in(folder: Path, **options: Any) -> list[int]:
 
 @pytest.mark.parametrize("prefix", ["", "class_", "imagenet 1k, "])
 def test_folders_whose_order_is_not_clear_are_refused(prefix: str, tmp_path: Path) -> None:
-    tree = tree_of(tmp_path, [f"{prefix}{k}" for k in range(1000)])
+    tree = make_tree(tmp_path, [f"{prefix}{k}" for k in range(1000)])
     text, numbers = ([f"{prefix}{k}" for k in ks] for ks in ((10, 100, 101), (2, 3, 4)))
     with pytest.raises(UsageError) as caught:
         open_split("imagenet1k", None, tree)
     message = str(caught.value)
     assert f"from class 2 on, text gives {', '.join(text)} and numbers give {', '.join(numbers)}." in message
     assert all(part in message for part in (str(tree / "val"), "--class-order text", "class_order=", "FILE"))
-    assert classes_in(tree, class_order="number") == [1, 2, 10, 999]
+    assert read_labels(tree, class_order="number") == [1, 2, 10, 999]
     as_text = open_split("imagenet1k", None, tree, class_order="text")
     assert as_text.labels.tolist() == sorted(sorted(map(str, range(1000))).index(str(k)) for k in (999, 10, 2, 1))
 
 
 @pytest.mark.parametrize("form", ["class_{:04d}", "{:03d}", "{:04d} of 1000"])
 def test_folders_that_sort_equally_both_ways(form: str, tmp_path: Path) -> None:
-    tree = tree_of(tmp_path, [form.format(k) for k in range(1000)])
-    assert classes_in(tree) == [1, 2, 10, 999]
+    tree = make_tree(tmp_path, [form.format(k) for k in range(1000)])
+    assert read_labels(tree) == [1, 2, 10, 999]
     fingerprints = {open_split("imagenet1k", None, tree, class_order=o).fingerprint for o in (None, "text", "number")}
     assert len(fingerprints) == 1
 
@@ -283,12 +293,12 @@ def test_folders_that_sort_equally_both_ways(form: str, tmp_path: Path) -> None:
 def test_numbers_are_all_that_sorts_in_two_ways() -> None:
     """Other characters stand before and after digits as they do in text, and equal numbers keep the order of text."""
     alike = ["a", "a 1", "a-1", "a1", "a1b", "a_1", "ab", "B1", "é1", "1e5", "01", "1", "001", "b2", "b2 10", "b2-9"]
-    assert ordered(alike[:9], None, where=Path("tree")) == sorted(alike[:9])
-    assert ordered(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
+    assert sort_folders(alike[:9], None, where=Path("tree")) == sorted(alike[:9])
+    assert sort_folders(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
     for names in (["2", "10"], ["a2b1", "a2b1", "a10b1"], ["a 9", "a 10"], ["v1.2", "v1.10"], ["x9", "x10", "y"]):
         with pytest.raises(UsageError, match="from class 0 on, text gives"):
-            ordered(names, None, where=Path("tree"))
-        assert ordered(names, "number", where=Path("tree")) == names
+            sort_folders(names, None, where=Path("tree"))
+        assert sort_folders(names, "number", where=Path("tree")) == names
 
 
 def test_names_of_the_classes_are_known(tmp_path: Path) -> None:
@@ -297,22 +307,22 @@ def test_names_of_the_classes_are_known(tmp_path: Path) -> None:
     assert len(set(names)) == 1000
     assert (names[0], names[999]) == ("tench", "toilet tissue")
     names = [name.replace("/", " ") for name in names]
-    assert classes_in(tree_of(tmp_path / "all", names)) == [1, 2, 10, 999]
-    assert classes_in(tree_of(tmp_path / "few", names[:11])) == [1, 2, 10]
+    assert read_labels(make_tree(tmp_path / "all", names)) == [1, 2, 10, 999]
+    assert read_labels(make_tree(tmp_path / "few", names[:11])) == [1, 2, 10]
     wnids = imagenet._wnids()
-    assert classes_in(tree_of(tmp_path / "wnids", wnids), class_order="text") == [1, 2, 10, 999]
+    assert read_labels(make_tree(tmp_path / "wnids", wnids), class_order="text") == [1, 2, 10, 999]
 
 
 def test_an_order_from_a_file(tmp_path: Path) -> None:
     names = [f"class_{k}" for k in np.random.default_rng(0).permutation(1000)]
-    tree, order = tree_of(tmp_path, names), tmp_path / "order.txt"
+    tree, order = make_tree(tmp_path, names), tmp_path / "order.txt"
     order.write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")  # as an editor of Windows saves it
-    assert classes_in(tree, class_order=order) == classes_in(tree, class_order=str(order)) == [1, 2, 10, 999]
+    assert read_labels(tree, class_order=order) == read_labels(tree, class_order=str(order)) == [1, 2, 10, 999]
     for lines, message in [
         (names[1:], f"does not name the folders {names[0]}. It must"),
         (
             [*names[4:], "x", "y"],
-            r"does not name the folders class_\d+, .* and 1 more; it names what is no folder there: x, y",
+            r"does not name the folders class_\d+, .* and 1 more; it .*not a folder there: x, y",
         ),
         ([*names, names[7]], f"it names more than once {names[7]}. It must have the name of each folder once"),
         ([], "does not name the folders class_0, class_1, class_10 and 997 more"),
@@ -321,7 +331,7 @@ def test_an_order_from_a_file(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message):
             open_split("imagenet1k", None, tree, class_order=order)
     order.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is no UTF-8 text"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         open_split("imagenet1k", None, tree, class_order=order)
     with pytest.raises(
         UnavailableError, match=r"cannot read the class order .*numbers: .*; give text, number or a file"
@@ -330,7 +340,7 @@ def test_an_order_from_a_file(tmp_path: Path) -> None:
 
 
 def test_where_an_order_does_not_help(tmp_path: Path, known: Known) -> None:
-    tree = tree_of(tmp_path, [f"class_{k}" for k in range(11)])
+    tree = make_tree(tmp_path, [f"class_{k}" for k in range(11)])
     with pytest.raises(UnavailableError, match="has 11 folders, one of them 'class_0'"):
         open_split("imagenet1k", None, tree)
     with pytest.raises(UsageError, match="has 11 folders, and an order of folders tells the classes only where"):
@@ -355,7 +365,7 @@ def test_what_the_official_images_are() -> None:
 
 
 def test_the_fingerprint_covers_index_name_size_and_label(tmp_path: Path) -> None:
-    contents = [encoded(Image.fromarray(picture(40, 40, seed))) for seed in range(3)]
+    contents = [encode(Image.fromarray(make_picture(40, 40, seed))) for seed in range(3)]
     place = tmp_path / "val" / "n01440764"
     write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k, content in enumerate(contents)])
 
@@ -418,7 +428,7 @@ def torchvision_network() -> torch.nn.Module:
 def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
     """resnet18 with a head that knows a class by its first image, images of 32x32; none of the zoo's code predicts."""
     folder = tmp_path_factory.mktemp("known")
-    samples = generated(1000, 2)
+    samples = generate_samples(1000, 2)
     write_tree(folder / "imagenet" / "val", samples)
     by_name = sorted((name, number // 2, content) for number, (_, name, content) in enumerate(samples))
     write_shards(folder / "hub" / "data", by_name)
@@ -473,7 +483,7 @@ def test_the_counts_of_a_thousand_classes(known: Known, tmp_path: Path) -> None:
     assert record["flags"]["decoder"].startswith(f"Pillow {Image.__version__}, libjpeg")
     assert not record["flags"]["tensor_resize"]
     assert known.labels.tolist() == open_split("imagenet1k", None, known.tree).labels.tolist()
-    (row,) = table_rows("Z", load_manifest(), from_records(read_records(tmp_path)))
+    (row,) = make_table_rows("Z", load_manifest(), measurements_from_records(read_records(tmp_path)))
     assert row["data set"] == "imagenet1k val, 2,000 images"
 
 
@@ -546,12 +556,12 @@ def test_verdicts_need_the_official_images(known: Known) -> None:
     subject, images = posing(known)
     part = Part("known", np.arange(2000), known.labels.numpy(), known.logits.numpy())
     official = dataclasses.replace(images, not_the_split=None)
-    record = conclude(plan(load(subject, official), Engine(ComputeSettings(CPU, 250))), [part])
+    record = conclude(plan(load_model(subject, official), Engine(ComputeSettings(CPU, 250))), [part])
     assert record.recorded == "exact"
     (claim,) = record.claims
     assert (claim.verdict, claim.published) == ("matched", f"{(2000 - known.top1) / 20:.2f}")
     assert "not_the_split" not in record.flags
-    record = conclude(plan(load(subject, images), Engine(ComputeSettings(CPU, 250))), [part])
+    record = conclude(plan(load_model(subject, images), Engine(ComputeSettings(CPU, 250))), [part])
     assert (record.recorded, record.claims) == ("none", ())
     assert record.recorded_detail == "2,000 images are not the 50,000 of the split"
 
@@ -569,9 +579,9 @@ def test_published_rows_are_about_all_images(images: int, table: str) -> None:
         recorded="none",
         strict=True,
         claims=(),
-        whole=images == 50_000,
+        is_whole_split=images == 50_000,
     )
-    shown = [name for name in ("W2", "Z") for row in table_rows(name, load_manifest(), [measured]) if row["ours"]]
+    shown = [name for name in ("W2", "Z") for row in make_table_rows(name, load_manifest(), [measured]) if row["ours"]]
     assert shown == [table]
 
 
@@ -627,7 +637,7 @@ def test_weights_that_want_other_images(few: tuple[EvaluationTarget, EncodedSet]
         {"resize": 31},
         {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)},
     ):
-        other = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, **change))  # type: ignore[arg-type]
+        other = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, **change))
         with pytest.raises(UsageError, match="images of imagenet1k are resized and then cropped to a square"):
             evaluate(other, images, ComputeSettings(CPU, 30))
     odd = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, interpolation="magic"))
@@ -640,9 +650,9 @@ def test_protocols_are_the_words_of_the_claims() -> None:
     for entry in load_manifest().entries.values():
         for claim in entry.claims if entry.dataset == "imagenet1k" else ():
             if claim.protocol != "not stated":
-                claims += claim.protocol == protocol_of(entry.preprocessing)
+                claims += claim.protocol == describe_protocol(entry.preprocessing)
     assert claims > 200
-    assert protocol_of(SMALL, SMALL) == "resize 36, center crop 32, one pass"
+    assert describe_protocol(SMALL, SMALL) == "resize 36, center crop 32, one pass"
 
 
 @pytest.mark.parametrize("wanted", [64, 20, 7])
@@ -651,7 +661,7 @@ def test_too_little_memory_halves_the_batch(
 ) -> None:
     """What comes out, file for file, is what a run gives that was asked for the smaller batch."""
     subject, images = few
-    compute, sizes = Engine._logits, []
+    compute, sizes = Engine._compute_logits, []
 
     def cramped(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         sizes.append(len(batch))
@@ -661,8 +671,8 @@ def test_too_little_memory_halves_the_batch(
 
     expected = {64: 8, 20: 5, 7: 7}[wanted]
     asked = evaluate(subject, images, ComputeSettings(CPU, expected), output=tmp_path / "out")
-    monkeypatch.setattr(Engine, "_logits", cramped)
-    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(Engine, "_compute_logits", cramped)
+    monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
     record = evaluate(subject, images, ComputeSettings(CPU, wanted))
     assert max(sizes[-60 // expected :]) == expected
     assert record.prediction_sha256 == asked.prediction_sha256
@@ -678,12 +688,12 @@ def test_no_memory_at_all(few: tuple[EvaluationTarget, EncodedSet], monkeypatch:
     def none(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(Engine, "_logits", none)
+    monkeypatch.setattr(Engine, "_compute_logits", none)
     with pytest.raises(UnavailableError, match="no memory for batches of 30; try a smaller -b") as caught:  # on the way
         evaluate(subject, images, ComputeSettings(CPU, 30, reading=ReaderOptions(1)))
     assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
     assert caught.value.exit_code == 5
-    monkeypatch.setattr(engine, "_may_run_out", lambda device: True)
+    monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
     with pytest.raises(UnavailableError, match="no memory for batches of 1"):
         evaluate(subject, images, ComputeSettings(CPU, 30))
 
@@ -718,8 +728,10 @@ def test_processes_that_are_spawned_get_what_they_need(known: Known) -> None:
     for place in (known.tree, known.shards):
         images = open_split("imagenet1k", None, place)
         assert isinstance(images, EncodedSet)
-        crops = _Crops(images.encoded, Decoder(SMALL, tensor_resize=False))
-        assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crops[0, 2])
+        crops = _DecodedSpans(images.encoded, Decoder(SMALL, tensor_resize=False))
+        crop = crops[0, 2]
+        assert isinstance(crop, torch.Tensor)
+        assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crop)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes of a session in the kernel's table")
@@ -793,13 +805,13 @@ def test_row_groups_are_read_once_in_a_row(known: Known, monkeypatch: pytest.Mon
 
 
 def test_parquet_files_that_are_none(known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     shard = tmp_path / "data" / "validation-00000-of-00001.parquet"
     write_shards(shard.parent, [(f"{k}.JPEG", k, content) for k in range(5)], shards=1)
     images, whole = open_split("imagenet1k", None, tmp_path), shard.read_bytes()
     shard.write_bytes(whole[:4] + bytes(64) + whole[68:])  # the first page
     with pytest.raises(IntegrityError, match=r"00000-of-00001\.parquet cannot be read: .*; get the file again"):
-        pixels_of(images, SMALL)
+        read_pixels(images, SMALL)
     for damaged in (b"", b"PAR1" + bytes(50), whole[:-20]):
         shard.write_bytes(damaged)
         with pytest.raises(IntegrityError, match=r"00000-of-00001\.parquet cannot be read: .*; get the file again"):
@@ -807,7 +819,7 @@ def test_parquet_files_that_are_none(known: Known, tmp_path: Path, monkeypatch: 
     import pyarrow
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.table({"picture": [b""], "label": [1]}), shard)
+    parquet.write_table(pyarrow.table({"make_picture": [b""], "label": [1]}), shard)
     with pytest.raises(IntegrityError, match=r"not image \(bytes and path\) and label"):
         open_split("imagenet1k", None, tmp_path)
     shard.unlink()
@@ -821,18 +833,18 @@ def test_parquet_files_that_are_none(known: Known, tmp_path: Path, monkeypatch: 
 
 
 def test_a_damaged_image_among_the_rows(tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     contents = [content, content, content[:300]]
     write_shards(tmp_path / "data", [(f"{k}.JPEG", 0, c) for k, c in enumerate(contents)], shards=1, rows=2)
     with pytest.raises(IntegrityError, match=r"^image 0 of row group 1 in \S*00000-of-00001\.parquet is damaged"):
-        pixels_of(open_split("imagenet1k", None, tmp_path), SMALL)
+        read_pixels(open_split("imagenet1k", None, tmp_path), SMALL)
 
 
 # --- the command ---
 
 
 def test_the_command_line(known: Known, tmp_path: Path) -> None:
-    content = encoded(Image.fromarray(picture(40, 40, 1)))
+    content = encode(Image.fromarray(make_picture(40, 40, 1)))
     write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k in range(3)])
     code, record, err = run(
         *(known.weights, "--data-dir", tmp_path, "-j", 0, "--resize", 40, "--crop", 40, "--interpolation", "bicubic"),

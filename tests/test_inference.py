@@ -12,11 +12,12 @@ import pickle
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from parity import randomised
-from test_contract import REPRESENTATIVES, SMALLEST, images_for, make, settled
+from parity import randomise
+from test_contract import REPRESENTATIVES, SMALLEST, build_network, calibrated_model, random_images
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.utils import parametrizations, prune
@@ -29,10 +30,10 @@ from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.metrics import prediction_sha256
 from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
-from pyramidzoo.inference._forms import auto_form
 from pyramidzoo.inference._fused import fuse, in_place, slice_add
-from pyramidzoo.inference._graph import traced
+from pyramidzoo.inference._graph import trace_network
 from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _fused_dtypes
+from pyramidzoo.inference._passes import choose_passes
 from pyramidzoo.models import model_class
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.models.vgg import CifarVgg
@@ -46,12 +47,12 @@ FAMILIES = ["resnet20", "preresnet164", "wrn_16_1", "pyramidnet110_a48", "pyrami
 FAMILIES += ["resnext29_4x64d", "shakeshake20_2x16d_pytorchcv", "seresnet20", "vgg15_bn"]
 
 
-def shrunk(name: str, **arguments: int | float) -> ImageClassifier:
-    """The graph of a name with as few layers as show all of it: units of both kinds, dense blocks of two and more."""
+def small_network(name: str, **arguments: int | float) -> ImageClassifier:
+    """The graph of a name with as few layers as show all of it: blocks of both kinds, dense blocks of two and more."""
     row = get_architecture(name)
     small = {"alpha": 20} if row.arguments.get("alpha", 0) > 20 else {}
     small |= {"base_width": 4} if "base_width" in row.arguments else {}
-    small |= {"hidden": 32} if row.builder == "ImageVgg" else {}
+    small |= {"hidden": 32} if row.class_name == "ImageVgg" else {}
     for depth in (11,) if row.family == "vgg" else (14, 16, 20, 121):
         if "depth" in row.arguments:
             small["depth"] = depth
@@ -66,7 +67,7 @@ def random_model(
 ) -> ImageClassifier:
     """Batch norms of every kind: scales of both signs and zeros, shifts, zeros among them."""
     torch.manual_seed(seed)
-    model = randomised(make(name) if whole else shrunk(name))
+    model = randomise(build_network(name) if whole else small_network(name))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             kind = torch.randint(0, 20, (module.num_features,))
@@ -80,7 +81,7 @@ def random_model(
 
 def other_sizes(name: str) -> list[Tensor]:
     """A batch of 3 with even sides, one of 1 with odd ones: 8 and 11 by 9 pixels, or 32 and 35 by 33."""
-    return [images_for(name, 3), nn.functional.pad(images_for(name, 1), (0, 3, 0, 1))]
+    return [random_images(name, 3), nn.functional.pad(random_images(name, 1), (0, 3, 0, 1))]
 
 
 def assert_equal_logits(model: nn.Module, optimized: nn.Module, name: str, tolerance: float = DOUBLE) -> None:
@@ -107,17 +108,17 @@ def targets(optimized: OptimizedClassifier) -> list[str]:
     return [getattr(node.target, "__name__", str(node.target)) for node in optimized.network.graph.nodes]
 
 
-def picked(family: str) -> list[tuple[str, ...]]:
+def chosen_forms(family: str) -> list[tuple[str, ...]]:
     """The forms for every device and precision."""
     where = [(device, dtype) for device in ("cpu", "cuda") for dtype in (torch.float32, torch.bfloat16)]
-    return sorted({auto_form(family, *place) for place in where})
+    return sorted({choose_passes(family, *place) for place in where})
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_the_forms_that_are_picked_are_exact(name: str) -> None:
     model = random_model(name)
     tried: set[tuple[str, ...]] = set()
-    for form in picked(get_architecture(name).family):
+    for form in chosen_forms(get_architecture(name).family):
         optimized = optimize(model, form=form)
         if optimized.passes not in tried:
             tried.add(optimized.passes)
@@ -204,7 +205,7 @@ def test_the_constant_channel_replaces_every_leading_bn() -> None:
     model = random_model("pyramidnet110_a48")
     optimized = optimize(model, form=("fold_bn", "constant_channel"))
     assert count(optimized, nn.BatchNorm2d) == 1
-    trunk = {}
+    trunk: dict[str, Tensor] = {}
     optimized.network.get_submodule("layer3.0.conv1").register_forward_pre_hook(
         lambda _, inputs: trunk.update(x=inputs[0])
     )
@@ -246,14 +247,14 @@ def test_clamps_take_the_place_of_bn_and_relu() -> None:
 def test_fused_layers_take_the_place_of_relu_and_addition() -> None:
     assert not {"relu", "add"} & set(targets(optimize(random_model("resnet20_b"), form=("fold_bn", "fuse"))))
     assert not {"relu", "add"} & set(targets(optimize(random_model("resnext29_4x64d"), form=("fold_bn", "fuse"))))
-    # a projection is fused with its sum and stored over what the gate made; no convolution ends the four identity units
+    # A projection is fused with its sum and stored over the result of the gate. No convolution ends the four others.
     assert targets(optimize(random_model("seresnet20"), form=("fold_bn", "fuse"))).count("add") == 4
-    # aligned to 16, a PyramidNet's unit is as wide as the one before; where the map shrinks, the shortcut comes later
+    # aligned to 16, a PyramidNet's block is as wide as the one before; where the map shrinks, the shortcut comes later
     form = ("fold_bn", "constant_channel", "align16", "fuse")
     assert targets(optimize(random_model("pyramidnet110_a48"), form=form)).count("add") == 2
 
 
-SHORTCUTS = {  # padded ones, and sums of equally many channels, in networks of six units
+SHORTCUTS = {  # padded ones, and sums of equally many channels, in networks of six blocks
     "resnet20": (2, 4),
     "resnet20_fattorib": (2, 4),
     "preresnet110_a": (2, 4),
@@ -307,7 +308,7 @@ class _Readers(nn.Module):
 def test_nothing_is_overwritten_that_is_read_later(rewrites: tuple[Callable[[GraphModule], bool], ...]) -> None:
     torch.manual_seed(0)
     model, images = _Readers().double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    graph_module, given = traced(model), images.clone()
+    graph_module, given = trace_network(model), images.clone()
     for rewrite in rewrites:
         rewrite(graph_module)
     graph_module.recompile()
@@ -333,7 +334,7 @@ class _PaddedEarly(nn.Module):
 def test_a_padded_map_is_read_before_it_is_overwritten() -> None:
     torch.manual_seed(0)
     model, images = _PaddedEarly().double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    graph_module = traced(model)
+    graph_module = trace_network(model)
     fuse(graph_module)
     assert not slice_add(graph_module)
     graph_module.recompile()
@@ -382,7 +383,7 @@ def test_a_fused_layer_is_its_operations(dtype: torch.dtype, groups: int, with_t
 
 def test_nothing_is_fused_where_it_is_switched_off() -> None:
     model = random_model("resnet20", dtype=torch.float32)
-    optimized, images = optimize(model), images_for("resnet20")
+    optimized, images = optimize(model), random_images("resnet20")
     with torch.inference_mode():
         expected = model(images)
         before = torch.backends.mkldnn.set_flags(_enabled=False)
@@ -430,7 +431,7 @@ def test_the_given_model_is_left_alone(name: str, mode: bool) -> None:
     assert not any(module.training for module in optimized.modules())
     assert not any(parameter.requires_grad for parameter in optimized.parameters())
     assert (optimized.num_classes, optimized.preprocessing) == (model.num_classes, model.preprocessing)
-    images = images_for(name)
+    images = random_images(name)
     with torch.no_grad():
         expected = model.eval()(images)
         found = optimized(images)
@@ -442,14 +443,14 @@ def test_the_given_model_is_left_alone(name: str, mode: bool) -> None:
 
 @every
 def test_export_and_pickle(name: str) -> None:
-    model, images = random_model(name, dtype=torch.float32), images_for(name)
+    model, images = random_model(name, dtype=torch.float32), random_images(name)
     optimized = optimize(model)
     with torch.no_grad():
         assert torch.equal(pickle.loads(pickle.dumps(optimized))(images), optimized(images))
         assert torch.equal(copy.deepcopy(optimized)(images), optimized(images))
         exported = torch.export.export(optimized, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
         for batch in (1, 2, 5):
-            others = images_for(name, batch)
+            others = random_images(name, batch)
             expected = optimized(others)
             # nothing is fused there: other sums, in floats
             assert (exported(others) - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -459,12 +460,12 @@ def test_export_and_pickle(name: str) -> None:
 @pytest.mark.parametrize("name", SMALLEST.values())
 def test_tracing(name: str) -> None:
     """`torch.jit.trace` and `torch.fx.symbolic_trace` write down what an optimized network computes."""
-    model, images = settled(name), images_for(name)
+    model, images = calibrated_model(name), random_images(name)
     with torch.no_grad():
         optimized = optimize(model)
         traced_graphs = [torch.jit.trace(optimized, images), torch.fx.symbolic_trace(optimized)]
         for batch in (2, 5):
-            others = images_for(name, batch)
+            others = random_images(name, batch)
             expected, given = optimized(others), others.clone()
             for graph in traced_graphs:
                 # nothing is fused there: other sums, in floats
@@ -479,7 +480,7 @@ def test_tracing(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_compile_captures_one_graph(name: str) -> None:
     torch.compiler.reset()
-    optimized, images = optimize(random_model(name)), images_for(name).double()
+    optimized, images = optimize(random_model(name)), random_images(name).double()
     with torch.no_grad():
         assert torch.equal(torch.compile(optimized, backend="eager", fullgraph=True)(images), optimized(images))
     torch.compiler.reset()
@@ -492,7 +493,7 @@ def test_inductor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     torch.manual_seed(0)
     model = CifarVgg(stages=(1, 1, 1, 1, 1))  # few kernels to compile
-    optimized, images = optimize(randomised(model)), images_for("vgg15_bn")
+    optimized, images = optimize(randomise(model)), random_images("vgg15_bn")
     with torch.no_grad():
         expected = optimized(images)
         found = torch.compile(optimized, fullgraph=True)(images)
@@ -513,7 +514,7 @@ def _normed(model: nn.Module) -> None:
 
 
 def _without_statistics(model: nn.Module) -> None:
-    norm = model.get_submodule("bn1")
+    norm: Any = model.get_submodule("bn1")
     norm.running_mean = norm.running_var = None
 
 
@@ -548,7 +549,7 @@ def test_requests_that_are_wrong() -> None:
             optimize(model, form=form)
     for other in (nn.Linear(1, 1), optimized):
         with pytest.raises(UsageError, match="is not a network of"):
-            optimize(other)
+            optimize(other)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"torch\.int8 is not a dtype"):
         optimize(model, dtype=torch.int8)
     with pytest.raises(UsageError, match="is for inference"):
@@ -562,7 +563,7 @@ def test_requests_that_are_wrong() -> None:
 def test_other_classes_channels_and_dropout(arguments: dict[str, int | float]) -> None:
     images = torch.randn(2, int(arguments.get("in_chans", 3)), 32, 32, dtype=torch.float64)
     for name in ("pyramidnet110_a48", "densenet_40_k12"):
-        model = shrunk(name, **arguments).double()
+        model = small_network(name, **arguments).double()
         optimized = optimize(model)
         with torch.no_grad():
             expected = model.eval()(images)

@@ -81,7 +81,7 @@ def test_the_basics_and_the_catalog_need_no_torch() -> None:
     files += [
         *(PACKAGE / "catalog").glob("*.py"),
         PACKAGE / "checkpoints" / "archives.py",
-        PACKAGE / "weights" / "cache.py",
+        *(PACKAGE / "weights" / f"{name}.py" for name in ("cache", "context", "local")),
     ]
     for path in files:
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -29,12 +29,14 @@ from torch.nn import functional as F
 
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.safetensors_file import check_signatures, read_metadata, signatures, write_tensors
-from pyramidzoo.convert import conversion as convert
-from pyramidzoo.convert._layout import FlatCheckpoint
-from pyramidzoo.convert._recognition import signatures_of
-from pyramidzoo.convert.conversion import get_layout
-from pyramidzoo.convert.layouts import _folded
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
+from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.convert import read_file
+from pyramidzoo.convert.conversion import convert_file
+from pyramidzoo.convert.layout import FlatCheckpoint
+from pyramidzoo.convert.layouts import _folded, get_layout
+from pyramidzoo.convert.layouts.timm import get_timm_name
+from pyramidzoo.convert.recognition import expected_signatures, recognise
 from pyramidzoo.errors import IntegrityError
 
 # one small network a family, each with what is special about its names
@@ -74,14 +76,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are opened without a child process, which takes seconds; test_convert covers it."""
-    monkeypatch.setattr(convert, "unpickle", read_here)
-    monkeypatch.setattr("pyramidzoo.convert._reading.unpickle", read_here)
+    monkeypatch.setattr(read_file, "unpickle", read_here)
 
 
 def image_size(architecture: str) -> int:
     """Pixels that are enough for every layer: VGG's linear layers need all of them."""
     row = get_architecture(architecture)
-    return 224 if row.builder == "ImageVgg" else (64 if row.input_size == 224 else 16)
+    return 224 if row.class_name == "ImageVgg" else (64 if row.input_size == 224 else 16)
 
 
 def test_every_published_model_of_pytorchcv_has_a_layout() -> None:
@@ -213,8 +214,7 @@ def torchvision_network(architecture: str, **settings: Any) -> nn.Module:
 
 
 def timm_network(architecture: str, **settings: Any) -> nn.Module:
-    # timm's resnet26 is of bottlenecks
-    return timm.create_model(architecture.replace("26_bottleneck", "26"), pretrained=False, **settings)
+    return timm.create_model(get_timm_name(architecture), pretrained=False, **settings)
 
 
 def in_torchvision() -> list[str]:
@@ -247,8 +247,10 @@ def test_all_names_and_shapes(layout: str, architecture: str) -> None:
 def require_all_names(state: dict[str, Tensor], layout: str, architecture: str, classes: int) -> None:
     """Exactly this state dict, batch counters included, is what the layout wants of the network."""
     row = get_architecture(architecture)
-    wanted = get_layout(layout).wanted(FlatCheckpoint("", state), signatures_of(row, num_classes=classes), row)
-    check_signatures(signatures(state), wanted, what=architecture, next_step="")
+    wanted = get_layout(layout).required_signatures(
+        FlatCheckpoint("", state), expected_signatures(row, num_classes=classes), row
+    )
+    check_signatures(signatures_of(state), wanted, what=architecture, next_step="")
     assert wanted.keys() == state.keys()
 
 
@@ -350,7 +352,7 @@ def test_legacy_networks_of_timm_are_others() -> None:
     assert (theirs.padding, theirs.ceil_mode) == (0, True)
     with torch.device("meta"):
         state = timm.create_model("legacy_seresnet50").state_dict()
-    assert convert.recognise(state) == []
+    assert recognise(state) == []
 
 
 # names that the authors' code gives, read there
@@ -395,8 +397,8 @@ def test_names(layout: str, architecture: str, names: set[str]) -> None:
     row = get_architecture(architecture)
     key_map = get_layout(layout)
     assert key_map.supports(row)
-    expected = signatures_of(row)
-    wanted = key_map.wanted(FlatCheckpoint("", {}), expected, row)
+    expected = expected_signatures(row)
+    wanted = key_map.required_signatures(FlatCheckpoint("", {}), expected, row)
     assert names <= wanted.keys()
     filled = sum(key_map.locate(name, part, row).name is None for name, part in expected.items())
     assert len(wanted) == len(expected) - filled + len(key_map.unused(row))
@@ -407,7 +409,7 @@ def test_the_real_densenet_knows_its_images(origins: Path, data_dir: Path, tmp_p
     from pyramidzoo.data.datasets import load_dataset
     from pyramidzoo.data.transforms import Normalize
 
-    result = convert.convert_file(
+    result = convert_file(
         origins / "dice" / "checkpoint_100.pth.tar",
         tmp_path / "out.safetensors",
         dataset="cifar10",

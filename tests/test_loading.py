@@ -8,7 +8,9 @@ import multiprocessing
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +21,12 @@ import pyramidzoo
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.checkpoints import loading
-from pyramidzoo.checkpoints.safetensors_file import Content, Description, read_tensors, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import Content, read_tensors, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.files import file_hash, packaged, replacing
-from pyramidzoo.models import build, uninitialised
+from pyramidzoo.files import file_hash, package_path, replacing
+from pyramidzoo.models import build, skip_initialisation
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -64,7 +67,7 @@ def test_a_new_head_is_the_one_that_a_seed_gives(path: Path, state: dict[str, Te
     model = pyramidzoo.create_model("wrn_16_1", weights=path, num_classes=37)
     torch.manual_seed(3)
     alone = nn.Linear(64, 37)
-    assert torch.equal(model.fc.weight, alone.weight)
+    assert torch.equal(model.get_parameter("fc.weight"), alone.weight)
     assert not model.fc.bias.any()
     assert holds(model, state, but="fc.")
     assert len([name for name in model.state_dict() if not name.startswith("fc.")]) == len(state) - 2
@@ -90,7 +93,7 @@ def test_training_writes_to_memory_only(path: Path, state: dict[str, Tensor]) ->
         model(IMAGES).square().sum().backward()
         optimizer.step()
     with torch.no_grad():
-        model.fc.weight.zero_()
+        model.get_parameter("fc.weight").zero_()
     assert not any(torch.equal(p, state[name]) for name, p in model.named_parameters())
     assert file_hash(path) == before
     assert holds(pyramidzoo.create_model("wrn_16_1", weights=path), state)
@@ -141,7 +144,12 @@ def test_processes_that_load_train_and_replace_one_file(path: Path, state: dict[
 def test_values_are_looked_at_once_for_each_state_of_a_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     real = loading.check_finite
-    monkeypatch.setattr(loading, "check_finite", lambda tensors, what: looked.append(what) or real(tensors, what=what))
+
+    def counted(tensors: Mapping[str, Tensor], what: str) -> None:
+        looked.append(what)
+        real(tensors, what=what)
+
+    monkeypatch.setattr(loading, "check_finite", counted)
     for _ in range(3):
         pyramidzoo.create_model("wrn_16_1", weights=path)
     assert len(looked) == 1
@@ -167,7 +175,8 @@ def test_a_file_that_comes_back_while_it_is_mapped(path: Path, monkeypatch: pyte
     """Hash the good file, map another, and put the good one back: what is loaded must be what was hashed."""
     good, bad = path.read_bytes(), path.with_name("bad")
     write_tensors(bad, random_state("wrn_16_1", seed=1), {})
-    real, swaps = loading.read_content, []
+    real = loading.read_content
+    swaps: list[int] = []
 
     def swapped(name: Path, **_: bool) -> Content:
         if swaps:
@@ -208,10 +217,10 @@ def test_a_file_without_a_description_tells_its_channels(tmp_path: Path) -> None
 def test_a_classifier_that_is_not_the_described_one(path: Path, state: dict[str, Tensor]) -> None:
     entry = load_manifest().find("wrn_16_1.digits")
     assert entry.bundled is not None
-    described = Description.of(packaged(entry.bundled.path))
+    described = Description.of(package_path(entry.bundled.path))
     assert described is not None
     metadata = dataclasses.replace(described, num_classes=7).to_metadata()
-    write_tensors(path, read_tensors(packaged(entry.bundled.path)), metadata)
+    write_tensors(path, read_tensors(package_path(entry.bundled.path)), metadata)
     with pytest.raises(IntegrityError, match="tells 7 classes apart, its classifier tells 10"):
         pyramidzoo.create_model("wrn_16_1", weights=path)
 
@@ -238,8 +247,8 @@ def test_tensors_that_pytorch_cannot_hold(dtype: str, shape: list[int], path: Pa
 def test_every_way_to_name_weights(as_what: str) -> None:
     entry = load_manifest().find("resnet20.digits_zoo")
     assert entry.bundled is not None
-    path = packaged(entry.bundled.path)
-    named = {"id": entry.id, "tag": "digits_zoo", "data set": "digits", "file": str(path), "path": path}
+    path = package_path(entry.bundled.path)
+    named: dict[str, Any] = {"id": entry.id, "tag": "digits_zoo", "data set": "digits", "file": str(path), "path": path}
     model = pyramidzoo.create_model("resnet20", weights=named[as_what])
     assert holds(model, read_tensors(path))
     assert model.preprocessing == entry.preprocessing
@@ -256,7 +265,7 @@ def test_initialisation_is_skipped_here_and_nowhere_else() -> None:
     expected = fresh()
     found: list[dict[str, Tensor]] = []
     torch.manual_seed(0)
-    with uninitialised():
+    with skip_initialisation():
         build(row)
         thread = threading.Thread(target=lambda: found.append(fresh()))
         thread.start()
@@ -269,9 +278,9 @@ def test_initialisation_is_skipped_here_and_nowhere_else() -> None:
 def test_missing_batch_counters_start_at_zero(path: Path, state: dict[str, Tensor]) -> None:
     write_tensors(path, {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}, {})
     model = pyramidzoo.create_model("wrn_16_1", weights=path)
-    assert int(model.norm.num_batches_tracked) == 0
+    assert int(model.get_buffer("norm.num_batches_tracked")) == 0
     model.train()(IMAGES)
-    assert int(model.norm.num_batches_tracked) == 1
+    assert int(model.get_buffer("norm.num_batches_tracked")) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folder permissions are POSIX")

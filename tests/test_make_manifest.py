@@ -1,4 +1,4 @@
-"""The manifest is what its tool makes of the collected facts, and every fact is accounted for."""
+"""The manifest is what its tool makes from the collected facts, and every fact is used or has a reason."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import collections
 import copy
 import csv
 import json
+import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,15 @@ import torchvision
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import manifest_path
-from pyramidzoo.models import build, uninitialised
+from pyramidzoo.models import build, skip_initialisation
 from tools import make_manifest as tool
 
-FACTS: list[dict[str, Any]] = json.loads(tool.FACTS.read_text(encoding="utf-8"))
+FACTS: list[tool.Fact] = json.loads(tool.FACTS.read_text(encoding="utf-8"))
 COMMITTED: dict[str, Any] = json.loads(manifest_path().read_text(encoding="utf-8"))
 
 
 def test_the_tool_makes_the_manifest_that_is_committed() -> None:
-    made = json.dumps(tool.make(FACTS, COMMITTED), indent=1, ensure_ascii=False) + "\n"
+    made = json.dumps(tool.make_manifest(FACTS, COMMITTED), indent=1, ensure_ascii=False) + "\n"
     assert made == manifest_path().read_text(encoding="utf-8")
 
 
@@ -34,7 +36,7 @@ def test_measured_results_are_kept_and_nothing_else_is() -> None:
     entry = committed["weights"]["wrn_28_10.cifar10_pytorchcv"]
     entry.update(tensors_sha256="1" * 64, results=["measured"], num_classes=11)
     committed["weights"]["wrn_28_10.cifar10_nobody"] = entry
-    made = tool.make(FACTS, committed)["weights"]
+    made = tool.make_manifest(FACTS, committed)["weights"]
     assert "wrn_28_10.cifar10_nobody" not in made
     same = made["wrn_28_10.cifar10_pytorchcv"]
     assert (same["tensors_sha256"], same["results"], same["num_classes"]) == ("1" * 64, ["measured"], 10)
@@ -47,26 +49,44 @@ def test_what_was_published_stays_and_makes_no_other_default() -> None:
         entry = committed["weights"][name]
         entry["hub"] = {**place, "bytes": 1, "layout": None}
     assert not committed["weights"]["resnet20_b.cifar10_chenyaofo"]["default"]
-    assert tool.make(FACTS, committed) == committed
+    assert tool.make_manifest(FACTS, committed) == committed
 
 
 def test_new_defaults_are_those_that_are_pinned_best() -> None:
     committed = copy.deepcopy(COMMITTED)
     for name, entry in committed["weights"].items():
-        entry["default"] = entry["default"] and name in tool.BY_HAND
-    assert tool.make(FACTS, committed) == COMMITTED
+        entry["default"] = entry["default"] and name in tool.ENTRIES_BY_HAND
+    assert tool.make_manifest(FACTS, committed) == COMMITTED
 
 
 def test_every_record_makes_an_entry_or_says_why_not() -> None:
-    made, reasons = collections.Counter(), collections.Counter()
-    for fact, name, _ in tool.entries(FACTS):
-        (reasons if isinstance(tool.group_of(fact["id"]), str) else made)[name] += 1
-    assert made.total() + reasons.total() == len(FACTS) == len({fact["id"] for fact in FACTS}) == 581
-    assert max(made.values()) == 1
-    assert set(made) | set(tool.BY_HAND) | set(tool.LATER) == set(COMMITTED["weights"])
-    assert set(reasons) == {reason for _, reason in tool.NO_ENTRY}  # each reason is somebody's
-    with pytest.raises(ValueError, match="somebody/net is in no group, and nothing says why"):
-        tool.group_of("somebody/net")
+    outcomes = list(tool.make_entries(FACTS))
+    assert len(outcomes) == len({fact["id"] for fact in FACTS}) == 581
+    assert all((outcome.weights_id is None) != (outcome.reason is None) for outcome in outcomes)
+    ids = [outcome.weights_id for outcome in outcomes if outcome.weights_id]
+    assert len(ids) == len(set(ids))
+    assert {*ids, *tool.ENTRIES_BY_HAND, *tool.ENTRIES_WITHOUT_RECORD} == set(COMMITTED["weights"])
+
+
+def test_every_pattern_and_rule_is_used() -> None:
+    """A reason, a name or a note on training that fits no record would be a mistake in the JSON."""
+    ids = [fact["id"] for fact in FACTS]
+    reasons = {tool.find_reason_for_no_entry(record_id) for record_id in ids}
+    assert reasons - {None} == {item["reason"] for item in tool.RECORDS_WITHOUT_ENTRY}
+    with_entry = [record_id for record_id in ids if tool.find_reason_for_no_entry(record_id) is None]
+    for publisher in tool.PUBLISHERS:
+        own = [record_id for record_id in with_entry if tool.find_publisher(record_id) is publisher]
+        used = {next(rule for rule in publisher.names if re.fullmatch(rule.record, record_id)) for record_id in own}
+        assert used == set(publisher.names)
+        for item in publisher.training:
+            assert any(fnmatchcase(record_id, item["records"]) for record_id in own), item
+
+
+def test_a_record_that_nothing_is_known_about_is_an_error() -> None:
+    with pytest.raises(ValueError, match="somebody/net has no publisher"):
+        list(tool.make_entries([{"id": "somebody/net", "dataset": "cifar10"}]))
+    with pytest.raises(ValueError, match=r"pytorchcv/a-b: no rule of pytorchcv in publishers\.json"):
+        list(tool.make_entries([{"id": "pytorchcv/a-b", "dataset": "cifar10"}]))
 
 
 @pytest.mark.parametrize(
@@ -110,8 +130,8 @@ def test_every_record_makes_an_entry_or_says_why_not() -> None:
     ],
 )
 def test_names(record: str, weights_id: str) -> None:
-    names = {fact["id"]: name for fact, name, _ in tool.entries(FACTS)}
-    assert names[record] == weights_id
+    ids = {outcome.fact["id"]: outcome.weights_id for outcome in tool.make_entries(FACTS)}
+    assert ids[record] == weights_id
 
 
 def test_the_strongest_hash_that_was_seen_is_the_one() -> None:
@@ -141,8 +161,8 @@ def test_of_equally_known_weights_the_default_may_be_published_again() -> None:
     assert entry["default"]
     closed = {**entry, "license": {"code": "MIT", "weights": None}}
     closed["claims"] = [{**entry["claims"][0], "top1_error": "1.00"}]
-    assert tool._rank(entry) < tool._rank(closed)
-    assert tool._rank(closed) < tool._rank({**entry, "origin": {**entry["origin"], "hash": None}})
+    assert tool.rank_entry(entry) < tool.rank_entry(closed)
+    assert tool.rank_entry(closed) < tool.rank_entry({**entry, "origin": {**entry["origin"], "hash": None}})
 
 
 def test_training_is_what_is_known_of_each_record() -> None:
@@ -176,7 +196,7 @@ def test_reducing_keeps_printed_digits_and_full_commits_only() -> None:
     record |= {"id": "chenyaofo/cifar10_resnet20", "dataset": "cifar10", "license": "MIT", "notes": [], "sha_is": ""}
     record |= {"url": "https://x/y", "revision": "abc1234", "revision_kind": "short", "sha_algo": "sha256"}
     record |= {"metrics": [{"top1": 92.6, "top5": 99.81, "top1_err": 7.4}, {"top1": 1.0}]}
-    reduced = tool.reduce(record)
+    reduced = tool.reduce_record(record)
     assert reduced == {
         "id": "chenyaofo/cifar10_resnet20",
         "dataset": "cifar10",
@@ -185,7 +205,7 @@ def test_reducing_keeps_printed_digits_and_full_commits_only() -> None:
         "licence": "MIT",
         "metric": {"top1": "92.60", "top5": "99.81"},
     }
-    assert tool.reduce({**record, "id": "none/anything"}) == {"id": "none/anything"}
+    assert tool.reduce_record({**record, "id": "none/anything"}) == {"id": "none/anything"}
 
 
 def test_pytorchcvs_own_table_says_the_same() -> None:
@@ -235,8 +255,9 @@ def test_published_parameter_counts_are_those_of_the_graphs() -> None:
     """The surest sign of a wrong name: two graphs of one name rarely have the same number of parameters."""
     counted: dict[str, dict[int, int]] = collections.defaultdict(dict)
     compared = 0
-    for fact, weights_id, _ in tool.entries(FACTS):
-        if "num_params" not in fact or weights_id == FOLDED:
+    for outcome in tool.make_entries(FACTS):
+        fact, weights_id = outcome.fact, outcome.weights_id
+        if "num_params" not in fact or weights_id is None or weights_id == FOLDED:
             continue
         architecture, classes = weights_id.partition(".")[0], tool.CLASSES[fact["dataset"]]
         if classes not in counted[architecture]:
@@ -252,7 +273,7 @@ FOLDED = "wide_resnet50_2.imagenet1k_pytorchcv"  # its file has biases where the
 def count(architecture: str) -> dict[int, int]:
     """Parameters by number of classes."""
     counts = {}
-    with uninitialised(), torch.device("meta"):
+    with skip_initialisation(), torch.device("meta"):
         model = build(get_architecture(architecture))
         for classes in (10, 100, 1000):
             model.reset_classifier(classes)

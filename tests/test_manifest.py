@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import Manifest, Preprocessing, load_manifest, manifest_path, read_manifest
-from pyramidzoo.convert.conversion import LAYOUTS, get_layout
+from pyramidzoo.catalog.layouts import LAYOUTS
+from pyramidzoo.catalog.manifest import Manifest, load_manifest, manifest_path, read_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.metrics import STATISTICS
 
@@ -54,7 +56,7 @@ def test_every_entry_can_be_used() -> None:
         assert all(claim.split == ("val" if entry.dataset == "imagenet1k" else "test") for claim in entry.claims)
 
 
-def test_images_come_in_their_data_sets_size() -> None:
+def test_images_come_in_their_datasets_size() -> None:
     for entry in load_manifest().entries.values():
         given = entry.preprocessing
         if entry.dataset == "imagenet1k":
@@ -104,7 +106,7 @@ def test_what_was_measured_is_known_to_the_byte() -> None:
             assert all(claim.statistic in {"error", *result.statistics} for claim in entry.claims)
 
 
-def test_only_known_permissive_licences_allow_to_publish_again() -> None:
+def test_only_known_permissive_licenses_allow_to_publish_again() -> None:
     entries = load_manifest().entries
     allowed = {entry.license.weights for entry in entries.values() if entry.license.redistributable}
     refused = {entry.license.weights for entry in entries.values() if not entry.license.redistributable}
@@ -114,7 +116,7 @@ def test_only_known_permissive_licences_allow_to_publish_again() -> None:
         assert not entries[weights_id].license.redistributable
 
 
-def test_every_data_set_of_an_architecture_has_one_default() -> None:
+def test_every_dataset_of_an_architecture_has_one_default() -> None:
     known = load_manifest()
     for architecture in {entry.architecture for entry in known.entries.values()}:
         entries = known.of_architecture(architecture)
@@ -162,7 +164,7 @@ def test_defaults_and_patterns() -> None:
         known.find("resnet20_fatorib.cifar10")
 
 
-def test_the_default_is_for_the_data_set_that_the_authors_published_first() -> None:
+def test_the_default_is_for_the_dataset_that_the_authors_published_first() -> None:
     known = load_manifest()
     assert known.default_for("resnet20").id == "resnet20.cifar10_akamaster"
     assert known.default_for("resnet20", "digits").id == "resnet20.digits_zoo"
@@ -298,7 +300,7 @@ def where(python_path: Path, folder: Path) -> Path:
         [
             sys.executable,
             "-c",
-            "from pyramidzoo import manifest; manifest.load_manifest(); print(manifest.manifest_path())",
+            "from pyramidzoo.catalog import manifest; manifest.load_manifest(); print(manifest.manifest_path())",
         ],
         env={**os.environ, "PYTHONPATH": str(python_path)},
         cwd=folder,
@@ -325,5 +327,5 @@ def test_a_wheel_carries_the_manifest_and_the_tables(tmp_path: Path) -> None:
     assert where(installed, elsewhere) == installed / "pyramidzoo" / "weights_manifest.json"
     bundled = [entry.bundled.path for entry in load_manifest().entries.values() if entry.bundled]
     data = ["catalog/targets.json", "bundled/digits.safetensors", "bundled/README.md", "py.typed", *bundled]
-    assert {f"pyramidzoo/{name}" for name in [*data, "convert/_unpickle.py"]} <= set(names)
+    assert {f"pyramidzoo/{name}" for name in [*data, "convert/sandbox/pickle_reader.py"]} <= set(names)
     assert not any(name.startswith(("tests/", "docs/")) for name in names)

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from test_contract import SMALLEST, make
+from test_contract import SMALLEST, build_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +31,7 @@ FEW, MANY = 200, 1000  # images
 TRAINED = {"resnet20", "wrn_16_1"}  # on the digits, in the package
 
 pytestmark = [
+    pytest.mark.exporters,
     # the exporter by TorchScript says that it is the old one, and calls functions that say the same of themselves
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The feature will be removed. Please remove usage:DeprecationWarning"),
@@ -52,7 +53,7 @@ def network(name: str) -> tuple[ImageClassifier, Tensor]:
     images = digits(32 if get_architecture(name).family == "vgg" else 8)
     if name in TRAINED:
         return pyramidzoo.create_model(name, weights="digits").eval(), images
-    model = make(name, in_chans=1, num_classes=10)
+    model = build_network(name, in_chans=1, num_classes=10)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of the one batch to come

@@ -1,12 +1,13 @@
 """CIFAR ResNets, PreResNets, wide ResNets and PyramidNets against other implementations with the same tensors.
 
-Logits, gradients, running statistics. Two units a stage are its first one and one like all others; at 29 and 33 pixels
+Logits, gradients, running statistics. Two blocks a stage are its first one and one like all others; at 29 and 33 pixels
 every map that a stage halves is odd.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import reference_graphs as reference
@@ -26,9 +27,11 @@ from pyramidzoo.models.pyramidnet import CifarPyramidNet
 from pyramidzoo.models.resnet import CifarBottleneckResNet, CifarResNet
 from pyramidzoo.models.wide_resnet import WideResNet
 
+pytestmark = pytest.mark.every_network
+
 
 class ThreeStages(nn.Module):
-    """A CIFAR ResNet of another package's units; torchvision's and timm's own start from 64 channels and 7x7."""
+    """A CIFAR ResNet of another package's blocks; torchvision's and timm's own start from 64 channels and 7x7."""
 
     def __init__(self, block: Callable[..., nn.Module], n: int) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ class ThreeStages(nn.Module):
 
 
 def stride_in_1x1(channels: list[list[int]]) -> nn.Module:
-    """pytorchcv's network has the stride in the 3x3, but its unit takes either place."""
+    """pytorchcv's network has the stride in the 3x3, but its block takes either place."""
     network = CIFARPreResNet(channels, 16, bottleneck=True)
     network.features.stage2.unit1 = PreResUnit(64, 128, stride=2, bottleneck=True, conv1_stride=True)
     network.features.stage3.unit1 = PreResUnit(128, 256, stride=2, bottleneck=True, conv1_stride=True)
@@ -74,7 +77,7 @@ FIRST, OTHERS = (True, False, False), (False, True, True)
 BASIC, BOTTLENECK = twice(16, 32, 64), twice(64, 128, 256)
 
 
-def ablation(**arguments: object) -> Row:
+def ablation(**arguments: Any) -> Row:
     """hysts' switches, by our names and the literal function's; an odd number of pixels too."""
     ours = {"shared_stages" if name == "shared" else name: value for name, value in arguments.items()}
     return Row(lambda: CifarPreResNet(depth=14, **ours), literal(reference.preresnet, n=2, **arguments), 17)
@@ -122,7 +125,7 @@ ROWS = {
     "preresnet_a-literal-odd": Row(
         lambda: CifarPreResNet(depth=14, shortcut="A"), literal(reference.preresnet, n=2, option="A"), 33
     ),
-    # the six of hysts' table; a sharing unit keeps its ReLU in all of them
+    # the six of hysts' table; a sharing block keeps its ReLU in all of them
     "ablation_1-literal": ablation(),
     "ablation_2-literal": ablation(shared=FIRST),
     "ablation_3-literal": ablation(shared=FIRST, first_relu=False),
@@ -170,7 +173,7 @@ ROWS = {
     ),
     "pyramidnet_mul-literal": Row(
         lambda: CifarPyramidNet(depth=14, alpha=3, multiplicative=True),
-        literal(reference.pyramidnet, units=PAIRS, widths=MUL_3, bottleneck=False),
+        literal(reference.pyramidnet, blocks=PAIRS, widths=MUL_3, bottleneck=False),
         33,
     ),
     "pyramidnet_bottleneck-pytorchcv": Row(
@@ -191,7 +194,7 @@ ROWS = {
     ),
     "pyramidnet_dropout-literal": Row(
         lambda: CifarPyramidNet(depth=20, alpha=7, bottleneck=True, drop_rate=0.5),
-        literal(reference.pyramidnet, units=PAIRS, widths=ADD_7, bottleneck=True, drop=0.5),
+        literal(reference.pyramidnet, blocks=PAIRS, widths=ADD_7, bottleneck=True, drop=0.5),
         33,
     ),
 }

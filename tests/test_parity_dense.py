@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+import pytest
 import reference_plain as plain
 import torchvision.models.densenet
 import torchvision.models.vgg
@@ -15,6 +16,8 @@ from torch import nn
 
 from pyramidzoo.models.densenet import CifarDenseNet, ImageDenseNet
 from pyramidzoo.models.vgg import CifarVgg, ImageVgg
+
+pytestmark = pytest.mark.every_network
 
 LAYERS_121 = (6, 12, 24, 16)
 

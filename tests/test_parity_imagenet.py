@@ -1,10 +1,11 @@
 """ImageNet ResNets, wide ResNets, PreResNets and PyramidNets against other implementations with the same tensors.
 
-Two units a stage are its first one and one like all others. At 33 pixels every map that is halved is odd.
+Two blocks a stage are its first one and one like all others. At 33 pixels every map that is halved is odd.
 """
 
 from __future__ import annotations
 
+import pytest
 import reference_graphs as reference
 import timm.models.resnet
 import torchvision.models.resnet
@@ -18,12 +19,14 @@ from pyramidzoo.models.pyramidnet import ImagePyramidNet
 from pyramidzoo.models.resnet import ImageResNet
 from pyramidzoo.models.wide_resnet import ImageWideResNet
 
+pytestmark = pytest.mark.every_network
+
 PAIRS = [2, 2, 2, 2]
 BASIC, BOTTLENECK = twice(64, 128, 256, 512), twice(256, 512, 1024, 2048)
-# a quarter as wide, but for the last unit
+# a quarter as wide, but for the last block
 QUARTER = [[16, 16], [32, 32], [64, 64], [128, 512]]
 QUARTER_BOTTLENECK = [[64, 64], [128, 128], [256, 256], [512, 2048]]
-UNITS_50 = (3, 4, 6, 3)
+BLOCKS_50 = (3, 4, 6, 3)
 ADD_16 = list(range(65, 81))  # 64 + 16 k / 16
 
 ROWS = {
@@ -89,17 +92,17 @@ ROWS = {
     ),
     "preresnet_fb-literal-odd": Row(
         lambda: ImagePreResNet(depth=26, bottleneck=True, first_bn=False, num_classes=10),
-        literal(reference.image_preresnet, units=PAIRS),
+        literal(reference.image_preresnet, blocks=PAIRS),
         33,
     ),
     "pyramidnet-pytorchcv-odd": Row(
         lambda: ImagePyramidNet(depth=50, alpha=16, num_classes=10),
-        pcv(PyramidNet, by_stage(ADD_16, UNITS_50, 4), 64, bottleneck=True, num_classes=10),
+        pcv(PyramidNet, by_stage(ADD_16, BLOCKS_50, 4), 64, bottleneck=True, num_classes=10),
         33,
     ),
     "pyramidnet-literal": Row(
         lambda: ImagePyramidNet(depth=50, alpha=16, num_classes=10, drop_rate=0.5),
-        literal(reference.image_pyramidnet, units=UNITS_50, widths=ADD_16, drop=0.5),
+        literal(reference.image_pyramidnet, blocks=BLOCKS_50, widths=ADD_16, drop=0.5),
         64,
     ),
 }

@@ -23,6 +23,8 @@ from pytorchcv.models.wrn_cifar import CIFARWRN
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 
+pytestmark = pytest.mark.every_network
+
 FIRST = (True, False, False)
 VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
@@ -32,7 +34,7 @@ def stages(count: int, *widths: int) -> list[list[int]]:
 
 
 def pyramid(n: int, widths: list[int], *, bottleneck: bool = True, stem: int = 16) -> Counterpart:
-    return literal(reference.pyramidnet, units=(n, n, n), widths=widths, bottleneck=bottleneck, stem=stem)
+    return literal(reference.pyramidnet, blocks=(n, n, n), widths=widths, bottleneck=bottleneck, stem=stem)
 
 
 def wide(n: int, width: int) -> Counterpart:
@@ -62,19 +64,19 @@ def literals() -> Iterator[tuple[str, Counterpart]]:
         narrow = literal(reference.preresnet_bottleneck, n=n, widths=(16, 128, 256), strided=2)
         yield f"preresnet{depth}_hysts", narrow
     yield "preresnet164_bearpaw", literal(reference.preresnet_bottleneck, n=18, strided=2, shared=False)
-    yield "preresnet200", literal(reference.image_preresnet, units=(3, 24, 36, 3))
+    yield "preresnet200", literal(reference.image_preresnet, blocks=(3, 24, 36, 3))
     yield "wrn_40_4", literal(reference.wide_resnet, n=6, width=4)
     for alpha in (48, 84):
         yield f"pyramidnet164_a{alpha}", pyramid(18, reference.additive_widths(16, alpha, 54))
-    for name, alpha in (("4p75", 4.75), ("8", 8), ("27", 27)):
-        widths = reference.multiplicative_widths(16, alpha, 54)
+    for name, growth in (("4p75", 4.75), ("8", 8), ("27", 27)):
+        widths = reference.multiplicative_widths(16, growth, 54)
         yield f"pyramidnet110_mul_a{name}", pyramid(18, widths, bottleneck=False)
     for depth, alpha, n in ((164, 270, 18), (272, 200, 30)):
         widths = reference.additive_widths(16, alpha, 3 * n)
         yield f"pyramidnet{depth}_a{alpha}_hysts", pyramid(n, widths, stem=64)
     for alpha in (300, 450):
         widths = reference.additive_widths(64, alpha, 66)
-        graph = literal(reference.image_pyramidnet, units=(3, 24, 36, 3), widths=widths)
+        graph = literal(reference.image_pyramidnet, blocks=(3, 24, 36, 3), widths=widths)
         yield f"pyramidnet200_a{alpha}", graph
     for depth, k in ((40, 12), (100, 12), (100, 24)):
         yield f"densenet_{depth}_k{k}", literal(plain.densenet, layers=(depth - 4) // 3, growth=k, stem=16)
@@ -154,7 +156,7 @@ def test_every_name_has_a_counterpart() -> None:
 
 def test_every_builder_is_compared_in_every_run() -> None:
     quick = (EVERY_RUN & COUNTERPARTS.keys()) | (TORCHVISION_EVERY_RUN & set(TORCHVISION))
-    assert {get_architecture(name).builder for name in quick} == {row.builder for row in architectures().values()}
+    assert {get_architecture(name).class_name for name in quick} == {row.class_name for row in architectures().values()}
 
 
 @pytest.mark.parametrize("name", cases(COUNTERPARTS, EVERY_RUN))

@@ -1,12 +1,13 @@
 """ResNeXts and squeeze-and-excitation networks against other implementations with the same tensors.
 
-Two units a stage are their first one and one like all others. At 17 and 33 pixels every map that is halved is odd.
+Two blocks a stage are their first one and one like all others. At 17 and 33 pixels every map that is halved is odd.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import timm.models.resnet
 import torchvision.models.resnet
 from parity import Mode, Row, compare, each, pcv, peer, twice
@@ -21,6 +22,8 @@ from pytorchcv.models.seresnext import SEResNeXt
 
 from pyramidzoo.models.resnext import CifarResNeXt, ImageResNeXt
 from pyramidzoo.models.senet import CifarSEPreResNet, CifarSEResNet, ImageSEPreResNet, ImageSEResNet, SENet
+
+pytestmark = pytest.mark.every_network
 
 PAIRS = [2, 2, 2, 2]
 CIFAR, CIFAR_BOTTLENECK = twice(16, 32, 64), twice(64, 128, 256)

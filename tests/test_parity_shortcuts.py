@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import reference_graphs as reference
 import torch
-from parity import measured, one_thread, randomised
+from parity import measure, one_thread, randomise
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,8 +21,10 @@ from pyramidzoo.models.preresnet import CifarBottleneckPreResNet, CifarPreResNet
 from pyramidzoo.models.pyramidnet import CifarPyramidNet, ImagePyramidNet, block_widths
 from pyramidzoo.models.resnet import CifarResNet
 
+pytestmark = pytest.mark.every_network
 
-def sliced(model: nn.Module) -> fx.GraphModule:
+
+def add_into_slices(model: nn.Module) -> fx.GraphModule:
     """The network, in its own mode and with its own tensors, with shortcuts that are added into slices in place."""
     graph_module = fx.symbolic_trace(model)
     assert slice_add(graph_module)
@@ -49,11 +51,11 @@ def test_padded_shortcut_is_bitwise_the_slice(build: Callable[[], nn.Module], tr
     """Padding with zeros gives every bit of adding into some channels: logits, gradients and statistics."""
     with one_thread():
         torch.manual_seed(0)
-        model = randomised(build()).train(training)
+        model = randomise(build()).train(training)
         other = copy.deepcopy(model)
         images = torch.randn(2, 3, size, size)
-        ours = measured(model, model.state_dict(keep_vars=True), images)
-        theirs = measured(sliced(other), other.state_dict(keep_vars=True), images)
+        ours = measure(model, model.state_dict(keep_vars=True), images)
+        theirs = measure(add_into_slices(other), other.state_dict(keep_vars=True), images)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
@@ -84,7 +86,7 @@ def test_a_slice_needs_no_zeros(build: Callable[[], nn.Module], training: bool) 
     """The plain network pads, as the papers say; neither padding nor concatenation is behind a slice."""
     model = build().train(training)
     assert zeros_or_copies(model) == {"constant_pad_nd"}
-    assert zeros_or_copies(sliced(model)) == set()
+    assert zeros_or_copies(add_into_slices(model)) == set()
 
 
 @modes
@@ -104,23 +106,23 @@ def test_a_shortcut_loses_no_channels() -> None:
 
 
 PYRAMIDS = [row for row in architectures().values() if row.family == "pyramidnet"]
-IMAGENET_UNITS = {101: 3 + 4 + 23 + 3, 200: 3 + 24 + 36 + 3}
+IMAGENET_BLOCKS = {101: 3 + 4 + 23 + 3, 200: 3 + 24 + 36 + 3}
 
 
 @pytest.mark.parametrize("row", PYRAMIDS, ids=lambda row: row.name)
 def test_registered_widths_are_those_of_exact_arithmetic(row: Architecture) -> None:
     """No registered network comes near a tie, so the exact formula must give its widths."""
     depth, alpha = row.arguments["depth"], row.arguments["alpha"]
-    base, units = 16, 3 * ((depth - 2) // (9 if row.arguments.get("bottleneck") else 6))
-    if row.builder == "ImagePyramidNet":
-        base, units = 64, IMAGENET_UNITS[depth]
+    base, blocks = 16, 3 * ((depth - 2) // (9 if row.arguments.get("bottleneck") else 6))
+    if row.class_name == "ImagePyramidNet":
+        base, blocks = 64, IMAGENET_BLOCKS[depth]
     exact = reference.multiplicative_widths if "_mul_" in row.name else reference.additive_widths
     with torch.device("meta"):
-        assert pyramidzoo.create_model(row.name).block_widths == tuple(exact(base, alpha, units))
+        assert pyramidzoo.create_model(row.name).block_widths == tuple(exact(base, alpha, blocks))
 
 
 def test_widths_at_a_tie_follow_the_accumulated_sum() -> None:
-    """Depth 56, alpha 31: unit 9 is 31.5 exactly, and the accumulated double falls just below."""
+    """Depth 56, alpha 31: block 9 is 31.5 exactly, and the accumulated double falls just below."""
     widths = block_widths(16, 31, 18)
     assert widths == [18, 19, 21, 23, 25, 26, 28, 30, 31, 33, 35, 37, 38, 40, 42, 44, 45, 47]
     assert reference.additive_widths(16, 31, 18)[8] == 32
@@ -131,7 +133,7 @@ def test_exact_halves_round_up() -> None:
     assert block_widths(16, 4, 8) == [17, 17, 18, 18, 19, 19, 20, 20]
 
 
-def test_early_multiplicative_alpha_differs_in_one_unit() -> None:
-    """The authors' first alpha was 1.68 for a stage; 1.68^3 is not 4.75, and unit 37 shows it."""
+def test_early_multiplicative_alpha_differs_in_one_block() -> None:
+    """The authors' first alpha was 1.68 for a stage; 1.68^3 is not 4.75, and block 37 shows it."""
     today, early = block_widths(16, 4.75, 54, multiplicative=True), block_widths(16, 1.68**3, 54, multiplicative=True)
     assert [(k, a, b) for k, (a, b) in enumerate(zip(today, early, strict=True), start=1) if a != b] == [(37, 47, 46)]

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imagenet_tree import encoded, picture
+from imagenet_tree import encode, make_picture
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from torchvision import transforms
 
 import pyramidzoo
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data._decoding import Decoder
 from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import UsageError
@@ -35,7 +36,7 @@ def size_of(preprocessing: Preprocessing) -> tuple[int, int]:
 
 def image_of(mode: str, size: tuple[int, int]) -> Image.Image:
     """A picture in any 8-bit mode; where Pillow does not convert to it, its bytes are taken as they are."""
-    rgb = Image.fromarray(picture(*size, 3))
+    rgb = Image.fromarray(make_picture(*size, 3))
     if mode in ("La", "RGBa"):
         return rgb.convert("RGBA" if mode == "RGBa" else "LA").convert(mode)
     if mode == "PA":
@@ -44,13 +45,13 @@ def image_of(mode: str, size: tuple[int, int]) -> Image.Image:
         return Image.frombytes("LAB", rgb.size, rgb.tobytes())
     image = rgb.convert(mode)
     if mode in ("LA", "RGBA"):
-        image.putalpha(Image.fromarray(picture(*size, 4)[:, :, 0]))
+        image.putalpha(Image.fromarray(make_picture(*size, 4)[:, :, 0]))
     return image
 
 
 def decoded(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
     """What evaluation makes of it: its decoder, then its normalisation."""
-    pixels = Decoder(preprocessing, tensor_resize=False)(encoded(image, "PNG"), "the image")
+    pixels = Decoder(preprocessing, tensor_resize=False)(encode(image, "PNG"), "the image")
     return Normalize(preprocessing)(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0]
 
 
@@ -63,7 +64,7 @@ def test_every_mode_becomes_what_evaluation_makes_of_it(preprocessing: Preproces
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_files_of_jpeg_too(mode: str) -> None:
-    content = encoded(image_of(mode, (90, 75)), "JPEG")
+    content = encode(image_of(mode, (90, 75)), "JPEG")
     pixels = Decoder(LARGE, tensor_resize=False)(content, "the image")
     expected = Normalize(LARGE)(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0]
     assert torch.equal(eval_transform(LARGE)(Image.open(io.BytesIO(content))), expected)
@@ -127,7 +128,7 @@ def test_the_way_out_of_sixteen_bits_works() -> None:
     ],
 )
 def test_another_size_is_refused_or_resized(size: tuple[int, int], preprocessing: Preprocessing, says: str) -> None:
-    image = Image.fromarray(picture(*size, 1))
+    image = Image.fromarray(make_picture(*size, 1))
     pixels = np.asarray(image.convert("L") if preprocessing is GREY else image)
     for form in (image, pixels, torch.from_numpy(pixels.copy()) if pixels.ndim == 2 else image):
         with pytest.raises(UsageError, match=rf"{says}.*resize=True"):
@@ -158,14 +159,14 @@ def test_resizing_is_torchvisions_for_all_shapes() -> None:
     )
     dice = np.random.default_rng(0)
     for seed, (width, height) in enumerate([*dice.integers(1, 200, (40, 2)).tolist(), (1, 1), (1, 90), (33, 32)]):
-        image = Image.fromarray(picture(width, height, seed))
+        image = Image.fromarray(make_picture(width, height, seed))
         assert torch.equal(transform(image), plain(image)), (width, height)
 
 
 def test_networks_of_other_shapes_than_squares() -> None:
     wide = Preprocessing((3, 20, 30), COLOUR.mean, COLOUR.std)
     for size in [(30, 20), (64, 20), (30, 90), (400, 300), (7, 11)]:
-        image = Image.fromarray(picture(*size, 1))
+        image = Image.fromarray(make_picture(*size, 1))
         assert eval_transform(wide, resize=True)(image).shape == (3, 20, 30)
     white = eval_transform(wide, resize=True)(Image.new("RGB", (301, 47), "white"))
     assert torch.equal(white, eval_transform(wide)(Image.new("RGB", (30, 20), "white")))  # nothing was filled up
@@ -213,10 +214,10 @@ REFUSED: list[tuple[Any, Preprocessing, str]] = [
     (torch.zeros(1, 32, 32), COLOUR, "tensor .* has 1 channel, and these weights read 3"),
     (zeros(32, 32, 4), COLOUR, "has 4 channels, and these weights read 3"),
     (zeros(28, 28, 3), GREY, "has 3 channels, and these weights read 1"),
-    (zeros(5, 32, 32, 3), COLOUR, "is no image; .* one image at a time"),
-    (torch.zeros(5, 3, 32, 32), COLOUR, "is no image; .* one image at a time"),
-    (zeros(32), COLOUR, "is no image; an array has the shape"),
-    (zeros(0, 32, 3), COLOUR, "is no image; an array has the shape"),
+    (zeros(5, 32, 32, 3), COLOUR, "is not an image; .* one image at a time"),
+    (torch.zeros(5, 3, 32, 32), COLOUR, "is not an image; .* one image at a time"),
+    (zeros(32), COLOUR, "is not an image; an array has the shape"),
+    (zeros(0, 32, 3), COLOUR, "is not an image; an array has the shape"),
     (zeros(32, 32, 3, dtype=np.int64), COLOUR, "has the type int64; give uint8 values from 0 to 255, or floats"),
     (zeros(32, 32, 3, dtype=np.uint16), COLOUR, "has the type uint16"),
     (zeros(32, 32, 3, dtype=bool), COLOUR, "has the type bool"),
@@ -228,10 +229,10 @@ REFUSED: list[tuple[Any, Preprocessing, str]] = [
     (np.zeros((90, 75, 3), np.float32), LARGE, "cannot be resized and cropped .* give a Pillow image, or uint8"),
     (torch.zeros(3, 40, 40), COLOUR, r"has 40x40 pixels .*32x32"),
     (Image.new("RGB", (0, 32)), COLOUR, "the image is empty: it has 0x32"),
-    ("photo.png", COLOUR, r"the str photo\.png is no image; give a Pillow image \(PIL\.Image\.open reads a file\)"),
-    (Path("photo.png"), COLOUR, r"Path photo\.png is no image"),
-    (None, COLOUR, "an object of the type NoneType is no image"),
-    ([[0]], COLOUR, "an object of the type list is no image"),
+    ("photo.png", COLOUR, r"the str photo\.png is not an image; give a Pillow image \(PIL\.Image\.open reads a file\)"),
+    (Path("photo.png"), COLOUR, r"Path photo\.png is not an image"),
+    (None, COLOUR, "an object of the type NoneType is not an image"),
+    ([[0]], COLOUR, "an object of the type list is not an image"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation among other processes: killed, interrupted, run many times at once, on full disks and read-only data."""
+"""Evaluation under bad conditions: killed, interrupted, run several times at once, full disks, read-only data."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from pyramidzoo.files import write_text
 
 WEIGHTS = "wrn_16_1.digits_zoo"
 RECORDED = load_manifest().find(WEIGHTS).results[0].prediction_sha256
-# one image at a time: slow enough to be hit in the middle, and a prediction file every four images
-SLOWLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "1", "--output"]
-QUICKLY = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "80", "--output"]
+# Batches of one image are slow enough to be interrupted, and give a prediction file for every four images.
+SLOW_COMMAND = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "1", "--output"]
+FAST_COMMAND = [sys.executable, "-m", "pyramidzoo", "evaluate", WEIGHTS, "-b", "80", "--output"]
 
 
 def start(command: list[str], folder: Path, preexec_fn: Callable[[], object] = lambda: None) -> subprocess.Popen[str]:
+    """Start a command with a folder as its last argument. `preexec_fn` is called in the new process first."""
+
     def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would the child
+        # The background jobs of a shell ignore SIGINT, and the new process would inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         preexec_fn()
 
     return subprocess.Popen(
@@ -43,7 +46,7 @@ def start(command: list[str], folder: Path, preexec_fn: Callable[[], object] = l
     )
 
 
-def prediction_files(folder: Path) -> list[Path]:
+def list_prediction_files(folder: Path) -> list[Path]:
     return list(folder.glob("*/*/predictions-*.safetensors"))
 
 
@@ -54,8 +57,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-def finished(command: list[str], folder: Path) -> str:
-    """Run to the end, which must be the recorded predictions; what it said on the way."""
+def run_and_check(command: list[str], folder: Path) -> str:
+    """Run a command, check that it gives the recorded predictions, and return its stderr."""
     process = start(command, folder)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -67,12 +70,12 @@ def finished(command: list[str], folder: Path) -> str:
 
 @pytest.mark.kill
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_stopped_at_any_moment_and_run_again(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_evaluation_that_is_stopped_goes_on_later(number: signal.Signals, tmp_path: Path) -> None:
     moments = random.Random(int(number))
     for round_ in range(3):
-        before = len(prediction_files(tmp_path))
-        process = start(SLOWLY, tmp_path)
-        wait_for(lambda before=before: len(prediction_files(tmp_path)) > before)  # type: ignore[misc]
+        before = len(list_prediction_files(tmp_path))
+        process = start(SLOW_COMMAND, tmp_path)
+        wait_for(lambda before=before: len(list_prediction_files(tmp_path)) > before)  # type: ignore[misc]
         time.sleep(moments.uniform(0, 0.1))
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
@@ -81,25 +84,26 @@ def test_stopped_at_any_moment_and_run_again(number: signal.Signals, tmp_path: P
         assert "Traceback" not in err
         assert (f"{before} of 225 prediction files are there already" in err) == (round_ > 0)
         assert read_records(tmp_path) == []
-    there = len(prediction_files(tmp_path))
-    assert 3 <= there < 225
-    assert f"{there} of 225 prediction files are there already" in finished(SLOWLY, tmp_path)
-    if number != signal.SIGKILL:  # which leaves no time to clean up
+    files = len(list_prediction_files(tmp_path))
+    assert 3 <= files < 225
+    assert f"{files} of 225 prediction files are there already" in run_and_check(SLOW_COMMAND, tmp_path)
+    if number != signal.SIGKILL:  # A killed process has no time to remove its temporary file.
         assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # interrupted between opening it and `with`
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Interrupted before the file gets closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.kill
 def test_an_interrupt_at_any_instruction_leaves_no_part_behind(tmp_path: Path) -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    handler_before = signal.signal(signal.SIGALRM, interrupt)
     moments = random.Random(0)
     write_text(tmp_path / "record.json", "{}")
     try:
-        for _ in range(1000):  # about one in eight, when the file was made before the `try`
+        # If the file were made before the `try`, about one of eight interrupts would leave it behind.
+        for _ in range(1000):
             with pytest.raises(KeyboardInterrupt):  # noqa: PT012
                 signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 1e-3))
                 while True:
@@ -107,12 +111,13 @@ def test_an_interrupt_at_any_instruction_leaves_no_part_behind(tmp_path: Path) -
             assert not list(tmp_path.glob(".*.part"))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler_before)
     assert (tmp_path / "record.json").read_text() == "{}"
 
 
+@pytest.mark.processes
 def test_six_processes_writing_one_result(tmp_path: Path) -> None:
-    processes = [start(QUICKLY, tmp_path) for _ in range(6)]
+    processes = [start(FAST_COMMAND, tmp_path) for _ in range(6)]
     for process in processes:
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
@@ -123,38 +128,41 @@ def test_six_processes_writing_one_result(tmp_path: Path) -> None:
 
 
 def limit_files(size: int) -> Callable[[], None]:
-    """In the child: no file may grow past `size` bytes, as if the disk were full then."""
+    """Return a function for a new process: no file can become larger than `size` bytes, as on a full disk."""
 
     def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead of the process
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # The write fails, and the process goes on.
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return limit
 
 
-@pytest.mark.parametrize("size", [0, 100, 5_000])
+@pytest.mark.parametrize(
+    "size", [0, pytest.param(100, marks=pytest.mark.processes), pytest.param(5_000, marks=pytest.mark.processes)]
+)
 def test_a_disk_that_is_full(size: int, tmp_path: Path) -> None:
-    process = start(QUICKLY, tmp_path, preexec_fn=limit_files(size))
+    process = start(FAST_COMMAND, tmp_path, preexec_fn=limit_files(size))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (5, ""), err
     assert "cannot write" in err
     assert "predictions-000000-000320.safetensors" in err
-    assert "nothing was left there" in err
+    assert "nothing was left" in err
     assert "Traceback" not in err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert "are there already" not in finished(QUICKLY, tmp_path)  # with room again
+    assert "are there already" not in run_and_check(FAST_COMMAND, tmp_path)  # Now there is room.
 
 
+@pytest.mark.processes
 def test_a_disk_that_is_full_when_the_record_is_written(tmp_path: Path) -> None:
-    finished(QUICKLY, tmp_path)
+    run_and_check(FAST_COMMAND, tmp_path)
     (record,) = tmp_path.rglob("record.json")
     record.unlink()
-    process = start(QUICKLY, tmp_path, preexec_fn=limit_files(1_000))
+    process = start(FAST_COMMAND, tmp_path, preexec_fn=limit_files(1_000))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 5
     assert "record.json" in err
     assert not list(tmp_path.rglob("*record.json*"))
-    finished(QUICKLY, tmp_path)
+    run_and_check(FAST_COMMAND, tmp_path)
 
 
 def test_a_disk_that_is_full_while_a_checkpoint_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +178,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_converted(tmp_path: Path, mon
 
 @pytest.mark.parametrize("size", [1_000, 500_000, 900_000])
 def test_a_disk_that_is_full_while_training(size: int, tmp_path: Path) -> None:
-    """The third one has room for the first checkpoint, not for one with momenta."""
+    """The third size is enough for the first checkpoint, but not for one that has momenta."""
     command = [sys.executable, "-m", "pyramidzoo", "train", "wrn_16_1", "--epochs", "1", "--output"]
     process = start(command, tmp_path, preexec_fn=limit_files(size))
     _, err = process.communicate(timeout=120)
@@ -183,17 +191,18 @@ def test_a_disk_that_is_full_while_training(size: int, tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    process = start(QUICKLY, tmp_path / "file" / "below")
+    process = start(FAST_COMMAND, tmp_path / "file" / "below")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (5, "")
     assert "cannot make the folder" in err
     assert "name another" in err
 
 
+@pytest.mark.checkpoints
 def test_data_and_checkpoints_are_only_read(
     data_dir: Path, origins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CIFAR and an original checkpoint in folders without write permission; nothing in them changes."""
+    """CIFAR and an original checkpoint are in folders without write permission, and nothing in them changes."""
     data, originals = tmp_path / "data" / "cifar-10-batches-py", tmp_path / "origins"
     for folder, source in (
         (data, data_dir / "cifar-10-batches-py" / "test_batch"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -31,14 +32,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pyramidzoo.checkpoints import safetensors_file as containers
-from pyramidzoo.checkpoints.safetensors_file import read_content, read_tensors
-from pyramidzoo.convert import _confined, _reading, _sandbox, _torch7, _unpickle
-from pyramidzoo.convert.conversion import read_checkpoint, unpickle
+from pyramidzoo.checkpoints.safetensors_file import check_header, read_content, read_tensors
+from pyramidzoo.convert import read_file
+from pyramidzoo.convert.read_file import read_checkpoint, unpickle
+from pyramidzoo.convert.sandbox import child, parent, pickle_reader, torch7_reader
+from pyramidzoo.convert.sandbox.parent import Limits, Outcome, run_in_sandbox
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
+pytestmark = pytest.mark.sandbox
+
 MIB = 1 << 20
-SMALL = _sandbox.Limits(memory=256 * MIB, tensors=MIB, output=MIB, work=0, clock=30)
+SMALL = Limits(memory=256 * MIB, tensors=MIB, output=MIB, work=0, clock=30)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +58,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 # ---- the process ----
 
 
-def probe(folder: Path, body: str, save: str = "", **limits: int) -> tuple[_sandbox.Ended, Any]:
+def probe(folder: Path, body: str, save: str = "", **limits: int) -> tuple[Outcome, Any]:
     """How a process ends that does `body` with a foreign file, and what `found` was then."""
     script, output = folder / "probe.py", folder / "found.json"
     script.write_text(
@@ -63,7 +67,7 @@ def probe(folder: Path, body: str, save: str = "", **limits: int) -> tuple[_sand
         f"def read(source, allowed):\n{textwrap.indent(body, '    ')}\n    return found\n"
         f"def save(found, output):\n    open(output, 'w').write(json.dumps(found))\n{textwrap.indent(save, '    ')}\n"
     )
-    ended = _sandbox.run(script, folder / "source", output, _sandbox.dataclasses.replace(SMALL, **limits))
+    ended = run_in_sandbox(script, folder / "source", output, dataclasses.replace(SMALL, **limits))
     return ended, json.loads(output.read_text()) if output.exists() and ended.kind == "done" else None
 
 
@@ -86,7 +90,7 @@ def test_no_network(port: int, tmp_path: Path) -> None:
     """Where the kernel refuses to shut it, the process must say so."""
     ended, found = probe(tmp_path, CONNECT.format(port=port))
     assert ended.kind == "done"
-    assert found["connected"] == ("without network" in ended.lacking)
+    assert found["connected"] == ("without network" in ended.missing_protections)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces and seccomp are Linux's")
@@ -94,7 +98,7 @@ def test_no_network(port: int, tmp_path: Path) -> None:
 def test_each_way_to_shut_the_network_says_whether_it_did(way: str, port: int) -> None:
     code = (
         "import ctypes, importlib.util, socket\n"
-        f"spec = importlib.util.spec_from_file_location('confined', {_confined.__file__!r})\n"
+        f"spec = importlib.util.spec_from_file_location('confined', {child.__file__!r})\n"
         "confined = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(confined)\n"
         f"shut = {f'confined.{way}(ctypes.CDLL(None))' if way else False}\n"
@@ -165,14 +169,14 @@ def test_a_limit_that_is_lower_already_stays_and_is_not_the_files_fault(tmp_path
 def test_an_installation_that_is_broken(tmp_path: Path) -> None:
     script = tmp_path / "probe.py"
     script.write_text("import torch_that_is_not_there")
-    ended = _sandbox.run(script, tmp_path / "source", tmp_path / "output", SMALL)
+    ended = run_in_sandbox(script, tmp_path / "source", tmp_path / "output", SMALL)
     assert (ended.kind, ended.error) == ("start", "ModuleNotFoundError: No module named 'torch_that_is_not_there'")
 
 
 def test_modules_beside_the_script_do_not_pass_for_others(tmp_path: Path) -> None:
     ended, found = probe(tmp_path, "found['path'] = sys.path")
     assert ended.kind == "done"
-    assert not {str(tmp_path), str(Path(_sandbox.__file__).parent)} & set(found["path"])
+    assert not {str(tmp_path), str(Path(parent.__file__).parent)} & set(found["path"])
 
 
 def test_the_environment_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +197,10 @@ def test_it_ends_with_us(number: signal.Signals, tmp_path: Path, temporary: Path
         "    stream = open(source, 'w')\n    print('here', file=stream, flush=True)\n    time.sleep(600)"
     )
     code = (
-        "import signal, sys\nfrom pathlib import Path\nfrom pyramidzoo.convert import _sandbox\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom pyramidzoo.convert.sandbox import parent\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "script, source = map(Path, sys.argv[1:])\n"
-        "_sandbox.run(script, source, source.with_name('output'), _sandbox.Limits.for_size(0))"
+        "parent.run_in_sandbox(script, source, source.with_name('output'), parent.Limits.for_size(0))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "probe.py"), str(tmp_path / "source")]
     environment = {**os.environ, "TMPDIR": str(temporary)}
@@ -233,12 +237,12 @@ def require_soon(condition: Callable[[], bool]) -> None:
 def ending(monkeypatch: pytest.MonkeyPatch, *ended: Any, writes: bytes | None = None) -> None:
     """Let the process end so, without a process."""
 
-    def run(script: Path, source: Path, output: Path, limits: _sandbox.Limits) -> _sandbox.Ended:
+    def run(script: Path, source: Path, output: Path, limits: Limits) -> Outcome:
         if writes is not None:
             output.write_bytes(writes)
-        return _sandbox.Ended(*ended)
+        return Outcome(*ended)
 
-    monkeypatch.setattr(_sandbox, "run", run)
+    monkeypatch.setattr(parent, "run_in_sandbox", run)
 
 
 @pytest.mark.parametrize(
@@ -273,11 +277,11 @@ def test_what_the_system_does_not_allow_is_said_once(
 ) -> None:
     (tmp_path / "in.pth").write_bytes(b"\x80\x02.")
     ending(monkeypatch, "file", "x", ("without network", "limited in memory"))
-    _reading._say_once.cache_clear()
+    read_file._warn_once.cache_clear()
     for _ in range(2):
         with caplog.at_level(logging.WARNING), pytest.raises(IntegrityError):
             unpickle(tmp_path / "in.pth")
-    _reading._say_once.cache_clear()
+    read_file._warn_once.cache_clear()
     (record,) = caplog.records
     assert record.name == "pyramidzoo"
     assert "should be without network and limited in memory, which this system does not allow" in record.getMessage()
@@ -335,8 +339,8 @@ def test_nothing_in_a_pickle_is_executed(kind: str, zipped: bool, protocol: int,
         in_zip(path, pickled)
     else:
         path.write_bytes(pickled)
-    with pytest.raises(_unpickle.NotACheckpoint, match=r"it holds objects|its pickle is damaged, or holds more"):
-        _unpickle.read(path, MIB)
+    with pytest.raises(pickle_reader.NotACheckpointError, match=r"it holds objects|its pickle is damaged"):
+        pickle_reader.read(path, MIB)
     assert not marker.exists()
     assert "antigravity" not in sys.modules
     if protocol == 2 and kind == "system" and zipped:  # the others only cost a process each
@@ -361,9 +365,9 @@ def deflated_zeros(path: Path, size: int) -> Path:
             compressed = block * (size // MIB) + b"\x03\0"
             info = zipfile.ZipInfo(member.filename)
             info.compress_type, info.file_size, info.compress_size = zipfile.ZIP_DEFLATED, size, len(compressed)
-            info.CRC, info.header_offset = 0, archive.fp.tell()  # type: ignore[union-attr]
-            archive.fp.write(info.FileHeader() + compressed)  # type: ignore[union-attr]
-            archive.start_dir = archive.fp.tell()  # type: ignore[union-attr]
+            info.CRC, info.header_offset = 0, archive.fp.tell()
+            archive.fp.write(info.FileHeader() + compressed)
+            archive.start_dir = archive.fp.tell()
             archive.filelist.append(info)
     return path
 
@@ -385,8 +389,8 @@ def nested(depth: int, content: object) -> dict[str, object]:
 
 def test_more_paths_than_can_be_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(nested(45, {}), tmp_path / "in.pth")
-    limits = _sandbox.dataclasses.replace(_sandbox.Limits.for_size(2000), work=0)
-    monkeypatch.setattr(_sandbox.Limits, "for_size", lambda size: limits)
+    limits = dataclasses.replace(Limits.for_size(2000), work=0)
+    monkeypatch.setattr(Limits, "for_size", lambda size: limits)
     with pytest.raises(IntegrityError, match=r"in\.pth .*: it takes more than 0 s of work, which no checkpoint of"):
         unpickle(tmp_path / "in.pth")
 
@@ -424,8 +428,8 @@ def test_contents_that_are_made_to_harm(content: Callable[[], object], message: 
         in_zip(tmp_path / "in.pth", made)
     else:
         torch.save(made, tmp_path / "in.pth")
-    with pytest.raises(_unpickle.NotACheckpoint, match=message) as caught:
-        _unpickle.read(tmp_path / "in.pth", MIB)
+    with pytest.raises(pickle_reader.NotACheckpointError, match=message) as caught:
+        pickle_reader.read(tmp_path / "in.pth", MIB)
     assert str(caught.value).isprintable()
 
 
@@ -437,33 +441,37 @@ def test_checksums_are_looked_at(tmp_path: Path) -> None:
     place = good.index(torch.full((9,), 1.5).numpy().tobytes()) + 5
     path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
     assert torch.load(path)["a"][1] != 1.5
-    with pytest.raises(_unpickle.NotACheckpoint, match=r"its checksums say that it is damaged \(Bad CRC-32 for file"):
-        _unpickle.read(path, MIB)
+    with pytest.raises(
+        pickle_reader.NotACheckpointError, match=r"its checksums say that it is damaged \(Bad CRC-32 for file"
+    ):
+        pickle_reader.read(path, MIB)
     torch.serialization.set_crc32_options(False)
     try:
         torch.save({"a": torch.full((1000,), 1.5)}, path)
     finally:
         torch.serialization.set_crc32_options(True)
-    with pytest.raises(_unpickle.NotACheckpoint, match="where torch's set_crc32_options has turned them off, save it"):
-        _unpickle.read(path, MIB)
+    with pytest.raises(
+        pickle_reader.NotACheckpointError, match="where torch's set_crc32_options has turned them off, save it"
+    ):
+        pickle_reader.read(path, MIB)
     path.write_bytes(good)
-    assert _unpickle.read(path, MIB)["a"][1] == 1.5
+    assert pickle_reader.read(path, MIB)["a"][1] == 1.5
 
 
 def test_arrays_of_torch7_that_are_made_to_harm(tmp_path: Path) -> None:
-    walk = _torch7.Walk(1000)
-    walk.add("a", weight=np.zeros(250, np.float32))
+    collector = torch7_reader.ParameterCollector(1000)
+    collector.add("a", weight=np.zeros(250, np.float32))
     with pytest.raises(ValueError, match="its tensors are many times larger than the file"):
-        walk.add("b", weight=np.broadcast_to(np.float32(0), (1,)))
+        collector.add("b", weight=np.broadcast_to(np.float32(0), (1,)))
     (tmp_path / "in.t7").write_bytes(bytes(40))
     for size, found in ((10, 10), (11, None), (1 << 60, None), (-1, None)):
         with (tmp_path / "in.t7").open("rb") as stream:
             reader = types.SimpleNamespace(f=stream, read_long=lambda size=size: size)
             if found is None:
                 with pytest.raises(ValueError, match="the file ends in the middle of a tensor"):
-                    _torch7.storage_reader("f4")(reader, b"")
+                    torch7_reader.storage_reader("f4")(reader, b"")
             else:
-                assert len(_torch7.storage_reader("f4")(reader, b"")) == found
+                assert len(torch7_reader.storage_reader("f4")(reader, b"")) == found
 
 
 # ---- archives ----
@@ -549,7 +557,7 @@ def test_safetensors_files_that_are_refused(content: bytes, message: str, tmp_pa
     path.write_bytes(content)
     for read in (read_content, read_checkpoint):
         with pytest.raises(IntegrityError, match=message) as caught:
-            read(path)  # type: ignore[operator]
+            read(path)
         assert str(caught.value).startswith(f"{path} is not a readable safetensors file (")
         assert str(caught.value).isprintable()
 
@@ -561,9 +569,9 @@ def test_what_only_the_check_of_the_header_refuses(tmp_path: Path) -> None:
         path.write_bytes(content)
         assert len(read_content(path, header_checked=True).tensors) == 1
         with pytest.raises(IntegrityError):
-            containers.check_header(path)
+            check_header(path)
     path.write_bytes(container({"a": ENTRY}))
-    containers.check_header(path)
+    check_header(path)
 
 
 def test_a_header_of_a_large_network_is_taken(tmp_path: Path) -> None:

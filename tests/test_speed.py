@@ -1,4 +1,4 @@
-"""`bench`: what is timed in which order, what is counted, who is a peer, and what is printed. No speed is asserted."""
+"""`bench`: the order of the timing, the counting, the peers, and what is printed. No speed is asserted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from pyramidzoo.bench.variants import Variant
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.evaluation import engine
+from pyramidzoo.evaluation import engine, programs
 from pyramidzoo.inference import optimize
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of one forward pass, and a peak that nobody has to measure."""
+    """Runs have one forward pass, and the peak is not measured."""
     monkeypatch.setattr(measure, "choose_passes", lambda compute: 1)
     monkeypatch.setattr(peaks, "measure_convolution", lambda dtype, device: 1e15)
 
@@ -138,21 +138,23 @@ def test_ratios_are_to_peers_of_the_same_precision(peers: Sequence[str], expecte
 
 
 def test_a_run_is_so_many_passes() -> None:
-    seen: list[Tensor] = []
+    results: list[Tensor] = []
 
     def compute() -> Tensor:
         assert torch.is_inference_mode_enabled()
-        seen.append(torch.full((), len(seen)))
-        return seen[-1]
+        results.append(torch.full((), len(results)))
+        return results[-1]
 
     assert timing.repeat_passes(compute, 3)().item() == 2
-    assert len(seen) == 3
+    assert len(results) == 3
     assert timing.choose_passes(compute, 0.0) == 1
     assert timing.choose_passes(lambda: torch.empty(0), 0.1) > 1
 
 
 def test_the_share_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1e8 < peaks.measure_convolution(torch.float32) < 1e15  # FLOP/s of one slow core, and of a whole rack
+    assert (
+        1e8 < peaks.measure_convolution(torch.float32) < 1e15
+    )  # FLOP/s: more than of one slow core, less than of a whole rack
     monkeypatch.setattr(peaks, "measure_convolution", lambda dtype, device: 1e12)
     measured_peaks = Peaks(CPU)
     (row,) = measure_target(
@@ -191,7 +193,7 @@ class Tiny(nn.Module):
         del y
         z = z.flatten(2)
         z = torch.cat([z, z, z], 2)  # 3072 beside 1024
-        return self.fc(z.mean(2))  # type: ignore[no-any-return]
+        return self.fc(z.mean(2))
 
 
 def test_bytes_alive_are_counted_exactly() -> None:
@@ -281,15 +283,15 @@ def test_a_peer_has_our_tensors_and_our_logits(library: str, name: str, side: in
     row = get_architecture(name)
     model = random_calibrated_model(row)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    found = peers.build_peer(library, row, model, (3, side, side))
-    assert found is not None
-    assert type(found).__module__.split(".")[0] == library
-    assert not found.training
-    assert {tensor.dtype for tensor in found.parameters()} == {torch.float32}
+    network = peers.build_peer(library, row, model, (3, side, side))
+    assert network is not None
+    assert type(network).__module__.split(".")[0] == library
+    assert not network.training
+    assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
     images = torch.randn(2, 3, side, side)
     with torch.no_grad():
-        torch.testing.assert_close(found(images), model(images), rtol=1e-4, atol=1e-4)
-        next(found.parameters()).zero_()  # a copy
+        torch.testing.assert_close(network(images), model(images), rtol=1e-4, atol=1e-4)
+        next(network.parameters()).zero_()  # its tensors are copies: ours stay
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
@@ -303,13 +305,13 @@ def test_a_peer_has_our_tensors_and_our_logits(library: str, name: str, side: in
         ("pytorchcv", "wide_resnet50_2", 64),  # folded
     ],
 )
-def test_who_has_no_such_network(library: str, name: str, side: int) -> None:
+def test_a_library_without_the_network_is_no_peer(library: str, name: str, side: int) -> None:
     row = get_architecture(name)
     assert peers.build_peer(library, row, build(row).eval(), (3, side, side)) is None
 
 
-def stages(units: int) -> list[list[int]]:
-    return [[width] * units for width in (16, 32, 64)]
+def stages(blocks: int) -> list[list[int]]:
+    return [[width] * blocks for width in (16, 32, 64)]
 
 
 def other_epsilon(row: Any, classes: int) -> nn.Module:
@@ -372,8 +374,8 @@ def test_peers_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
         "timm_fp8": "no peer is called 'timm_fp8'",
         "timm_optimized": "no peer is called",
         "timm_bf16_fp16": "two precisions",
-        "timm_graph": "for CUDA devices",
-        "timm_tf32": "for CUDA devices",
+        "timm_graph": "needs a CUDA device",
+        "timm_tf32": "needs a CUDA device",
     }.items():
         with pytest.raises(UsageError, match=words):
             BenchmarkSettings(CPU, peers=[name])
@@ -430,7 +432,7 @@ def test_a_peer_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(network: nn.Module, batch: Tensor) -> Any:
         raise UnavailableError("torch.compile failed (no compiler)")
 
-    monkeypatch.setattr(engine, "_compiled", fail)
+    monkeypatch.setattr(programs, "compile_network", fail)
     settings = BenchmarkSettings(CPU, (2,), ("plain",), ("pytorchcv", "pytorchcv_compiled"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [(row.variant, row.error and "torch.compile failed" in row.error) for row in rows] == [
@@ -453,6 +455,8 @@ def test_a_peer_is_compiled() -> None:
 
 
 class Off(nn.Module):
+    """A network whose first logit is wrong by some amount."""
+
     passes = ()  # no rewrites
 
     def __init__(self, network: nn.Module, by: float) -> None:
@@ -465,7 +469,7 @@ class Off(nn.Module):
         return logits
 
 
-def test_networks_that_are_off_are_found() -> None:
+def test_networks_with_other_logits_are_found() -> None:
     plain, images = random_calibrated_model(get_architecture("wrn_16_1")), torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         sample = random_images(16, (3, 32, 32))
@@ -473,22 +477,22 @@ def test_networks_that_are_off_are_found() -> None:
         scale = exact.abs().max().item()
         rounded = (plain.bfloat16()(sample.bfloat16()).float() - exact).abs().max().item()
     plain = random_calibrated_model(get_architecture("wrn_16_1"))
-    low = optimize(plain, dtype=torch.bfloat16)
+    bf16 = optimize(plain, dtype=torch.bfloat16)
     networks = {
         "plain": plain,
         "optimized": Off(optimize(plain), 2e-4 * scale),
-        "optimized_bf16": low,
-        "plain_bf16": Off(low, 4 * rounded),
+        "optimized_bf16": bf16,
+        "plain_bf16": Off(bf16, 4 * rounded),
         "timm": Off(plain, 0.5e-4 * scale),
         "torchvision": Off(plain, torch.nan),
     }
-    found = find_different(plain, networks, images)
-    assert sorted(found) == ["optimized", "plain_bf16", "torchvision"]
-    assert re.search(r"logits differ .* by \d\.\de-0\d, more than \d", found["optimized"])
+    errors = find_different(plain, networks, images)
+    assert sorted(errors) == ["optimized", "plain_bf16", "torchvision"]
+    assert re.search(r"logits differ .* by \d\.\de-0\d, more than \d", errors["optimized"])
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_with_other_logits_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Off(optimize(model, dtype=dtype), 1.0))
     rows = measure_target(
         BenchmarkTarget(get_architecture("wrn_16_1")), BenchmarkSettings(CPU, (2,), rounds=2), Peaks(CPU)
@@ -502,7 +506,7 @@ def test_what_differs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[1].images_per_second is rows[1].activations_mib is rows[1].fraction_of_peak is None
 
 
-def test_settled_networks_are_the_same_every_time() -> None:
+def test_random_networks_are_the_same_every_time() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -519,9 +523,10 @@ def test_settled_networks_are_the_same_every_time() -> None:
 
 def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
+    cudnn: Any = torch.backends.cudnn
 
     def peak(dtype: torch.dtype, device: torch.device) -> float:
-        seen.append((dtype, torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision))
+        seen.append((dtype, cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision))
         return 1.0
 
     monkeypatch.setattr(peaks, "measure_convolution", peak)
@@ -535,8 +540,8 @@ def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("quick")
-def test_memory_that_nobody_can_see_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_compiled", lambda network, batch: network)
+def test_memory_that_cannot_be_seen_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "compile_network", lambda network, batch: network)
     settings = BenchmarkSettings(CPU, (2,), ("plain", "plain_compiled"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
     assert [row.activations_mib is None for row in rows] == [False, True]
@@ -552,24 +557,24 @@ def test_a_variant_has_one_precision() -> None:
 
 
 class Greedy(nn.Module):
-    """Has memory for so many images, and from its n-th pass on for none."""
+    """Runs out of memory with more than some images, or after some passes."""
 
     passes = ()  # no rewrites
 
     def __init__(self, network: ImageClassifier, images: int, times: int = 10**9) -> None:
         super().__init__()
-        self.network, self.images, self.times = network, images, times
+        self.network, self.images, self.passes_left = network, images, times
 
     def forward(self, x: Tensor) -> Tensor:
-        self.times -= 1
-        if len(x) > self.images or self.times < 0:
+        self.passes_left -= 1
+        if len(x) > self.images or self.passes_left < 0:
             raise torch.OutOfMemoryError("CUDA out of memory")
         logits: Tensor = self.network(x)
         return logits
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_batch_that_does_not_fit_is_said_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_row_of_a_batch_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "optimize", lambda model, dtype: Greedy(model, 20))
     settings = BenchmarkSettings(CPU, (24, 4), ("plain", "optimized"), rounds=1)
     rows = measure_target(BenchmarkTarget(get_architecture("wrn_16_1")), settings, Peaks(CPU))
@@ -611,14 +616,14 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("quick")
 def test_json_has_everything(run: Run) -> None:
     code, out, _ = run("wrn_16_1", "-b", "2", "1", "--rounds", "3", "--peers", "pytorchcv", "timm", "--format", "json")
-    found = json.loads(out)
+    document = json.loads(out)
     assert code == 0
-    assert found["device"].startswith("cpu (")
-    assert abs(date.fromisoformat(found["date"]) - date.today()).days <= 1  # of midnight, and of UTC
-    assert {"torch", "pyramidzoo", "python", "pytorchcv", "timm"} <= found["versions"].keys()
-    assert found["rounds"] == 3
-    assert found["best_convolution_gflops"] == {"fp32": 1e6, "bf16": 1e6}
-    rows = found["rows"]
+    assert document["device"].startswith("cpu (")
+    assert abs(date.fromisoformat(document["date"]) - date.today()).days <= 1  # of midnight, and of UTC
+    assert {"torch", "pyramidzoo", "python", "pytorchcv", "timm"} <= document["versions"].keys()
+    assert document["rounds"] == 3
+    assert document["best_convolution_gflops"] == {"fp32": 1e6, "bf16": 1e6}
+    rows = document["rows"]
     assert [(row["batch"], row["variant"], row["precision"]) for row in rows] == [
         (batch, variant, precision)
         for batch in (2, 1)
@@ -696,7 +701,7 @@ def test_tables_for_programs_and_documents(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_weights_are_measured_with_their_own_tensors_and_images(run: Run) -> None:
+def test_weights_are_measured_with_their_tensors_and_image_size(run: Run) -> None:
     code, out, _ = run("wrn_16_1.digits_*", "-b", "3", "--rounds", "1", "--variants", "optimized", "--format", "json")
     row = json.loads(out)["rows"][0]
     assert code == 0
@@ -708,25 +713,25 @@ def test_weights_are_measured_with_their_own_tensors_and_images(run: Run) -> Non
 
 
 def test_a_busy_machine_is_named() -> None:
-    from pyramidzoo.commands.bench import _about_spread
+    from pyramidzoo.commands._bench_text import warn_of_spread
 
     def row(lowest: float | None, highest: float | None) -> dict[str, float | None]:
         return {"images_per_second_min": lowest, "images_per_second_max": highest}
 
-    assert _about_spread([row(100, 110), row(None, None), row(50, 70)]) == ""
-    assert _about_spread([]) == ""
-    assert "up to 8.0 times" in _about_spread([row(100, 110), row(10, 80), row(10, 20)])
+    assert warn_of_spread([row(100, 110), row(None, None), row(50, 70)]) == ""
+    assert warn_of_spread([]) == ""
+    assert "up to 8.0 times" in warn_of_spread([row(100, 110), row(10, 80), row(10, 20)])
 
 
 def test_names_mean_architectures_before_weights() -> None:
-    from pyramidzoo.commands.bench import DEFAULT, _subjects
+    from pyramidzoo.commands.bench import DEFAULT_NAMES, _select_targets
 
     def named(*names: str) -> list[str]:
-        return [subject.name for subject in _subjects(names)]
+        return [subject.name for subject in _select_targets(names)]
 
     assert named("wrn_16_?", "wrn_16_1") == ["wrn_16_1", "wrn_16_2", "wrn_16_8"]
     assert named("wrn_16_1.digits") == named("wrn_16_1.digits*") == ["wrn_16_1.digits_zoo"]
-    assert named(*DEFAULT) == list(DEFAULT)
+    assert named(*DEFAULT_NAMES) == list(DEFAULT_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -746,8 +751,8 @@ def test_names_mean_architectures_before_weights() -> None:
     ],
 )
 def test_bench_refuses(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
-    found, out, err = run(*arguments)
-    assert (found, out) == (code, "")
+    exit_code, out, err = run(*arguments)
+    assert (exit_code, out) == (code, "")
     assert message in err
     assert len(err.splitlines()) == 1
 
@@ -769,16 +774,16 @@ def test_failures_of_some_have_their_exit_codes(run: Run, monkeypatch: pytest.Mo
         BenchmarkTarget(get_architecture("wrn_16_2")), entry=load_manifest().find("wrn_16_2.cifar10")
     )
     monkeypatch.setattr(
-        "pyramidzoo.commands.bench._subjects", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
+        "pyramidzoo.commands.bench._select_targets", lambda names: [lost, BenchmarkTarget(get_architecture("wrn_16_1"))]
     )
     code, out, err = run(*arguments, "--variants", "plain")
     assert code == 5
     assert err.startswith(f"pyramidzoo: {lost.name}: ")
     assert "wrn_16_1, batch 2" in out
     code, out, err = run(*arguments, "--variants", "plain", "--format", "json")
-    found = json.loads(out)
-    assert [(failure["name"], failure["exit_code"]) for failure in found["failures"]] == [(lost.name, 5)]
-    assert [row["network"] for row in found["rows"]] == ["wrn_16_1"]
+    document = json.loads(out)
+    assert [(failure["name"], failure["exit_code"]) for failure in document["failures"]] == [(lost.name, 5)]
+    assert [row["network"] for row in document["rows"]] == ["wrn_16_1"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -813,14 +818,14 @@ def test_the_table_that_comes_with_the_package() -> None:
 
 
 @pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "speed.json"
-    monkeypatch.setattr(speed_table, "packaged", lambda name: path)
+    monkeypatch.setattr(speed_table, "package_path", lambda name: path)
     monkeypatch.setattr(make_speed, "TABLE", path)
     return path
 
 
-def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_has_images_per_second(package_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     speeds = {"64": {"plain": 1230, "optimized": 45600}, "1": {"plain": 99.5, "optimized": 101}}
     row = {"date": "2031-02-03", "images_per_second": speeds}
     document = {
@@ -829,7 +834,7 @@ def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixtur
         "rounds": 5,
         "networks": {"resnet20": row},
     }
-    packaged.write_text(json.dumps(document), encoding="utf-8")
+    package_path.write_text(json.dumps(document), encoding="utf-8")
     cli.main(["info", "resnet20"])
     shown = capsys.readouterr().out
     for line in (
@@ -839,8 +844,8 @@ def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixtur
     ):
         assert re.search(f"^{line}$", shown, re.MULTILINE), shown
     cli.main(["info", "resnet20", "--format", "json"])
-    found = json.loads(capsys.readouterr().out)["speed"]
-    assert found == {"device": document["device"], "versions": {"torch": "9.8.7"}, **row}
+    speed = json.loads(capsys.readouterr().out)["speed"]
+    assert speed == {"device": document["device"], "versions": {"torch": "9.8.7"}, **row}
     cli.main(["info", "resnet32"])
     assert "images/s" not in capsys.readouterr().out
     cli.main(["info", "resnet32", "--format", "json"])
@@ -848,31 +853,30 @@ def test_info_has_images_per_second(packaged: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_table_is_made_network_by_network(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, tuple[int, ...]]] = []
-    real = measure_target
+def test_the_table_is_made_network_by_network(package_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[tuple[str, tuple[int, ...]]] = []
 
-    def counted(subject: BenchmarkTarget, settings: BenchmarkSettings, peaks: Peaks) -> list[BenchmarkRow]:
-        asked.append((subject.name, tuple(settings.batches)))
-        if len(asked) == 2:
+    def measure_few(target: BenchmarkTarget, settings: BenchmarkSettings, peaks: Peaks) -> list[BenchmarkRow]:
+        measured.append((target.name, tuple(settings.batches)))
+        if len(measured) == 2:
             raise KeyboardInterrupt
-        return real(subject, dataclasses.replace(settings, batches=(2, 1)), peaks)
+        return measure_target(target, dataclasses.replace(settings, batches=(2, 1)), peaks)
 
-    monkeypatch.setattr(make_speed, "measure_target", counted)
+    monkeypatch.setattr(make_speed, "measure_target", measure_few)
     with pytest.raises(KeyboardInterrupt):
         make_speed.main(["wrn_16_2", "wrn_16_1", "--rounds", "1"])
-    document = json.loads(packaged.read_text(encoding="utf-8"))
+    document = json.loads(package_path.read_text(encoding="utf-8"))
     assert list(document["networks"]) == ["wrn_16_2"]
     assert list(document["networks"]["wrn_16_2"]["images_per_second"]) == ["2", "1"]
     make_speed.main(["wrn_16_2", "wrn_16_1", "--rounds", "1"])
-    document = json.loads(packaged.read_text(encoding="utf-8"))
+    document = json.loads(package_path.read_text(encoding="utf-8"))
     assert list(document["networks"]) == ["wrn_16_1", "wrn_16_2"]  # the table's order
-    assert asked == [("wrn_16_2", (64, 1)), ("wrn_16_1", (64, 1)), ("wrn_16_1", (64, 1))]
+    assert measured == [("wrn_16_2", (64, 1)), ("wrn_16_1", (64, 1)), ("wrn_16_1", (64, 1))]
     make_speed.main(["wrn_16_1", "--rounds", "1", "--again"])
-    assert asked[3:] == [("wrn_16_1", (64, 1))]
-    packaged.write_text(json.dumps({**document, "device": "another"}), encoding="utf-8")
+    assert measured[3:] == [("wrn_16_1", (64, 1))]
+    package_path.write_text(json.dumps({**document, "device": "another"}), encoding="utf-8")
     make_speed.main(["wrn_16_1", "--rounds", "1"])
-    assert list(json.loads(packaged.read_text(encoding="utf-8"))["networks"]) == ["wrn_16_1"]
+    assert list(json.loads(package_path.read_text(encoding="utf-8"))["networks"]) == ["wrn_16_1"]
 
 
 # A GPU

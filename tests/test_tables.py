@@ -10,21 +10,22 @@ import pytest
 
 from pyramidzoo.catalog.architectures import architectures
 from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.published_tables import OTHERS, list_table_ids, load_published_tables
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.tables import OTHERS, from_manifest, parameters, published, table_ids, table_rows
+from pyramidzoo.evaluation.tables import count_parameters, make_table_rows, measurements_from_manifest
 
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, list[dict[str, Any]]]:
     manifest = load_manifest()
-    known = from_manifest(manifest)
-    return {table: table_rows(table, manifest, known) for table in table_ids()}
+    measurements = measurements_from_manifest(manifest)
+    return {table: make_table_rows(table, manifest, measurements) for table in list_table_ids()}
 
 
 def test_every_published_row_and_number_is_shown(tables: dict[str, list[dict[str, Any]]]) -> None:
-    assert len(published()["targets"]) == 142
-    for table in published()["tables"]:
-        targets = [target for target in published()["targets"] if target["table"] == table["id"]]
+    assert len(load_published_tables()["targets"]) == 142
+    for table in load_published_tables()["tables"]:
+        targets = [target for target in load_published_tables()["targets"] if target["table"] == table["id"]]
         assert len({target["row"] for target in targets}) == table["rows"]
         for target in targets:
             lines = [
@@ -43,9 +44,9 @@ def test_a_line_has_a_number_or_a_reason(tables: dict[str, list[dict[str, Any]]]
             if line["ours"] is None:
                 assert line["weights"].startswith(("no weights", "not measured"))
                 weights = load_manifest().of_architecture(line["network"])
-                known = any(entry.dataset == line["data set"] for entry in weights)
-                assert line["weights"].startswith("not measured") == known
-                assert known or line["elsewhere"] or line["network"] == "wrn_34_2_imagenet"
+                has_weights = any(entry.dataset == line["data set"] for entry in weights)
+                assert line["weights"].startswith("not measured") == has_weights
+                assert has_weights or line["elsewhere"] or line["network"] == "wrn_34_2_imagenet"
             else:
                 assert line["weights"] in load_manifest().entries
                 assert line["recorded"] == "as recorded"
@@ -82,11 +83,13 @@ def test_what_no_published_row_asks_for_is_shown_too(tables: dict[str, list[dict
 
 
 def test_what_is_not_strict_is_not_judged() -> None:
-    """Not even as other weights of the same network."""
-    (strict,) = [m for m in from_manifest(load_manifest()) if m.weights == "resnet56_fattorib.cifar10"]
+    """A measurement that is not strict is not compared with other weights of its network, either."""
+    (strict,) = [m for m in measurements_from_manifest(load_manifest()) if m.weights == "resnet56_fattorib.cifar10"]
     faster = dataclasses.replace(strict, strict=False, claims=())
     for measured, shown in ((strict, "different"), (faster, "not judged")):
-        (line,) = [row for row in table_rows("F1", load_manifest(), [measured]) if row["weights"] == measured.weights]
+        (line,) = [
+            row for row in make_table_rows("F1", load_manifest(), [measured]) if row["weights"] == measured.weights
+        ]
         assert shown in str(line["claim"])
 
 
@@ -95,28 +98,30 @@ def test_several_numbers_of_one_row_are_told_apart(tables: dict[str, list[dict[s
     assert line["paper"] == "6.43 (best), 6.61 (± 0.16)"
     assert any(line["WRN authors"] == "36 mAP" for line in tables["W2"])
     assert tables["P3"][0]["PyramidNet authors"] == "21.66 / 5.79"
-    for table in published()["tables"]:
-        labels = {(t["row"], t["label"]) for t in published()["targets"] if t["table"] == table["id"]}
+    for table in load_published_tables()["tables"]:
+        labels = {(t["row"], t["label"]) for t in load_published_tables()["targets"] if t["table"] == table["id"]}
         assert len({label for _, label in labels}) == table["rows"]
 
 
 def test_every_row_has_its_network(tables: dict[str, list[dict[str, Any]]]) -> None:
     for lines in tables.values():
         for line in lines:
-            here = line["network"] in architectures()
-            assert here == (line["parameters"] is not None) == (line["network"] != "wrn_34_2_imagenet")
+            is_in_zoo = line["network"] in architectures()
+            assert is_in_zoo == (line["parameters"] is not None) == (line["network"] != "wrn_34_2_imagenet")
 
 
-def test_parameters_follow_the_classes_of_the_data_set() -> None:
-    assert parameters("pyramidnet110_a48", "cifar10", {}) == 1_772_706
-    assert parameters("pyramidnet110_a48", "cifar100", {}) == 1_778_556
-    assert parameters("preresnet20", "mnist", {"in_chans": 1}) == 271_994
-    assert parameters("vgg16_bn", "imagenet1k", {}) == 138_365_992  # its classifier reads 4,096 features, not 512
-    assert parameters(None, "coco_val5k", {}) is None
+def test_parameters_follow_the_classes_of_the_dataset() -> None:
+    assert count_parameters("pyramidnet110_a48", "cifar10", {}) == 1_772_706
+    assert count_parameters("pyramidnet110_a48", "cifar100", {}) == 1_778_556
+    assert count_parameters("preresnet20", "mnist", {"in_chans": 1}) == 271_994
+    assert (
+        count_parameters("vgg16_bn", "imagenet1k", {}) == 138_365_992
+    )  # Its classifier reads 4,096 features, not 512.
+    assert count_parameters(None, "coco_val5k", {}) is None
 
 
 def test_published_values_keep_their_digits() -> None:
-    values = {(t["table"], t["row"], t["dataset"], t["by"]): t["value"] for t in published()["targets"]}
+    values = {(t["table"], t["row"], t["dataset"], t["by"]): t["value"] for t in load_published_tables()["targets"]}
     assert values["F1", 3, "cifar10", "fattorib"] == "7.20"
     assert values["W1", 3, "cifar10", "WRN authors"] == "4.00"
     assert values["W2", 1, "cifar10", "WRN authors"] == "3.8"
@@ -124,5 +129,5 @@ def test_published_values_keep_their_digits() -> None:
 
 
 def test_tables_that_do_not_exist() -> None:
-    with pytest.raises(UsageError, match="no table is called 'Z1'; the tables are P1, P2"):
-        table_rows("Z1", load_manifest(), [])
+    with pytest.raises(UsageError, match=r"'Z1'.*P1, P2"):
+        make_table_rows("Z1", load_manifest(), [])

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 import pyramidzoo
 from pyramidzoo import timm_adapter
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, load_manifest
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
-from pyramidzoo.models import uninitialised
+from pyramidzoo.models import skip_initialisation
 from pyramidzoo.timm_adapter import PREFIX, crop_fraction, register_with_timm
 from pyramidzoo.weights.fetch import WeightsFile
 
@@ -35,8 +36,8 @@ pytestmark = pytest.mark.contract
 
 NAMES = list(architectures())
 # the first of each class of graphs, and of each family, whose first ones are small
-REPRESENTATIVES = list({row.builder: row.name for row in reversed(architectures().values())}.values())
-FAMILIES = list({row.family: row.name for row in reversed(architectures().values())}.values())
+REPRESENTATIVES = list({row.class_name: row.name for row in reversed(list(architectures().values()))}.values())
+FAMILIES = list({row.family: row.name for row in reversed(list(architectures().values()))}.values())
 DIGITS = f"{PREFIX}wrn_16_1.digits_zoo"  # comes with the package: one channel, ten classes
 
 register_with_timm()
@@ -69,7 +70,7 @@ def test_every_architecture_is_registered_once() -> None:
     assert sorted(timm.list_models(f"{PREFIX}*", pretrained=True)) == sorted(
         PREFIX + e for e in load_manifest().entries
     )
-    assert all(PREFIX + name in timm_adapter.__all__ and timm.is_model(PREFIX + name) for name in NAMES)
+    assert all(PREFIX + name in vars(timm_adapter)["__all__"] and timm.is_model(PREFIX + name) for name in NAMES)
     with pytest.raises(RuntimeError, match="Unknown model"):
         timm.create_model(f"{PREFIX}nonsense")
 
@@ -86,7 +87,7 @@ def test_registration_imports_no_family() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_configuration_and_layer_decay(name: str) -> None:
     row = get_architecture(name)
-    with uninitialised():
+    with skip_initialisation():
         model = make(name)
     cfg = model.pretrained_cfg
     assert model.default_cfg is cfg
@@ -144,7 +145,7 @@ def test_features_are_the_outputs_of_the_stages(name: str, feature_cls: str | No
     torch.manual_seed(0)  # shake-shake draws
     expected = stage_outputs(plain, images)
     if feature_cls is None:
-        with uninitialised():
+        with skip_initialisation():
             extractor = make(name, features_only=True).train()
         extractor.body.load_state_dict(before)
     else:
@@ -221,7 +222,7 @@ def test_a_file_that_is_not_exactly_the_networks_is_refused(tmp_path: Path, monk
     state["layer1.0.conv1.weight_extra"] = torch.zeros(1)
     path = tmp_path / "damaged.safetensors"
     write_tensors(path, state, {})
-    monkeypatch.setattr("pyramidzoo.weights.fetch.packaged", lambda name: path)
+    monkeypatch.setattr("pyramidzoo.weights.fetch.package_path", lambda name: path)
     with pytest.raises(IntegrityError, match="altered"):
         timm.create_model(DIGITS, pretrained=True)
     monkeypatch.setattr("pyramidzoo.factory.fetch", lambda entry: WeightsFile(path, file_hash(path), "bundled"))
@@ -275,7 +276,7 @@ def test_the_data_configuration_prepares_images_as_the_weights_were_trained() ->
 def test_resizing_is_exact(resize: int, crop: int, interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     preprocessing = Preprocessing((3, 224, 224), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), resize, crop, interpolation)
     with torch.device("meta"):
-        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._data_config(preprocessing))
+        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._transform_fields(preprocessing))
     assert_same_transform(model, preprocessing, torch.Generator().manual_seed(0))
 
 

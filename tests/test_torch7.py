@@ -18,11 +18,13 @@ from layout_tools import converted, loaded, require_equal
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.safetensors_file import check_signatures, signatures
-from pyramidzoo.convert import _torch7 as child
-from pyramidzoo.convert._layout import FlatCheckpoint
-from pyramidzoo.convert._recognition import signatures_of
-from pyramidzoo.convert.conversion import convert_file, get_layout, read_checkpoint, recognise
+from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.convert.conversion import convert_file
+from pyramidzoo.convert.layout import FlatCheckpoint
+from pyramidzoo.convert.layouts import get_layout
+from pyramidzoo.convert.read_file import read_checkpoint
+from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.sandbox import torch7_reader
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 Tree = Callable[[networks.Builder], lua.Lua]
@@ -83,12 +85,12 @@ class AsRead:
 
 def walked(tree: lua.Lua) -> dict[str, Any]:
     """What the child process finds in a file of this tree, with arrays that may have no memory."""
-    walk = child.Walk()
-    walk.add = lambda name, **values: walk.tensors.update(  # type: ignore[method-assign]
+    collector = torch7_reader.ParameterCollector()
+    collector.add = lambda name, **values: collector.tensors.update(  # type: ignore[method-assign]
         {f"{name}.{value}": array for value, array in values.items() if array is not None}
     )
-    walk.visit(AsRead(tree))
-    return walk.tensors
+    collector.visit(AsRead(tree))
+    return collector.tensors
 
 
 def found_in(tree: lua.Lua) -> dict[str, Tensor]:
@@ -99,9 +101,9 @@ def found_in(tree: lua.Lua) -> dict[str, Tensor]:
 def test_every_place_of_the_authors_trees(architecture: str) -> None:
     row = get_architecture(architecture)
     found = found_in(TREES[architecture](networks.Builder(empty)))
-    expected = {name: part for name, part in signatures_of(row).items() if "num_batches" not in name}
-    wanted = get_layout("torch7").wanted(FlatCheckpoint("", found), expected, row)
-    check_signatures(signatures(found), wanted, what=architecture, next_step="")
+    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
+    wanted = get_layout("torch7").required_signatures(FlatCheckpoint("", found), expected, row)
+    check_signatures(signatures_of(found), wanted, what=architecture, next_step="")
 
 
 def test_the_trees_are_those_of_all_supported_networks() -> None:
@@ -150,24 +152,27 @@ def test_all_files(architecture: str, tmp_path: Path) -> None:
 
 def test_other_graphs_of_the_same_shapes_are_refused() -> None:
     layout, row = get_layout("torch7"), get_architecture("resnet50")
-    expected = {name: part for name, part in signatures_of(row).items() if "num_batches" not in name}
+    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
 
     def require_refused(tree: lua.Lua, message: str) -> None:
         found = found_in(tree)
         with pytest.raises(IntegrityError, match=message):
             check_signatures(
-                signatures(found), layout.wanted(FlatCheckpoint("", found), expected, row), what="", next_step=""
+                signatures_of(found),
+                layout.required_signatures(FlatCheckpoint("", found), expected, row),
+                what="",
+                next_step="",
             )
         assert recognise(found) == []
 
     require_refused(  # fb's own ResNet-50
-        networks.resnet(networks.Builder(empty), 50, norm_after=True), r"missing: .*unit1\.branch1\.6\.bn\.bias"
+        networks.resnet(networks.Builder(empty), 50, norm_after=True), r"missing: .*block1\.branch1\.6\.bn\.bias"
     )
     tree = networks.resnet(networks.Builder(empty), 50)
     branch = tree.fields["modules"][5].fields["modules"][0].fields["modules"][0].fields["modules"][0]
     first, second = branch.fields["modules"][0].fields, branch.fields["modules"][3].fields
     first["dH"], first["dW"], second["dH"], second["dW"] = 2, 2, 1, 1  # He's place for the stride
-    require_refused(tree, r"unexpected: unit4\.branch1\.1\.conv_stride2\.weight")
+    require_refused(tree, r"unexpected: block4\.branch1\.1\.conv_stride2\.weight")
 
 
 def test_what_has_no_place() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from training_tools import load_few_digits
 
-from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.training.captured_step import CapturedStep
 from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.recipes import Recipe, get_recipe
@@ -79,8 +80,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def few() -> ImageSet:
-    whole = load_dataset("digits", "train", None)
-    return dataclasses.replace(whole, images=whole.images[:150], labels=whole.labels[:150], fingerprint="f" * 64)
+    return load_few_digits()
 
 
 def make_run(few: ImageSet, recipe: Recipe, *, captured: bool) -> TrainingRun:

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from training_tools import Watch
 
-from pyramidzoo.data.datasets import ImageSet, load_dataset
-from pyramidzoo.evaluation.engine import ComputeSettings
-from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.compute_settings import ComputeSettings
+from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.evaluation.harness import evaluate
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.device_images import TrainingImages
-from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
+from pyramidzoo.training.logged_run import Task, TrainingResult
 from pyramidzoo.training.loop import train, train_together
 from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.step import Precision, TrainingRun
@@ -165,19 +167,15 @@ def test_eight_together_equal_one_alone(small_set: ImageSet, tmp_path: Path) -> 
 def test_an_interruption_on_a_gpu(small_set: ImageSet, tmp_path: Path) -> None:
     """A new graph is captured, and the momenta of the checkpoint are in it."""
 
-    def run(folder: str, *, stop: bool = False) -> TrainingResult:
-        def report(epoch: Epoch) -> None:
-            if stop:
-                raise KeyboardInterrupt
-
+    def run(folder: str, watch: Watch) -> TrainingResult:
         return train(
-            "resnet20", EVERYTHING, small_set, small_set, seed=0, device=CUDA, output=tmp_path / folder, report=report
+            "resnet20", EVERYTHING, small_set, small_set, seed=0, device=CUDA, output=tmp_path / folder, report=watch
         )
 
-    whole = run("whole")
+    whole = run("whole", Watch())
     with pytest.raises(KeyboardInterrupt):
-        run("cut", stop=True)
-    assert run("cut").path.read_bytes() == whole.path.read_bytes()
+        run("cut", Watch(stop_after=1))
+    assert run("cut", Watch()).path.read_bytes() == whole.path.read_bytes()
 
 
 def test_the_test_error_is_what_evaluate_counts(small_set: ImageSet, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.recipes import Recipe, get_recipe
@@ -78,7 +78,7 @@ def update(
             assert parameter.grad is not None
             gradient = parameter.grad + decay * parameter
             momenta[name] = 0.9 * momenta[name] + gradient if name in momenta else gradient.clone()
-            parameter -= rate * (gradient + 0.9 * momenta[name] if nesterov else momenta[name])
+            parameter.sub_(rate * (gradient + 0.9 * momenta[name] if nesterov else momenta[name]))
 
 
 def normalized(image: Tensor, recipe: Recipe) -> Tensor:
@@ -133,7 +133,7 @@ def multistep(epoch: int, step: int) -> float:
     return 0.2 * 0.1 ** ((epoch - 1 >= 2) + (epoch - 1 >= 4))
 
 
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], Callable[[int, int], float], str]] = {
     "hysts_mnist_cutout12": ({"cutout": 4}, cosine, "preresnet20"),
     "hysts_mnist_mixup05": ({}, cosine, "preresnet20"),
     "hysts_ablation": ({"milestones": (2, 4)}, multistep, "preresnet20"),
@@ -303,7 +303,7 @@ def test_fattorib() -> None:
     require_equal(ours, model)
 
 
-@pytest.mark.parametrize("name", ["he2016_cifar10", "he2015_cifar10_warmup"])
+@pytest.mark.parametrize("name", ["he2016_cifar10", "he2016_cifar100"])
 def test_the_warm_up_at_full_length(name: str) -> None:
     schedule = make_schedule(get_recipe(name), 390)
     found = [schedule.learning_rate(step) for step in (0, 399, 400, 31_999, 32_000, 48_000)]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from training_tools import Watch, load_few_digits
 
 from pyramidzoo import cli
-from pyramidzoo.checkpoints.safetensors_file import Description, read_metadata, read_tensors
-from pyramidzoo.data.datasets import ImageSet, load_dataset
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.training import logged_run, loop, recipes
 from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, Task, TrainingResult
@@ -29,8 +32,7 @@ WILD = dataclasses.replace(SHORT, name="wild", learning_rate=1e30)
 
 @pytest.fixture(scope="module")
 def few() -> ImageSet:
-    whole = load_dataset("digits", "train", None)
-    return dataclasses.replace(whole, images=whole.images[:150], labels=whole.labels[:150], fingerprint="f" * 64)
+    return load_few_digits()
 
 
 def together(few: ImageSet, output: Path, *tasks: Task, **options: Any) -> list[TrainingResult | None]:
@@ -61,7 +63,7 @@ def test_results_do_not_depend_on_what_runs_beside(few: ImageSet, tmp_path: Path
         assert path.read_bytes() == alone.read_bytes()
         assert [epoch for stem, epoch in seen if stem == task.stem] == list(range(1, task.recipe.epochs + 1))
     assert sorted(path.suffix for path in (tmp_path / "all").iterdir()) == [
-        suffix for suffix in (".csv", ".jsonl", ".safetensors") for _ in range(4)
+        suffix for suffix in (".csv", ".safetensors") for _ in range(4)
     ]
 
 
@@ -146,21 +148,18 @@ def test_rare_checkpoints(few: ImageSet, tmp_path: Path, clock: Clock) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         together(few, tmp_path / "cut", task, checkpoint_seconds=10, report=stop)
-    seen: list[int] = []
-    (path,) = paths(together(few, tmp_path / "cut", task, report=lambda task, epoch: seen.append(epoch.epoch)))
-    assert seen == [3, 4]
+    watch = Watch()
+    (path,) = paths(together(few, tmp_path / "cut", task, report=watch))
+    assert watch.epochs == [3, 4]
     assert path.read_bytes() == whole.read_bytes()
 
 
 def test_one_that_diverges_does_not_take_the_others_with_it(few: ImageSet, tmp_path: Path) -> None:
     (alone,) = paths(together(few, tmp_path / "alone", Task("wrn_16_1", SHORT, 0)))
     tasks = [Task("wrn_16_1", WILD, 0), Task("wrn_16_1", SHORT, 0), Task("wrn_16_1", WILD, 1)]
-    message = (
-        r"^wrn_16_1\.wild\.seed0: the loss of epoch 1 is (nan|inf); lower the learning rate; "
-        r"wrn_16_1\.wild\.seed1: the loss of epoch 1 is (nan|inf); lower the learning rate$"
-    )
-    with pytest.raises(IntegrityError, match=message):
+    with pytest.raises(IntegrityError, match=r"loss of epoch 1 is (nan|inf); lower the learning rate") as raised:
         together(few, tmp_path / "all", *tasks)
+    assert re.findall(r"wrn_16_1\.\w+\.seed\d", str(raised.value)) == ["wrn_16_1.wild.seed0", "wrn_16_1.wild.seed1"]
     assert [path.name for path in (tmp_path / "all").glob("*.safetensors")] == [alone.name]
     assert (tmp_path / "all" / alone.name).read_bytes() == alone.read_bytes()
 
@@ -187,19 +186,17 @@ def test_settings_are_part_of_what_a_run_is(
     """What a file or a checkpoint says of itself has them, and other settings in the same folder are refused."""
     short = Task("wrn_16_1", dataclasses.replace(SHORT, epochs=1), 0)
 
-    def stop(task: Task, epoch: Epoch) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        together(few, tmp_path / "cut", Task("wrn_16_1", SHORT, 0), report=stop)
-    with pytest.raises(UsageError, match="belongs to a training with other settings; name another --output"):
+        together(few, tmp_path / "cut", Task("wrn_16_1", SHORT, 0), report=Watch(stop_after=1))
+    with pytest.raises(UsageError, match="with other settings; name another --output"):
         together(few, tmp_path / "cut", Task("wrn_16_1", SHORT, 0), **options)
 
     (strict,) = paths(together(few, tmp_path / "strict", short))
     (other,) = paths(together(few, tmp_path / "other", short, **options))
-    for folder, its in (("strict", options), ("other", {})):
-        with pytest.raises(UsageError, match="does not come from a training with these settings"):
-            together(few, tmp_path / folder, short, **its)
+    other_options: dict[str, dict[str, Any]] = {"strict": options, "other": {}}
+    for folder, its_options in other_options.items():
+        with pytest.raises(UsageError, match="with these settings"):
+            together(few, tmp_path / folder, short, **its_options)
     runs = [json.loads(read_metadata(path)[METADATA_KEY])["run"] for path in (strict, other)]
     assert runs[1] == {**runs[0], **entry}
     assert not set(entry) & set(runs[0])
@@ -215,12 +212,8 @@ def test_bf16_computes_otherwise_and_goes_on_after_an_interruption(few: ImageSet
     }
     assert not torch.equal(a["conv1.weight"], b["conv1.weight"])
 
-    def stop(task: Task, epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        together(few, tmp_path / "cut", task, precision="bf16", report=stop)
+        together(few, tmp_path / "cut", task, precision="bf16", report=Watch(stop_after=2))
     (resumed,) = paths(together(few, tmp_path / "cut", task, precision="bf16"))
     assert resumed.read_bytes() == whole.read_bytes()
 
@@ -228,7 +221,7 @@ def test_bf16_computes_otherwise_and_goes_on_after_an_interruption(few: ImageSet
 def test_a_seed_in_the_folder_of_another(few: ImageSet, tmp_path: Path) -> None:
     """Named recipes have the seed in the names of their files, so that seeds lie side by side."""
     (own,) = paths(together(few, tmp_path, Task("wrn_16_1", dataclasses.replace(SHORT, epochs=1), 0)))
-    with pytest.raises(UsageError, match="does not come from a training with these settings"):
+    with pytest.raises(UsageError, match="with these settings"):
         together(few, tmp_path, Task("wrn_16_1", dataclasses.replace(SHORT, epochs=1), 1))
     quick = dataclasses.replace(SHORT, name="quick", epochs=1)
     first, second = paths(together(few, tmp_path, Task("wrn_16_1", quick, 0), Task("wrn_16_1", quick, 1)))
@@ -264,10 +257,10 @@ def test_datasets_of_other_channels_and_sizes(name: str, architecture: str, tmp_
 def test_images_that_a_recipe_is_not_made_for(few: ImageSet, tmp_path: Path) -> None:
     recipe = get_recipe("he2015_cifar10")
     cases = [
-        (few, "recipe he2015_cifar10 trains on cifar10, but these images are digits"),
+        (few, "he2015_cifar10 trains on cifar10, .* digits"),
         (images_for(recipe, size=(1, 32, 32)), r"recipe he2015_cifar10 wants images of \(3, 32, 32\)"),
         (images_for(recipe, size=(3, 28, 28)), r"recipe he2015_cifar10 wants images of \(3, 32, 32\)"),
-        (images_for(recipe), "recipe he2015_cifar10 takes 128 images a step; there are 10"),
+        (images_for(recipe), "he2015_cifar10 takes 128 images .* 10"),
     ]
     for images, message in cases:
         with pytest.raises(UsageError, match=message):
@@ -275,7 +268,7 @@ def test_images_that_a_recipe_is_not_made_for(few: ImageSet, tmp_path: Path) -> 
     right = images_for(recipe, count=128)
     with pytest.raises(UsageError, match="these images are digits"):
         train("resnet20", recipe, right, few, seed=0, device=CPU, output=tmp_path / "out")
-    with pytest.raises(UsageError, match="recipe hysts_mnist trains on mnist, but these images are digits"):
+    with pytest.raises(UsageError, match=r"hysts_mnist trains on mnist, .* digits"):
         together(few, tmp_path / "out", Task("wrn_16_1", SHORT, 0), Task("wrn_16_1", get_recipe("hysts_mnist"), 0))
     assert not (tmp_path / "out").exists()
 
@@ -325,7 +318,7 @@ def test_the_command_stops_in_time_and_goes_on(tmp_path: Path, capsys: Any) -> N
     assert cli.main([*arguments, "--minutes", "0.000001"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == []
-    assert "the time was over for 1 of 1; the same command goes on" in captured.err
+    assert re.search("time was over for 1 of 1; .* continues", captured.err)
     assert cli.main(arguments) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["epoch"] == 1
@@ -338,4 +331,4 @@ def test_the_command_with_precision_and_algorithms(tmp_path: Path, capsys: Any) 
     run = json.loads(read_metadata(Path(row["path"]))[METADATA_KEY])["run"]
     assert (run["precision"], run["algorithms"]) == ("bf16", "fastest")
     assert cli.main(arguments) == 2
-    assert "does not come from a training with these settings" in capsys.readouterr().err
+    assert "with these settings" in capsys.readouterr().err

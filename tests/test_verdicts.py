@@ -1,4 +1,4 @@
-"""Both verdicts at and around their limits."""
+"""Both verdicts, at their limits and around them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from pyramidzoo.catalog.manifest import Result
-from pyramidzoo.evaluation.verdicts import Measured, claim_verdict, flip_budget, paper_verdict, recorded_verdict
+from pyramidzoo.catalog.weights_entry import Result
+from pyramidzoo.evaluation.verdicts import Counts, claim_verdict, flip_budget, paper_verdict, recorded_verdict
 
 RESULT = Result(
     split="test",
@@ -26,7 +26,7 @@ RESULT = Result(
 
 
 @pytest.mark.parametrize(
-    ("top1", "top5", "digest", "verdict", "detail"),
+    ("top1", "top5", "prediction_sha256", "verdict", "reason"),
     [
         (9147, 9977, "a" * 64, "exact", "every image"),
         (9147, 9977, "b" * 64, "changed", "some predictions moved"),
@@ -34,14 +34,14 @@ RESULT = Result(
         (9147, 9976, "a" * 64, "changed", "9977 top-5 .* 9976"),
     ],
 )
-def test_recorded(top1: int, top5: int, digest: str, verdict: str, detail: str) -> None:
-    found = recorded_verdict(Measured(10_000, top1, top5, digest), RESULT)
-    assert found[0] == verdict
-    assert re.search(detail, found[1])
+def test_recorded(top1: int, top5: int, prediction_sha256: str, verdict: str, reason: str) -> None:
+    actual_verdict, detail = recorded_verdict(Counts(10_000, top1, top5, prediction_sha256), RESULT)
+    assert actual_verdict == verdict
+    assert re.search(reason, detail)
 
 
 def test_nothing_recorded() -> None:
-    assert recorded_verdict(Measured(10, 1, 5, "a" * 64), None)[0] == "none"
+    assert recorded_verdict(Counts(10, 1, 5, "a" * 64), None)[0] == "none"
 
 
 @pytest.mark.parametrize(("images", "budget"), [(10_000, 2), (50_000, 5), (26_032, 5), (360, 0), (5_000, 1)])
@@ -53,13 +53,13 @@ def test_flip_budget(images: int, budget: int) -> None:
     ("published", "ours", "verdict"),
     [
         ("8.27", 8.27, "matched"),
-        ("8.27", 8.29, "matched"),  # two flips
+        ("8.27", 8.29, "matched"),  # Two flips.
         ("8.27", 8.30, "different"),
-        ("8.57", 8.574, "matched"),  # the rounding, and no flip
-        ("8.57", 8.5949, "matched"),  # the rounding and two flips
+        ("8.57", 8.574, "matched"),  # The rounding, and no flip.
+        ("8.57", 8.5949, "matched"),  # The rounding, and two flips.
         ("8.57", 8.596, "different"),
         ("7.50", 7.615, "different"),
-        ("7.5", 7.565, "matched"),  # printed with one digit, so rounded more coarsely
+        ("7.5", 7.565, "matched"),  # It is printed with one digit, so its rounding is coarser.
         ("7.5", 7.58, "different"),
         ("4", 4.49, "matched"),
         ("4", 4.53, "different"),

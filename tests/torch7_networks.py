@@ -144,40 +144,40 @@ class Builder:
 
 
 def resnet(
-    builder: Builder, depth: int, *, width: int = 1, groups: int = 1, base: int = 64, norm_after: bool = False
+    class_name: Builder, depth: int, *, width: int = 1, groups: int = 1, base: int = 64, norm_after: bool = False
 ) -> Lua:
     """ResNet-18 to 152; WRN-50-2 with width 2, ResNeXt with groups; fb's own ResNet-50 file with `norm_after`."""
-    model = sequential(*builder.stem())
+    model = sequential(*class_name.stem())
     for stage, count in enumerate(UNITS[depth]):
         units = []
         for k in range(count):
             stride, planes = 2 if stage > 0 and k == 0 else 1, 64 * 2**stage
             if depth < 50:
-                units.append(builder.basic(planes, stride))
+                units.append(class_name.basic(planes, stride))
             else:
                 inner = planes * base // 64 * groups * width
-                units.append(builder.bottleneck(inner, planes * 4, stride, groups=groups, norm_after=norm_after))
+                units.append(class_name.bottleneck(inner, planes * 4, stride, groups=groups, norm_after=norm_after))
         model.add(sequential(*units))
-    return model.add(*builder.head(norm=False))
+    return model.add(*class_name.head(norm=False))
 
 
-def preresnet(builder: Builder, depth: int) -> Lua:
+def preresnet(class_name: Builder, depth: int) -> Lua:
     """fb's PreResNet-200: a stage's first unit shares its BN-ReLU, but in stage 1 it has none."""
-    model = sequential(*builder.stem())
+    model = sequential(*class_name.stem())
     for stage, count in enumerate(UNITS[depth]):
-        first = builder.preact(64 * 2**stage, 2 if stage else 1, "both_preact" if stage else "no_preact")
-        model.add(sequential(first, *(builder.preact(64 * 2**stage, 1, "") for _ in range(count - 1))))
-    return model.add(*builder.head(norm=True))
+        first = class_name.preact(64 * 2**stage, 2 if stage else 1, "both_preact" if stage else "no_preact")
+        model.add(sequential(first, *(class_name.preact(64 * 2**stage, 1, "") for _ in range(count - 1))))
+    return model.add(*class_name.head(norm=True))
 
 
-def pyramidnet(builder: Builder, depth: int, alpha: float) -> Lua:
-    model = sequential(*builder.stem())
+def pyramidnet(class_name: Builder, depth: int, alpha: float) -> Lua:
+    model = sequential(*class_name.stem())
     width = 64.0
     for stage, count in enumerate(UNITS[depth]):
         for k in range(count):
             width += alpha / sum(UNITS[depth])
-            model.add(builder.pyramid(math.floor(width + 0.5), 2 if stage > 0 and k == 0 else 1))
-    return model.add(*builder.head(norm=True, dropout=alpha == 450))
+            model.add(class_name.pyramid(math.floor(width + 0.5), 2 if stage > 0 and k == 0 else 1))
+    return model.add(*class_name.head(norm=True, dropout=alpha == 450))
 
 
 def sequential(*modules: Lua) -> Lua:

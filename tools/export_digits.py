@@ -1,8 +1,9 @@
-"""Write the digits that scikit-learn ships into the package: `pip install scikit-learn`, then
+"""Write the digits that scikit-learn ships into the package.
 
+    pip install scikit-learn
     python tools/export_digits.py
 
-It was run once, with scikit-learn 1.9.1; running it again gives the same bytes.
+It was run once, with scikit-learn 1.9.1. Running it again gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sklearn.datasets import load_digits  # type: ignore[import-not-found, unuse
 
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data.digits import FILE
-from pyramidzoo.files import file_hash, packaged
+from pyramidzoo.files import file_hash, package_path
 
 _METADATA = {
     "format": "pt",
@@ -26,12 +27,13 @@ _METADATA = {
 
 
 def main() -> None:
+    """Write the images and labels, and print the hash of the file."""
     digits = load_digits()
     images, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
     assert np.array_equal(images, digits.images)
     tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
-    write_tensors(packaged(FILE), tensors, _METADATA)
-    print(packaged(FILE), file_hash(packaged(FILE)))
+    write_tensors(package_path(FILE), tensors, _METADATA)
+    print(package_path(FILE), file_hash(package_path(FILE)))
 
 
 if __name__ == "__main__":

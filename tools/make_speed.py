@@ -31,6 +31,7 @@ BATCHES = {32: (64, 1), 224: (16, 1)}  # by the side of the images
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure the networks that are asked for, and write the file after each of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""Write docs/checkpoints.md: every published checkpoint that was at hand, counted, with both verdicts.
+"""Write docs/checkpoints.md: the errors of the published checkpoints that were measured here, with both verdicts.
 
     pyramidzoo evaluate ID ... --output RECORDS
     python tools/tabulate_checkpoints.py RECORDS
@@ -18,10 +18,11 @@ from pyramidzoo.files import write_text
 from pyramidzoo.text_output import render
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "checkpoints.md"
-HEAD = """# The checkpoints at hand
+HEAD = """# Published checkpoints that were measured here
 
-Made by `tools/tabulate_checkpoints.py` from the records of `pyramidzoo evaluate`. `recorded` compares with what the
-manifest recorded before, `claim` with what the authors published of these very weights, by their own statistic
+`tools/tabulate_checkpoints.py` makes this page from the records of `pyramidzoo evaluate`. The
+verdict `recorded` compares with the result in the manifest. The verdict `claim` compares with the
+error that the authors published for exactly these weights, by their own statistic
 ([what the verdicts mean](evaluation.md)). Errors are in percent.
 
 """

@@ -20,7 +20,7 @@ from pyramidzoo.bench.targets import BenchmarkTarget, random_images
 from pyramidzoo.bench.timing import choose_passes, repeat_forward, time_in_turns
 from pyramidzoo.bench.variants import Variant, get_precision, make_engine, make_peer_engine
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.models._interface import ImageClassifier
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from pyramidzoo.bench.rows import BenchmarkRow
 from pyramidzoo.bench.timing import choose_passes, repeat_passes, time_in_turns
-from pyramidzoo.evaluation.engine import PRECISIONS
-from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.compute_settings import PRECISIONS
 
 _RUN_SECONDS = 0.03
 _RUNS = 9

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from pyramidzoo.bench.pytorchcv_names import find_names
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import signatures
-from pyramidzoo.convert.conversion import get_layout
+from pyramidzoo.checkpoints.signatures import signatures_of
+from pyramidzoo.convert.layouts import get_layout
+from pyramidzoo.convert.layouts.timm import get_timm_name
 from pyramidzoo.errors import UnavailableError, UsageError
-from pyramidzoo.models import uninitialised
+from pyramidzoo.models import skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 
 # A share of the largest logit in float64. Rounding made at most 1e-11 in all networks (tests/parity.py); another
@@ -45,14 +46,14 @@ def _build_pytorchcv_class(row: Architecture, classes: int) -> nn.Module | None:
     def stages(blocks: int, *widths: int) -> list[list[int]]:
         return [[width] * blocks for width in widths]
 
-    if row.builder == "CifarResNet":
+    if row.class_name == "CifarResNet":
         channels = stages((depth - 2) // 6, 16, 32, 64)
         resnet = importlib.import_module(f"{package}.resnet_cifar").CIFARResNet
         return resnet(channels, 16, bottleneck=False, num_classes=classes)
-    if row.builder == "WideResNet":
+    if row.class_name == "WideResNet":
         channels = stages((depth - 4) // 6, *(width * arguments["width"] for width in (16, 32, 64)))
         return importlib.import_module(f"{package}.wrn_cifar").CIFARWRN(channels, 16, num_classes=classes)
-    if row.builder == "CifarResNeXt":
+    if row.class_name == "CifarResNeXt":
         channels = stages((depth - 2) // 9, 256, 512, 1024)
         resnext = importlib.import_module(f"{package}.resnext_cifar").CIFARResNeXt
         return resnext(channels, 64, arguments["cardinality"], arguments["base_width"], num_classes=classes)
@@ -61,7 +62,7 @@ def _build_pytorchcv_class(row: Architecture, classes: int) -> nn.Module | None:
 
 def _build_timm(row: Architecture, classes: int) -> nn.Module | None:
     timm = importlib.import_module("timm")
-    name = {"resnet26_bottleneck": "resnet26"}.get(row.name, row.name)
+    name = get_timm_name(row.name)
     return timm.create_model(name, num_classes=classes) if timm.is_model(name) else None
 
 
@@ -142,10 +143,10 @@ def build_peer(
         return None
     tensors = model.state_dict()
     state: dict[Any, Tensor] = {}
-    for name, part in signatures(tensors).items():
+    for name, part in signatures_of(tensors).items():
         place, shape, _ = layout.locate(name, part, row)
         state[place] = tensors[name].reshape(part.shape if shape is None else shape)
-    with uninitialised():
+    with skip_initialisation():
         network = LIBRARIES[library](row, model.num_classes)
     if network is None or _get_shapes(network.state_dict()) != _get_shapes(state):
         return None  # another network; or its BN is folded, so that some of our tensors have no place

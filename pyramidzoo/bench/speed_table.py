@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.files import packaged
+from pyramidzoo.files import package_path
 
 FILE = "bundled/speed.json"
 
@@ -19,7 +19,7 @@ def read_packaged_speed(architecture: str) -> dict[str, Any] | None:
         Device, versions, date, and images per second by batch size and variant, such as
         {"64": {"plain": 1000.0, "optimized": 1500.0}}. None where the network was not measured.
     """
-    document = _read_document(packaged(FILE))
+    document = _read_document(package_path(FILE))
     measured = document["networks"].get(architecture)
     return None if measured is None else {"device": document["device"], "versions": document["versions"], **measured}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
-from pyramidzoo.catalog.manifest import WeightsEntry
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.factory import create_model
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pyramidzoo.bench.peers import split_peer
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.engine import PRECISIONS, ComputeSettings, Engine, PreparedNetwork
+from pyramidzoo.evaluation.compute_settings import PRECISIONS, ComputeSettings
+from pyramidzoo.evaluation.engine import Engine, PreparedNetwork
 from pyramidzoo.models._interface import ImageClassifier
 
 # The words that may follow the first one, and the settings that each stands for.
@@ -89,7 +90,7 @@ class Variant(nn.Module):
     def of_ours(cls, name: str, plain: ImageClassifier, device: torch.device) -> Variant:
         """Make a variant of our network. The plain network stays as it is."""
         engine = make_engine(name, device)
-        return cls(engine, engine.form(copy.deepcopy(plain), name))
+        return cls(engine, engine.prepare(copy.deepcopy(plain), name))
 
     @classmethod
     def of_peer(cls, name: str, network: nn.Module, device: torch.device) -> Variant:
@@ -112,7 +113,7 @@ class Variant(nn.Module):
 
     def prepare(self, batch_size: int) -> Variant:
         """Make ready for batches of this size, and return the variant itself."""
-        self._program = self._engine.program(self._form, batch_size)
+        self._program = self._engine.make_program(self._form, batch_size)
         return self
 
     def forward(self, images: Tensor) -> Tensor:

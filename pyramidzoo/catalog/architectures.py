@@ -1,6 +1,6 @@
-"""The table of names. Each architecture is one exact graph: a class in a family's file and its arguments.
+"""The table of architectures. Each one is an exact graph: a class of `pyramidzoo.models` and its arguments.
 
-Nothing here needs torch, so names can be listed, completed and corrected at once.
+Nothing here needs torch, so commands that only need names answer at once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,23 @@ from pyramidzoo.errors import UsageError
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table. `family` is the module in `pyramidzoo.models`, `builder` the class in it.
+    """One row of the table.
 
-    `dataset` is the one that its authors published first; `input_size` (pixels) and `num_classes` are that one's.
+    Attributes:
+        name: Name of the architecture.
+        family: The module in `pyramidzoo.models` that has its class.
+        class_name: The class.
+        arguments: The arguments of the class that make up this architecture.
+        description: What it is, in words.
+        source: Where it was described, and whose code builds it in this way.
+        dataset: The dataset for which its authors published it first.
+        input_size: Height and width of that dataset's input, in pixels.
+        num_classes: Number of that dataset's classes.
     """
 
     name: str
     family: str
-    builder: str
+    class_name: str
     arguments: Mapping[str, Any]
     description: str
     source: str
@@ -37,38 +46,39 @@ class Architecture:
 _HE15 = "He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385)"
 _HE16 = "He et al. 2016, Identity Mappings in Deep Residual Networks (arXiv:1603.05027)"
 _WRN = "Zagoruyko & Komodakis 2016, Wide Residual Networks (arXiv:1605.07146); szagoruyko/wide-residual-networks"
-_PYRAMID = "Han, Kim & Kim 2017, Deep Pyramidal Residual Networks (arXiv:1610.02915); jhkim89/PyramidNet"
-_DENSE = "Huang et al. 2017, Densely Connected Convolutional Networks (arXiv:1608.06993); liuzhuang13/DenseNet"
-_NEXT = "Xie et al. 2017, Aggregated Residual Transformations (arXiv:1611.05431); facebookresearch/ResNeXt"
-_SHAKE = "Gastaldi 2017, Shake-Shake regularization (arXiv:1705.07485); xgastaldi/shake-shake"
-_SE = "Hu et al. 2018, Squeeze-and-Excitation Networks (arXiv:1709.01507)"
+_PYRAMIDNET = "Han, Kim & Kim 2017, Deep Pyramidal Residual Networks (arXiv:1610.02915); jhkim89/PyramidNet"
+_DENSENET = "Huang et al. 2017, Densely Connected Convolutional Networks (arXiv:1608.06993); liuzhuang13/DenseNet"
+_RESNEXT = "Xie et al. 2017, Aggregated Residual Transformations (arXiv:1611.05431); facebookresearch/ResNeXt"
+_SHAKE_SHAKE = "Gastaldi 2017, Shake-Shake regularization (arXiv:1705.07485); xgastaldi/shake-shake"
+_SENET = "Hu et al. 2018, Squeeze-and-Excitation Networks (arXiv:1709.01507)"
 _VGG = "Simonyan & Zisserman 2015, Very Deep Convolutional Networks (arXiv:1409.1556)"
-_FB = "facebookarchive/fb.resnet.torch"
+_FB_RESNET_TORCH = "facebookarchive/fb.resnet.torch"
 _HYSTS = "hysts/pytorch_image_classification"
-_PCV = "pytorchcv"
-_TV = "torchvision"
+_PYTORCHCV = "pytorchcv"
+_TORCHVISION = "torchvision"
 
 # pytorchcv's scaled ImageNet networks: name and width
-_SCALED = (("18_wd4", 0.25), ("18_wd2", 0.5), ("18_w3d4", 0.75))
+_SCALED_WIDTHS = (("18_wd4", 0.25), ("18_wd2", 0.5), ("18_w3d4", 0.75))
 
 
-def _row(
-    name: str, family: str, builder: str, description: str, source: str, *, imagenet: bool = False, **arguments: Any
+def _make_architecture(
+    name: str, family: str, class_name: str, description: str, source: str, *, imagenet: bool = False, **arguments: Any
 ) -> Architecture:
+    """Make a row. `arguments` are those of the class."""
     settings = MappingProxyType(arguments)
     if imagenet:
-        return Architecture(name, family, builder, settings, description, source, "imagenet1k", 224, 1000)
-    return Architecture(name, family, builder, settings, description, source)
+        return Architecture(name, family, class_name, settings, description, source, "imagenet1k", 224, 1000)
+    return Architecture(name, family, class_name, settings, description, source)
 
 
-def _resnet() -> Iterator[Architecture]:
-    cifar = partial(_row, family="resnet", builder="CifarResNet")
+def _list_resnets() -> Iterator[Architecture]:
+    cifar = partial(_make_architecture, family="resnet", class_name="CifarResNet")
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-A shortcuts: zero channels half before and half after"
         yield cifar(f"resnet{depth}", description=text, source=_HE15, depth=depth)
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-B shortcuts: strided conv1x1 and BN"
-        source = f"{_HE15}; {_HYSTS}, {_PCV}, chenyaofo/pytorch-cifar-models"
+        source = f"{_HE15}; {_HYSTS}, {_PYTORCHCV}, chenyaofo/pytorch-cifar-models"
         yield cifar(f"resnet{depth}_b", description=text, source=source, depth=depth, shortcut="B")
     for depth in (20, 32, 44, 56):
         text = f"CIFAR ResNet-{depth} that strides and widens in the last convolution of a stage"
@@ -76,29 +86,31 @@ def _resnet() -> Iterator[Architecture]:
         yield cifar(f"resnet{depth}_fattorib", description=text, source=source, depth=depth, transition="last")
     for depth in (164, 272, 542, 1001):
         text = f"CIFAR ResNet-{depth}, bottleneck units strided in the 3x3, option-B shortcuts"
-        yield _row(f"resnet{depth}", "resnet", "CifarBottleneckResNet", text, f"{_HE15}; {_PCV}", depth=depth)
+        yield _make_architecture(
+            f"resnet{depth}", "resnet", "CifarBottleneckResNet", text, f"{_HE15}; {_PYTORCHCV}", depth=depth
+        )
 
-    image = partial(_row, family="resnet", builder="ImageResNet", imagenet=True)
+    image = partial(_make_architecture, family="resnet", class_name="ImageResNet", imagenet=True)
     for depth in (10, 12, 14, 16, 18, 26, 34):
-        source = f"{_HE15}; {_TV if depth in (18, 34) else _PCV}"
+        source = f"{_HE15}; {_TORCHVISION if depth in (18, 34) else _PYTORCHCV}"
         yield image(f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth)
-    for name, width in _SCALED:
+    for name, width in _SCALED_WIDTHS:
         text = f"ImageNet ResNet-18, basic units, {width} times as wide"
-        yield image(f"resnet{name}", description=text, source=f"{_HE15}; {_PCV}", depth=18, width=width)
+        yield image(f"resnet{name}", description=text, source=f"{_HE15}; {_PYTORCHCV}", depth=18, width=width)
     for depth in (14, 26, 38):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
-        source = f"{_HE15}; {_PCV}"
+        source = f"{_HE15}; {_PYTORCHCV}"
         yield image(f"resnet{depth}_bottleneck", description=text, source=source, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
-        yield image(f"resnet{depth}", description=text, source=f"{_HE15}; {_TV}", depth=depth, bottleneck=True)
+        yield image(f"resnet{depth}", description=text, source=f"{_HE15}; {_TORCHVISION}", depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the first 1x1, as in the paper"
         yield image(f"resnet{depth}_s1", description=text, source=_HE15, depth=depth, bottleneck=True, stride_in="1x1")
 
 
-def _preresnet() -> Iterator[Architecture]:
-    basic = partial(_row, family="preresnet", builder="CifarPreResNet")
+def _list_preresnets() -> Iterator[Architecture]:
+    basic = partial(_make_architecture, family="preresnet", class_name="CifarPreResNet")
     for depth in (20, 50, 110):
         text = f"CIFAR PreResNet-{depth}, basic units, bare conv1x1 shortcuts"
         yield basic(f"preresnet{depth}", description=text, source=f"{_HE16}; {_HYSTS}", depth=depth)
@@ -106,11 +118,11 @@ def _preresnet() -> Iterator[Architecture]:
         text = f"CIFAR PreResNet-{depth}, basic units, four times as wide, stem included"
         source = f"{_HE16}; {_HYSTS}, widening factor 4"
         yield basic(f"preresnet{depth}_w4", description=text, source=source, depth=depth, width=4)
-    yield from _ablations()
+    yield from _list_preresnet_ablations()
     yield basic(
         "preresnet110_a",
         description="CIFAR PreResNet-110, basic units, option-A shortcuts: zero channels after the existing ones",
-        source=f"{_HE16}; {_FB}",
+        source=f"{_HE16}; {_FB_RESNET_TORCH}",
         depth=110,
         shortcut="A",
     )
@@ -118,19 +130,19 @@ def _preresnet() -> Iterator[Architecture]:
         yield basic(
             f"preresnet{depth}_rawid",
             description=f"CIFAR PreResNet-{depth}, basic units, the first identity without BN-ReLU",
-            source=f"{_HE16}; {_PCV}",
+            source=f"{_HE16}; {_PYTORCHCV}",
             depth=depth,
             shared_stages=(False, True, True),
         )
 
-    bottleneck = partial(_row, family="preresnet", builder="CifarBottleneckPreResNet")
+    bottleneck = partial(_make_architecture, family="preresnet", class_name="CifarBottleneckPreResNet")
     for depth in (164, 1001):
         text = f"CIFAR PreResNet-{depth}, bottleneck units, stride in the first 1x1"
         source = f"{_HE16}; KaimingHe/resnet-1k-layers"
         yield bottleneck(f"preresnet{depth}", description=text, source=source, depth=depth)
     for depth in (164, 272, 542, 1001):
         text = f"CIFAR PreResNet-{depth}, bottleneck units, stride in the 3x3"
-        source = f"{_HE16}; {_FB}, {_PCV}"
+        source = f"{_HE16}; {_FB_RESNET_TORCH}, {_PYTORCHCV}"
         yield bottleneck(f"preresnet{depth}_s3", description=text, source=source, depth=depth, stride_in="3x3")
     for depth in (164, 1001):
         yield bottleneck(
@@ -150,23 +162,29 @@ def _preresnet() -> Iterator[Architecture]:
         shared_stages=(False, False, False),
     )
 
-    yield _row(
+    yield _make_architecture(
         "preresnet200",
         "preresnet",
         "ImagePreResNet",
         "ImageNet PreResNet-200, bottleneck units strided in the 3x3, the first one without a BN of its own",
-        f"{_HE16}; {_FB}",
+        f"{_HE16}; {_FB_RESNET_TORCH}",
         imagenet=True,
         depth=200,
         bottleneck=True,
         first_bn=False,
     )
-    image = partial(_row, family="preresnet", builder="ImagePreResNet", source=f"{_HE16}; {_PCV}", imagenet=True)
+    image = partial(
+        _make_architecture,
+        family="preresnet",
+        class_name="ImagePreResNet",
+        source=f"{_HE16}; {_PYTORCHCV}",
+        imagenet=True,
+    )
     own = "the first one with a BN of its own"
     for depth in (10, 12, 14, 16, 18, 26, 34):
         text = f"ImageNet PreResNet-{depth}, basic units, {own}"
         yield image(f"preresnet{depth}_pytorchcv", description=text, depth=depth)
-    for name, width in _SCALED:
+    for name, width in _SCALED_WIDTHS:
         text = f"ImageNet PreResNet-18, basic units, {own}, {width} times as wide"
         yield image(f"preresnet{name}_pytorchcv", description=text, depth=18, width=width)
     for depth in (14, 26, 38):
@@ -182,8 +200,11 @@ def _preresnet() -> Iterator[Architecture]:
         yield image(f"preresnet{name}_s1_pytorchcv", description=text, depth=depth, bottleneck=True, stride_in="1x1")
 
 
-def _ablations() -> Iterator[Architecture]:
-    """hysts' residual units, PreResNet-56: which shortcuts are pre-activated, the first ReLU, a last BN."""
+def _list_preresnet_ablations() -> Iterator[Architecture]:
+    """List the PreResNet-56 networks of hysts' ablation of the residual block.
+
+    They differ in which shortcuts are pre-activated, in the first ReLU, and in a last BN.
+    """
     first_only = (True, False, False)
     for suffix, text, arguments in (
         (
@@ -206,7 +227,7 @@ def _ablations() -> Iterator[Architecture]:
             {"first_relu": False, "last_bn": True},
         ),
     ):
-        yield _row(
+        yield _make_architecture(
             f"preresnet56{suffix}",
             "preresnet",
             "CifarPreResNet",
@@ -217,42 +238,44 @@ def _ablations() -> Iterator[Architecture]:
         )
 
 
-def _wide_resnet() -> Iterator[Architecture]:
+def _list_wide_resnets() -> Iterator[Architecture]:
     sizes = ((16, 1), (16, 2), (16, 8), (16, 10), (28, 10), (40, 1), (40, 2), (40, 4), (40, 8), (40, 10))
     for depth, width in sizes:
         text = f"WRN-{depth}-{width}: {depth} layers, {width} times as wide as its ResNet"
-        yield _row(f"wrn_{depth}_{width}", "wide_resnet", "WideResNet", text, _WRN, depth=depth, width=width)
+        yield _make_architecture(
+            f"wrn_{depth}_{width}", "wide_resnet", "WideResNet", text, _WRN, depth=depth, width=width
+        )
     for depth in (50, 101):
-        yield _row(
+        yield _make_architecture(
             f"wide_resnet{depth}_2",
             "wide_resnet",
             "ImageWideResNet",
             f"ImageNet ResNet-{depth} of bottlenecks twice as wide inside, strided in the 3x3",
-            f"{_WRN}; {_TV}",
+            f"{_WRN}; {_TORCHVISION}",
             imagenet=True,
             depth=depth,
             width=2,
         )
 
 
-def _pyramidnet() -> Iterator[Architecture]:
-    cifar = partial(_row, family="pyramidnet", builder="CifarPyramidNet")
+def _list_pyramidnets() -> Iterator[Architecture]:
+    cifar = partial(_make_architecture, family="pyramidnet", class_name="CifarPyramidNet")
     for alpha in (48, 84, 270):
         text = f"CIFAR PyramidNet-110, basic units, additive, alpha {alpha}"
-        yield cifar(f"pyramidnet110_a{alpha}", description=text, source=_PYRAMID, depth=110, alpha=alpha)
+        yield cifar(f"pyramidnet110_a{alpha}", description=text, source=_PYRAMIDNET, depth=110, alpha=alpha)
     for factor in (4.75, 8, 27):
         text = f"CIFAR PyramidNet-110, basic units, multiplicative, alpha {factor}"
         name = f"pyramidnet110_mul_a{factor}".replace(".", "p")
-        yield cifar(name, description=text, source=_PYRAMID, depth=110, alpha=factor, multiplicative=True)
+        yield cifar(name, description=text, source=_PYRAMIDNET, depth=110, alpha=factor, multiplicative=True)
     for depth, alpha in ((164, 48), (164, 84), (164, 270), (200, 240), (236, 220), (272, 200)):
         text = f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}"
         name = f"pyramidnet{depth}_a{alpha}"
-        yield cifar(name, description=text, source=_PYRAMID, depth=depth, alpha=alpha, bottleneck=True)
+        yield cifar(name, description=text, source=_PYRAMIDNET, depth=depth, alpha=alpha, bottleneck=True)
     for depth, alpha in ((164, 270), (272, 200)):
         yield cifar(
             f"pyramidnet{depth}_a{alpha}_hysts",
             description=f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}, with a 64-channel stem",
-            source=f"{_PYRAMID}; {_HYSTS} before 2019-09-07",
+            source=f"{_PYRAMIDNET}; {_HYSTS} before 2019-09-07",
             depth=depth,
             alpha=alpha,
             bottleneck=True,
@@ -264,8 +287,8 @@ def _pyramidnet() -> Iterator[Architecture]:
         (101, 360, ""),
     ):
         text = f"ImageNet PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}{note}"
-        source = _PYRAMID if depth == 200 else f"{_PYRAMID}; dyhan0920/PyramidNet-PyTorch"
-        yield _row(
+        source = _PYRAMIDNET if depth == 200 else f"{_PYRAMIDNET}; dyhan0920/PyramidNet-PyTorch"
+        yield _make_architecture(
             f"pyramidnet{depth}_a{alpha}",
             "pyramidnet",
             "ImagePyramidNet",
@@ -277,16 +300,16 @@ def _pyramidnet() -> Iterator[Architecture]:
         )
 
 
-def _densenet() -> Iterator[Architecture]:
-    cifar = partial(_row, family="densenet", builder="CifarDenseNet")
+def _list_densenets() -> Iterator[Architecture]:
+    cifar = partial(_make_architecture, family="densenet", class_name="CifarDenseNet")
     for depth, k in ((40, 12), (100, 12), (100, 24)):
         text = f"CIFAR DenseNet-{depth}, growth rate {k}: 16 stem channels, no compression"
-        yield cifar(f"densenet_{depth}_k{k}", description=text, source=_DENSE, depth=depth, growth_rate=k)
+        yield cifar(f"densenet_{depth}_k{k}", description=text, source=_DENSENET, depth=depth, growth_rate=k)
     for k in (12, 24):
         yield cifar(
             f"densenet_100_k{k}_stem2k",
             description=f"CIFAR DenseNet-100, growth rate {k}: {2 * k} stem channels, no compression",
-            source=f"{_DENSE}, later code; {_HYSTS}",
+            source=f"{_DENSENET}, later code; {_HYSTS}",
             depth=100,
             growth_rate=k,
             stem_channels=2 * k,
@@ -295,7 +318,7 @@ def _densenet() -> Iterator[Architecture]:
         yield cifar(
             f"densenet_c_{depth}_k{k}",
             description=f"CIFAR DenseNet-C-{depth}, growth rate {k}: {2 * k} stem channels, halving transitions",
-            source=f"{_DENSE}; {_PCV}, {_HYSTS}",
+            source=f"{_DENSENET}; {_PYTORCHCV}, {_HYSTS}",
             depth=depth,
             growth_rate=k,
             compression=0.5,
@@ -305,7 +328,7 @@ def _densenet() -> Iterator[Architecture]:
         yield cifar(
             f"densenet_bc_{depth}_k{k}",
             description=f"CIFAR DenseNet-BC-{depth}, growth rate {k}: bottlenecks, halving transitions",
-            source=_DENSE,
+            source=_DENSENET,
             depth=depth,
             growth_rate=k,
             bottleneck=True,
@@ -314,32 +337,32 @@ def _densenet() -> Iterator[Architecture]:
         )
     for depth, k in ((121, 32), (161, 48), (169, 32), (201, 32)):
         text = f"ImageNet DenseNet-BC-{depth}, growth rate {k}"
-        source = f"{_DENSE}; {_TV}"
-        yield _row(
+        source = f"{_DENSENET}; {_TORCHVISION}"
+        yield _make_architecture(
             f"densenet{depth}", "densenet", "ImageDenseNet", text, source, imagenet=True, depth=depth, growth_rate=k
         )
 
 
-def _resnext() -> Iterator[Architecture]:
+def _list_resnexts() -> Iterator[Architecture]:
     for depth, cardinality, width in ((29, 4, 64), (29, 8, 64), (29, 16, 64), (29, 32, 4), (272, 1, 64), (272, 2, 32)):
-        yield _row(
+        yield _make_architecture(
             f"resnext{depth}_{cardinality}x{width}d",
             "resnext",
             "CifarResNeXt",
             f"CIFAR ResNeXt-{depth}, {cardinality} groups {width} channels wide",
-            _NEXT if width == 64 and depth == 29 else f"{_NEXT}; {_PCV}",
+            _RESNEXT if width == 64 and depth == 29 else f"{_RESNEXT}; {_PYTORCHCV}",
             depth=depth,
             cardinality=cardinality,
             base_width=width,
         )
     sizes = ((14, 16, 4), (14, 32, 2), (14, 32, 4), (26, 32, 2), (26, 32, 4), (50, 32, 4), (101, 32, 4), (101, 32, 8))
     for depth, cardinality, width in (*sizes, (101, 64, 4)):
-        yield _row(
+        yield _make_architecture(
             f"resnext{depth}_{cardinality}x{width}d",
             "resnext",
             "ImageResNeXt",
             f"ImageNet ResNeXt-{depth}, {cardinality} groups {width} channels wide",
-            f"{_NEXT}; {_TV if (depth, cardinality * width) in ((50, 128), (101, 256)) else _PCV}",
+            f"{_RESNEXT}; {_TORCHVISION if (depth, cardinality * width) in ((50, 128), (101, 256)) else _PYTORCHCV}",
             imagenet=True,
             depth=depth,
             cardinality=cardinality,
@@ -347,11 +370,11 @@ def _resnext() -> Iterator[Architecture]:
         )
 
 
-def _shake_shake() -> Iterator[Architecture]:
-    row = partial(_row, family="shake_shake", builder="CifarShakeShake")
+def _list_shake_shakes() -> Iterator[Architecture]:
+    row = partial(_make_architecture, family="shake_shake", class_name="CifarShakeShake")
     for width in (32, 64, 96):
         text = f"shake-shake-26 2x{width}d: 16 stem channels, a ReLU at the start of branches and at the end only"
-        yield row(f"shakeshake26_2x{width}d", description=text, source=_SHAKE, depth=26, width=width)
+        yield row(f"shakeshake26_2x{width}d", description=text, source=_SHAKE_SHAKE, depth=26, width=width)
     for width in (32, 64, 96):
         text = (
             f"shake-shake-26 2x{width}d as hysts trained it: {width} stem channels with a ReLU, no projection in stage "
@@ -360,7 +383,7 @@ def _shake_shake() -> Iterator[Architecture]:
         yield row(
             f"shakeshake26_2x{width}d_hysts",
             description=text,
-            source=f"{_SHAKE}; {_HYSTS} before 2020-04-18",
+            source=f"{_SHAKE_SHAKE}; {_HYSTS} before 2020-04-18",
             depth=26,
             width=width,
             variant="hysts",
@@ -369,32 +392,34 @@ def _shake_shake() -> Iterator[Architecture]:
         yield row(
             f"shakeshake{depth}_2x{width}d_pytorchcv",
             description=f"shake-shake-{depth} 2x{width}d with a ReLU after the stem and after every sum",
-            source=f"{_SHAKE}; {_PCV}",
+            source=f"{_SHAKE_SHAKE}; {_PYTORCHCV}",
             depth=depth,
             width=width,
             variant="pytorchcv",
         )
 
 
-def _senet() -> Iterator[Architecture]:
-    source = f"{_SE}; {_PCV}"
-    for prefix, builder, text in (
+def _list_senets() -> Iterator[Architecture]:
+    source = f"{_SENET}; {_PYTORCHCV}"
+    for prefix, class_name, text in (
         ("seresnet", "CifarSEResNet", "SE-ResNet"),
         ("sepreresnet", "CifarSEPreResNet", "SE-PreResNet"),
     ):
         for depth in (20, 56, 110):
             description = f"CIFAR {text}-{depth}, basic units"
-            yield _row(f"{prefix}{depth}", "senet", builder, description, source, depth=depth)
+            yield _make_architecture(f"{prefix}{depth}", "senet", class_name, description, source, depth=depth)
         for depth in (164, 272, 542):
             description = f"CIFAR {text}-{depth}, bottleneck units strided in the 3x3"
-            yield _row(f"{prefix}{depth}", "senet", builder, description, source, depth=depth, bottleneck=True)
+            yield _make_architecture(
+                f"{prefix}{depth}", "senet", class_name, description, source, depth=depth, bottleneck=True
+            )
 
-    image = partial(_row, family="senet", imagenet=True)
-    for prefix, builder, text, basic, deep in (
+    image = partial(_make_architecture, family="senet", imagenet=True)
+    for prefix, class_name, text, basic, deep in (
         ("seresnet", "ImageSEResNet", "SE-ResNet", (10, 12, 14, 16, 18, 26), (50, 101, 152)),
         ("sepreresnet", "ImageSEPreResNet", "SE-PreResNet", (10, 12, 16, 18, 26), (50,)),
     ):
-        named = partial(image, builder=builder, source=source)
+        named = partial(image, class_name=class_name, source=source)
         for depth in basic:
             yield named(f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth)
         for depth in (26, 38, *deep):
@@ -404,9 +429,9 @@ def _senet() -> Iterator[Architecture]:
     for depth in (50, 101, 152):
         yield image(
             f"seresnet{depth}_s1",
-            builder="ImageSEResNet",
+            class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNet-{depth}, bottleneck units strided in the first 1x1, as in the paper",
-            source=f"{_SE}; hujie-frank/SENet",
+            source=f"{_SENET}; hujie-frank/SENet",
             depth=depth,
             bottleneck=True,
             stride_in="1x1",
@@ -414,9 +439,9 @@ def _senet() -> Iterator[Architecture]:
     for depth, cardinality, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8), (101, 64, 4)):
         yield image(
             f"seresnext{depth}_{cardinality}x{width}d",
-            builder="ImageSEResNet",
+            class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNeXt-{depth}, {cardinality} groups {width} channels wide",
-            source=f"{_SE}; {_PCV}, timm",
+            source=f"{_SENET}; {_PYTORCHCV}, timm",
             depth=depth,
             bottleneck=True,
             cardinality=cardinality,
@@ -425,7 +450,7 @@ def _senet() -> Iterator[Architecture]:
     for depth, cardinality in ((16, 32), (28, 32), (154, 64)):
         yield image(
             f"senet{depth}",
-            builder="SENet",
+            class_name="SENet",
             description=f"ImageNet SENet-{depth}, {cardinality} groups, three 3x3 convolutions as stem",
             source=source,
             depth=depth,
@@ -433,8 +458,8 @@ def _senet() -> Iterator[Architecture]:
         )
 
 
-def _vgg() -> Iterator[Architecture]:
-    cifar = partial(_row, family="vgg", builder="CifarVgg")
+def _list_vggs() -> Iterator[Architecture]:
+    cifar = partial(_make_architecture, family="vgg", class_name="CifarVgg")
     yield cifar(
         "vgg15_bn",
         description='VGG-like CIFAR network "of depth 15": 13 convolutions and one linear layer, one ReLU a stage',
@@ -456,7 +481,7 @@ def _vgg() -> Iterator[Architecture]:
         stages=(2, 2, 4, 4, 4),
     )
     for depth in (11, 13, 16, 19):
-        yield _row(
+        yield _make_architecture(
             f"vgg{depth}_bn_chenyaofo",
             "vgg",
             "ImageVgg",
@@ -466,42 +491,58 @@ def _vgg() -> Iterator[Architecture]:
             pool=1,
             hidden=512,
         )
-    image = partial(_row, family="vgg", builder="ImageVgg", imagenet=True)
+    image = partial(_make_architecture, family="vgg", class_name="ImageVgg", imagenet=True)
     for depth in (11, 13, 16, 19):
         text = f"ImageNet VGG-{depth} with BN"
-        yield image(f"vgg{depth}_bn", description=text, source=f"{_VGG}; {_TV}", depth=depth)
+        yield image(f"vgg{depth}_bn", description=text, source=f"{_VGG}; {_TORCHVISION}", depth=depth)
     for depth in (11, 13, 16, 19):
         text = f"ImageNet VGG-{depth} with BN, convolutions without bias"
-        yield image(f"vgg{depth}_bn_nobias", description=text, source=f"{_VGG}; {_PCV}", depth=depth, conv_bias=False)
+        yield image(
+            f"vgg{depth}_bn_nobias", description=text, source=f"{_VGG}; {_PYTORCHCV}", depth=depth, conv_bias=False
+        )
 
 
-_FAMILIES = (
-    _resnet,
-    _preresnet,
-    _wide_resnet,
-    _pyramidnet,
-    _densenet,
-    _resnext,
-    _shake_shake,
-    _senet,
-    _vgg,
+_FAMILY_LISTS = (
+    _list_resnets,
+    _list_preresnets,
+    _list_wide_resnets,
+    _list_pyramidnets,
+    _list_densenets,
+    _list_resnexts,
+    _list_shake_shakes,
+    _list_senets,
+    _list_vggs,
 )
 
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    """Every architecture by name, in the table's order. A name given twice is a ValueError."""
+    """Return every architecture by name, in the table's order.
+
+    Raises:
+        ValueError: If two rows have the same name.
+    """
     table: dict[str, Architecture] = {}
-    for rows in _FAMILIES:
-        for row in rows():
-            if row.name in table:
-                raise ValueError(f"two graphs are called {row.name}")
-            table[row.name] = row
+    for list_family in _FAMILY_LISTS:
+        for architecture in list_family():
+            if architecture.name in table:
+                raise ValueError(f"two graphs are called {architecture.name}")
+            table[architecture.name] = architecture
     return MappingProxyType(table)
 
 
 def get_architecture(name: str) -> Architecture:
-    """The row of that name. Raises UsageError, which names near matches."""
+    """Find an architecture by its name.
+
+    Args:
+        name: The exact name.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        UsageError: If there is none; the message names similar names.
+    """
     table = architectures()
     if name not in table:
         raise UsageError(f"no architecture is called {name!r}; {near_matches(name, table)}")
@@ -509,19 +550,35 @@ def get_architecture(name: str) -> Architecture:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the architectures that match a shell pattern, in the table's order."""
+    """List the names of the architectures that match a shell pattern.
+
+    Args:
+        pattern: Such as "wrn_16_*".
+
+    Returns:
+        The names, in the table's order.
+    """
     return [name for name in architectures() if fnmatchcase(name, pattern)]
 
 
 def near_matches(name: str, candidates: Iterable[str]) -> str:
-    """The end of an error message: what could have been meant, or how to see everything."""
+    """Suggest names that are similar to an unknown one, as the end of an error message.
+
+    Args:
+        name: The unknown name.
+        candidates: All names.
+
+    Returns:
+        A question that has up to four names, those with the longest common beginning first. If no name is similar, it
+        is the command that lists all names.
+    """
     close = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.4)
-    close.sort(key=lambda other: -_common_start(name, other))  # stable: difflib's order within equal starts
+    close.sort(key=lambda other: -_count_common_start(name, other))  # a stable sort: equal ones keep difflib's order
     if close:
         return f"did you mean {', '.join(close[:4])}?"
     return "`pyramidzoo list` shows all names"
 
 
-def _common_start(a: str, b: str) -> int:
-    """How many characters both begin with."""
+def _count_common_start(a: str, b: str) -> int:
+    """Count the characters that both names begin with."""
     return sum(b.startswith(a[:length]) for length in range(1, len(a) + 1))

@@ -1,312 +1,58 @@
-"""`weights_manifest.json`, read into frozen records and checked: which weights exist, what they are, what they score.
+"""The manifest: which weights exist, where they are, and what was published and measured of them.
 
-A value that nobody has seen is null, never guessed. `PYRAMIDZOO_MANIFEST` names another file, a lab's own zoo or an
-erratum, whose use is never silent. Only the standard library is needed here.
+The manifest is `weights_manifest.json`. The environment variable `PYRAMIDZOO_MANIFEST` may name another file, such as
+the zoo of a laboratory or a corrected manifest. Its use is announced on stderr, because it changes what names mean.
+Only the standard library is needed here.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
-import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from pyramidzoo import json_records as schema
 from pyramidzoo.catalog.architectures import architectures, near_matches
+from pyramidzoo.catalog.weights_entry import WeightsEntry, make_entry
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
-from pyramidzoo.files import file_hash, packaged, user_path
-from pyramidzoo.json_records import InvalidRecord
+from pyramidzoo.files import expand_user_path, file_hash, package_path
+from pyramidzoo.json_records import reject_duplicate_keys
 
 FILE_NAME = "weights_manifest.json"
 FORMAT = 1
 VARIABLE = "PYRAMIDZOO_MANIFEST"
 
-# Whose names the tensors of a foreign file have: one module of `pyramidzoo.convert.layouts` each. Those need torch.
-LAYOUTS = (
-    "akamaster",
-    "bearpaw",
-    "chenyaofo",
-    "dice",
-    "dyhan",
-    "fattorib",
-    "ferles",
-    "functional_zoo",
-    "pytorchcv",
-    "timm",
-    "torch7",
-    "torchvision",
-    "zoo",
-)
-
-# git_blob_sha1 is the name git gives a file; sha256_prefix is what torch.hub's file names carry
-_HEX_DIGITS: Mapping[str, int | range] = {
-    "md5": 32,
-    "sha1": 40,
-    "sha256": 64,
-    "git_blob_sha1": 40,
-    "sha256_prefix": range(8, 64),
-}
-_PERMISSIVE = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "Unlicense"}
-_announced: set[Path] = set()
-_REPO_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-_ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes the input these weights were trained with.
-
-    Sizes are in pixels. `mean` and `std` are those of values from 0 to 1: each mean lies within [0, 1], each standard
-    deviation within (0, 1]. Raises a UsageError for others; where they come from a file, its reader raises an
-    IntegrityError.
-    """
-
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resize: int | None = None
-    crop: int | None = None
-    interpolation: str | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
-            raise InvalidRecord("input_size must be three positive integers: channels, height, width")
-        if not len(self.mean) == len(self.std) == self.input_size[0]:
-            raise InvalidRecord("input_size, mean and std do not have the same number of channels")
-        require_plausible(self.mean, self.std)
-
-    def sha256(self) -> str:
-        """Hex digest of the canonical JSON of all fields: equal digests mean equal preprocessing."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def require_plausible(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise Invalid unless each mean lies within [0, 1] and each standard deviation within (0, 1].
-
-    No values from 0 to 1 have others (NaN and infinity included). Who gives others has most likely measured values
-    from 0 to 255: the message then shows the numbers divided by 255. Nothing is converted here.
-    """
-    bad = []
-    if not all(0 <= value <= 1 for value in mean):
-        bad.append(f"the mean {_numbers(mean)} is not within 0 to 1")
-    if not all(0 < value <= 1 for value in std):
-        bad.append(f"the standard deviation {_numbers(std)} is not above 0 and at most 1")
-    if not bad:
-        return
-    problem = " and ".join(bad)
-    if any(value > 1 for value in (*mean, *std)) and all(0 <= value <= 255 for value in (*mean, *std)) and min(std) > 0:
-        scaled = [[value / 255 if max(values) > 1 else value for value in values] for values in (mean, std)]
-        raise InvalidRecord(
-            f"{problem}; values from 0 to 255 must be divided by 255, which gives the mean {_numbers(scaled[0])} and "
-            f"the standard deviation {_numbers(scaled[1])}"
-        )
-    raise InvalidRecord(f"{problem}; give those of values from 0 to 1 (values from 0 to 255 must be divided by 255)")
-
-
-def _numbers(values: Sequence[float]) -> str:
-    """As they are typed after `--mean`; of each the first characters, because a file may hold anything."""
-    return " ".join(f"{value!r:.40}" for value in values)
-
-
-@dataclass(frozen=True)
-class Bundled:
-    """A safetensors file inside the package."""
-
-    path: str
-    sha256: str
-    bytes: int
-
-    def __post_init__(self) -> None:
-        schema.require_hex(self.sha256, 64)
-
-
-@dataclass(frozen=True)
-class Hub:
-    """A safetensors file on the Hugging Face Hub.
-
-    Without `revision` it is that of the branch main, without `sha256` the first one that comes is trusted. `layout` is
-    None where the tensors have the zoo's names, else that of their names (a module of
-    `pyramidzoo.convert.layouts`).
-    """
-
-    repo_id: str
-    revision: str | None
-    filename: str
-    sha256: str | None
-    bytes: int | None
-    layout: str | None = None
-
-    def __post_init__(self) -> None:
-        if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id or "--" in self.repo_id:
-            raise InvalidRecord(f"repo_id: {schema.shown(self.repo_id)} cannot be a repository on the Hub")
-        if not self.filename or "\\" in self.filename or {"", ".", ".."} & set(self.filename.split("/")):
-            raise InvalidRecord(f"filename: {schema.shown(self.filename)} is no path in a repository")
-        if self.revision is not None:
-            schema.require_hex(self.revision, 40)
-        if self.sha256 is not None:
-            schema.require_hex(self.sha256, 64)
-
-    @property
-    def url(self) -> str:
-        """Its page, for people."""
-        return f"https://huggingface.co/{self.repo_id}/blob/{self.revision or 'main'}/{self.filename}"
-
-
-@dataclass(frozen=True)
-class FileHash:
-    """A digest by `algorithm` of the file itself (`of` "file"), or of the one file in a zip (`of` "member")."""
-
-    algorithm: str
-    of: str
-    value: str
-
-    def __post_init__(self) -> None:
-        if self.algorithm not in _HEX_DIGITS:
-            raise InvalidRecord(f"algorithm {schema.shown(self.algorithm)} is none of {sorted(_HEX_DIGITS)}")
-        if self.of not in ("file", "member"):
-            raise InvalidRecord(
-                f"hash of {schema.shown(self.of)}; it can be of the 'file' itself or of the 'member' of a zip"
-            )
-        schema.require_hex(self.value, _HEX_DIGITS[self.algorithm])
-
-    def __str__(self) -> str:
-        whose = " of the file in it" if self.of == "member" else ""
-        return f"{self.algorithm.replace('_prefix', ' beginning with')} {self.value}{whose}"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The file as its authors published it. `layout` is a module of `pyramidzoo.convert.layouts`.
-
-    `hash` is None where nobody has published one. Where `url` is a page or a folder from which no program can download,
-    `manual` says what to look for there.
-    """
-
-    url: str
-    format: str
-    bytes: int | None
-    hash: FileHash | None
-    layout: str
-    manual: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.url.startswith(("https://", "http://")):
-            raise InvalidRecord(f"url: {schema.shown(self.url)} is no address on the web")
-
-    @property
-    def filename(self) -> str:
-        name = self.url.partition("?")[0].rsplit("/", 1)[-1]
-        return name if name not in ("", ".", "..") else "checkpoint"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A published error of these very weights, in percent, as printed (the digits carry the rounding)."""
-
-    by: str
-    split: str
-    protocol: str
-    statistic: str
-    top1_error: Decimal
-    top5_error: Decimal | None
-    source: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured: integer counts, and the hash of all predictions in index order."""
-
-    split: str
-    protocol: str
-    images: int
-    top1_correct: int
-    top5_correct: int
-    statistics: Mapping[str, float]
-    prediction_sha256: str
-    precision: str
-    device: str
-    versions: Mapping[str, str]
-    date: str
-
-    def __post_init__(self) -> None:
-        schema.require_hex(self.prediction_sha256, 64)
-        if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
-            raise InvalidRecord("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
-
-
-@dataclass(frozen=True)
-class License:
-    """SPDX names, or "none stated" where the authors' repository has none; None where nobody has looked or can tell."""
-
-    code: str | None
-    weights: str | None
-
-    @property
-    def redistributable(self) -> bool:
-        """Whether anybody may publish the weights again: only where their licence is known and says so."""
-        return self.weights in _PERMISSIVE
-
-
-@dataclass(frozen=True)
-class WeightsEntry:
-    """Everything known about one set of weights. `id` is `architecture.dataset_origin` and never changes."""
-
-    id: str
-    architecture: str
-    arguments: Mapping[str, Any]
-    dataset: str
-    default: bool
-    num_classes: int
-    preprocessing: Preprocessing
-    bundled: Bundled | None
-    hub: Hub | None
-    origin: Origin | None
-    tensors_sha256: str | None
-    claims: tuple[Claim, ...]
-    results: tuple[Result, ...]
-    license: License
-    training: str | None
-    citation: str | None
-
-    def __post_init__(self) -> None:
-        plain = f"{self.architecture}.{self.dataset}"
-        if not _ID.fullmatch(self.id) or not (self.id == plain or self.id.startswith(f"{plain}_")):
-            wanted = schema.shown(plain)[1:-1]
-            raise InvalidRecord(f"the id must be {wanted} or {wanted}_ORIGIN")
-        if self.architecture not in architectures():
-            raise InvalidRecord(f"no architecture is called {schema.shown(self.architecture)}")
-        if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.license, License):
-            raise InvalidRecord("preprocessing and license must be known")
-        if not (self.bundled or self.hub or self.origin):
-            raise InvalidRecord("nothing says where the bytes are: bundled, hub or origin is needed")
-        if self.tensors_sha256 is not None:
-            schema.require_hex(self.tensors_sha256, 64)
-
-    @property
-    def tag(self) -> str:
-        return self.id.split(".", 1)[1]
+_ObjectPairsHook = Callable[[list[tuple[str, Any]]], Any]
+_announced: set[Path] = set()  # manifests whose use was announced already
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All entries by id, in the file's order."""
+    """The entries of a manifest, and how they are found.
+
+    Attributes:
+        entries: All entries by id, in the file's order.
+    """
 
     entries: Mapping[str, WeightsEntry]
 
     def find(self, name: str) -> WeightsEntry:
-        """The entry with that id; `architecture.dataset` is the default one. Raises UsageError with near matches."""
+        """Find the entry with an id. `architecture.dataset` also means the default entry for that dataset.
+
+        Args:
+            name: An id, or `architecture.dataset`.
+
+        Returns:
+            The entry.
+
+        Raises:
+            UsageError: If there is none; the message names similar ids.
+        """
         if name in self.entries:
             return self.entries[name]
         architecture, _, dataset = name.partition(".")
@@ -316,7 +62,14 @@ class Manifest:
         raise UsageError(f"no weights are called {name!r}; {near_matches(name, self.entries)}")
 
     def match(self, pattern: str) -> list[WeightsEntry]:
-        """Entries whose id or architecture fits a shell pattern."""
+        """List the entries whose id or architecture matches a shell pattern.
+
+        Args:
+            pattern: Such as "resnet20*".
+
+        Returns:
+            The entries, in the file's order.
+        """
         return [
             self.entries[weights_id]
             for weights_id in self.entries
@@ -324,10 +77,14 @@ class Manifest:
         ]
 
     def of_architecture(self, architecture: str) -> list[WeightsEntry]:
+        """List the entries of an architecture, in the file's order."""
         return [self.entries[f"{architecture}.{tag}"] for tag in self.tags(architecture)]
 
     def tags(self, architecture: str) -> list[str]:
-        """What follows the architecture in the ids of its weights; the entries themselves are not looked at."""
+        """List the tags of an architecture's weights. A tag is what follows the architecture in an id.
+
+        This does not read the entries, so it works even if one of them is damaged.
+        """
         return self._tags.get(architecture, [])
 
     @cached_property
@@ -339,10 +96,18 @@ class Manifest:
         return tags
 
     def default_for(self, architecture: str, tag: str | None = None) -> WeightsEntry:
-        """The entry for a tag (a data set, or data set and origin) of an architecture.
+        """Find the weights of an architecture that a tag means.
 
-        Without a tag: the default for the architecture's own data set (`Architecture.dataset`), whatever else there is.
-        Raises UsageError where there is none.
+        Args:
+            architecture: Name of the architecture.
+            tag: A dataset, or a dataset and an origin. None means the architecture's own dataset
+                (`Architecture.dataset`), even if there are weights for others only.
+
+        Returns:
+            The entry with that tag, or the default entry for that dataset.
+
+        Raises:
+            UsageError: If there is none.
         """
         entries = self.of_architecture(architecture)
         tags = ", ".join(entry.tag for entry in entries)
@@ -356,163 +121,219 @@ class Manifest:
                 if tag == entry.tag or (entry.default and tag == entry.dataset):
                     return entry
             raise UsageError(f"{architecture} has no weights tagged {tag!r}; it has {tags}")
-        own = architectures()[architecture].dataset
+        dataset = architectures()[architecture].dataset
         for entry in entries:
-            if entry.default and entry.dataset == own:
+            if entry.default and entry.dataset == dataset:
                 return entry
-        raise UsageError(f"{architecture} has no default weights, which would be for {own}; name one of {tags}")
+        raise UsageError(f"{architecture} has no default weights, which would be for {dataset}; name one of {tags}")
 
     def with_file(self, sha256: str) -> WeightsEntry | None:
-        """The entry whose own file, in the package or on the Hub, has that sha256."""
+        """Find the entry whose file in the package or on the Hub has a hash; None if there is none."""
         for entry in self.entries.values():
             if sha256 in [place.sha256 for place in (entry.bundled, entry.hub) if place]:
                 return entry
         return None
 
     def with_tensors(self, tensors_sha256: str, *, dataset: str | None = None) -> WeightsEntry | None:
-        """The entry whose tensors are known to be exactly these, whatever file they came in.
+        """Find the entry whose tensors have a hash, whatever file they came in.
 
-        Of several, it is one for `dataset` where there is one.
+        Args:
+            tensors_sha256: Hash of the tensors.
+            dataset: If several entries have these tensors, one for this dataset is preferred.
+
+        Returns:
+            The entry; None if there is none.
         """
-        found = [entry for entry in self.entries.values() if entry.tensors_sha256 == tensors_sha256]
-        return next((entry for entry in found if entry.dataset == dataset), found[0] if found else None)
+        matches = [entry for entry in self.entries.values() if entry.tensors_sha256 == tensors_sha256]
+        return next((entry for entry in matches if entry.dataset == dataset), matches[0] if matches else None)
 
 
 def manifest_path() -> Path:
-    """The manifest in use: what `PYRAMIDZOO_MANIFEST` names, else the one that belongs to this package."""
+    """Return the path of the manifest in use.
+
+    Returns:
+        The file that `PYRAMIDZOO_MANIFEST` names, otherwise the manifest of this package.
+    """
     named = os.environ.get(VARIABLE)
-    return user_path(named) if named else own_manifest_path()
+    return expand_user_path(named) if named else own_manifest_path()
 
 
 def own_manifest_path() -> Path:
-    """Inside an installed package, or at the root of a checkout. Never the working directory."""
-    installed = packaged(FILE_NAME)
+    """Return the path of this package's manifest.
+
+    Returns:
+        The file inside an installed package, or at the root of a checkout; never one in the working directory.
+    """
+    installed = package_path(FILE_NAME)
     return installed if installed.is_file() else Path(__file__).resolve().parents[2] / FILE_NAME
 
 
 def announce_manifest() -> None:
-    """Say on stderr which manifest is in use, if it is not this package's. Raises UnavailableError."""
+    """Print on stderr which manifest is in use, if it is not this package's.
+
+    Raises:
+        UnavailableError: If it cannot be read.
+    """
     path = manifest_path()
     if os.environ.get(VARIABLE):
         _announced.add(path)
-        print(f"pyramidzoo: NOT the zoo's own manifest: {VARIABLE} names {path} ({_told(path)})", file=sys.stderr)
+        description = _describe_manifest(path)
+        print(f"pyramidzoo: NOT the zoo's own manifest: {VARIABLE} names {path} ({description})", file=sys.stderr)
 
 
 def foreign_manifest() -> str | None:
-    """The sha256 of the manifest in use where it is not this package's, for the records of what is measured by it."""
+    """Return the hash of the manifest in use, if it is not this package's; otherwise None.
+
+    Records of measurements hold it, because another manifest changes what the names in a record mean.
+    """
     return file_hash(manifest_path()) if os.environ.get(VARIABLE) else None
 
 
 def load_manifest() -> Manifest:
-    """The manifest in use, each entry checked when it is first looked at; one that is not the package's is announced.
+    """Load the manifest in use, and announce it if it is not this package's.
 
-    Raises IntegrityError where the file is damaged, UnavailableError where it is missing, and looking at a damaged
-    entry raises IntegrityError too.
+    An entry is checked when it is looked at for the first time.
+
+    Returns:
+        The manifest. Looking at a damaged entry raises IntegrityError.
+
+    Raises:
+        IntegrityError: If the file is damaged.
+        UnavailableError: If the file is missing.
     """
     path = manifest_path()
     try:
         status = path.stat()
     except OSError as error:
-        raise UnavailableError(f"cannot read the manifest {path}: {error.strerror}; mend it or {_way_out()}") from error
+        raise UnavailableError(
+            f"cannot read the manifest {path}: {error.strerror}; mend it or {_explain_alternative()}"
+        ) from error
     if os.environ.get(VARIABLE) and path not in _announced:
         announce_manifest()
-    return _loaded(path, status.st_mtime_ns, status.st_size, status.st_ino)
+    return _load_cached(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def own_manifest() -> Manifest:
-    """The one that belongs to this package, whatever is in use."""
-    return _loaded(own_manifest_path())
+    """Load the manifest of this package, even if another one is in use."""
+    return _load_cached(own_manifest_path())
 
 
 @cache
-def _loaded(path: Path, *state: int) -> Manifest:
-    if path == own_manifest_path():  # a test has checked that one
-        return Manifest(_Entries(_weights(path, object_pairs_hook=None), path.name))
-    weights = _weights(path, object_pairs_hook=_no_duplicates)
-    _require_single_defaults(weights, path)
-    return Manifest(_Entries(weights, path.name))
+def _load_cached(path: Path, *file_state: int) -> Manifest:
+    """Load a manifest. `file_state` is part of the cache's key only: a file that changes is loaded again."""
+    if path == own_manifest_path():  # a test has checked that one, so it is read without the slower checks
+        return Manifest(_LazyEntries(_read_entries_as_json(path, object_pairs_hook=None), path.name))
+    contents = _read_entries_as_json(path, object_pairs_hook=reject_duplicate_keys)
+    _require_single_defaults(contents, path)
+    return Manifest(_LazyEntries(contents, path.name))
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest file and check all of it. Raises IntegrityError, which names the entry and the field."""
-    weights = _weights(path, object_pairs_hook=_no_duplicates)
-    manifest = Manifest(_Entries(weights, path.name))
+    """Read a manifest file and check all of it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        IntegrityError: If something is wrong; the message names the entry and the field.
+    """
+    contents = _read_entries_as_json(path, object_pairs_hook=reject_duplicate_keys)
+    manifest = Manifest(_LazyEntries(contents, path.name))
     list(manifest.entries.values())
-    _require_single_defaults(weights, path)
+    _require_single_defaults(contents, path)
     return manifest
 
 
-def _require_single_defaults(weights: dict[str, Any], path: Path) -> None:
-    """Before the entries are looked at: whatever else they hold, two of them cannot be the default for one data set."""
+def _require_single_defaults(contents: dict[str, Any], path: Path) -> None:
+    """Require that no two entries are the default for one architecture and dataset. It works on unchecked JSON."""
     defaults: dict[str, str] = {}
-    for weights_id, content in weights.items():
+    for weights_id, content in contents.items():
         if isinstance(content, dict) and content.get("default") is True:
             key = json.dumps([content.get("architecture"), content.get("dataset")])
-            other = defaults.setdefault(key, weights_id)
-            if other != weights_id:
+            other_id = defaults.setdefault(key, weights_id)
+            if other_id != weights_id:
                 raise IntegrityError(
-                    f"{path.name}: {weights_id}: {other} is the default for {content.get('dataset')} already; unset "
-                    "one of them"
+                    f"{path.name}: {weights_id}: {other_id} is the default for {content.get('dataset')} already; "
+                    "unset one of them"
                 )
 
 
-def _weights(path: Path, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None) -> dict[str, Any]:
-    """The entries as the JSON has them."""
+def _read_entries_as_json(path: Path, *, object_pairs_hook: _ObjectPairsHook | None) -> dict[str, Any]:
+    """Read the entries of a manifest file, and those of this package's manifest if the file extends it."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
     except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"cannot read the manifest {path}: {error}; mend it or {_way_out()}") from error
-    weights = document.get("weights") if isinstance(document, dict) and document.get("format") == FORMAT else None
-    if not isinstance(weights, dict):
-        raise IntegrityError(f"{path.name}: not a manifest of format {FORMAT}; mend it or {_way_out()}")
+        raise IntegrityError(
+            f"cannot read the manifest {path}: {error}; mend it or {_explain_alternative()}"
+        ) from error
+    contents = document.get("weights") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    if not isinstance(contents, dict):
+        raise IntegrityError(f"{path.name}: not a manifest of format {FORMAT}; mend it or {_explain_alternative()}")
     extends = document.get("extends", False)
     if not isinstance(extends, bool):
-        raise IntegrityError(f"{path.name}: extends is true or false, not {extends!r}; mend it or {_way_out()}")
-    return _extended(weights) if extends and path != own_manifest_path() else weights
+        raise IntegrityError(
+            f"{path.name}: extends is true or false, not {extends!r}; mend it or {_explain_alternative()}"
+        )
+    return _add_own_entries(contents) if extends and path != own_manifest_path() else contents
 
 
-def _extended(weights: dict[str, Any]) -> dict[str, Any]:
-    """These entries before the package's, whose place they take where the id is the same; so do their defaults."""
+def _add_own_entries(contents: dict[str, Any]) -> dict[str, Any]:
+    """Add the entries of this package's manifest behind those of a manifest that extends it.
 
-    def key(content: Any) -> Any:
-        return (content.get("architecture"), content.get("dataset")) if isinstance(content, dict) else None
+    An entry replaces the package's entry of the same id. A default replaces the package's default for the same
+    architecture and dataset.
+    """
+    replaced_defaults = [
+        _get_default_key(content)
+        for content in contents.values()
+        if isinstance(content, dict) and content.get("default")
+    ]
+    for weights_id, content in _read_entries_as_json(own_manifest_path(), object_pairs_hook=None).items():
+        is_default = content["default"] and _get_default_key(content) not in replaced_defaults
+        contents.setdefault(weights_id, {**content, "default": is_default})
+    return contents
 
-    own = _weights(own_manifest_path(), object_pairs_hook=None)
-    taken = [key(content) for content in weights.values() if isinstance(content, dict) and content.get("default")]
-    for weights_id, content in own.items():
-        weights.setdefault(weights_id, {**content, "default": content["default"] and key(content) not in taken})
-    return weights
+
+def _get_default_key(content: dict[str, Any]) -> tuple[Any, Any]:
+    return content.get("architecture"), content.get("dataset")
 
 
-def _told(path: Path) -> str:
-    """What a manifest is, in a few words."""
+def _describe_manifest(path: Path) -> str:
+    """Describe a manifest in a few words, for its announcement."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        own, number = "are used too" if document.get("extends") is True else "are not used", len(document["weights"])
+        own_entries = "are used too" if document.get("extends") is True else "are not used"
+        number = len(document["weights"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return "which cannot be read"
-    return f"{number} entries, sha256 {file_hash(path)[:8]}...; the zoo's own {own}"
+    return f"{number} entries, sha256 {file_hash(path)[:8]}...; the zoo's own {own_entries}"
 
 
-def _way_out() -> str:
+def _explain_alternative() -> str:
+    """Say what else helps against a damaged manifest, as the end of a message."""
     return f"unset {VARIABLE}" if os.environ.get(VARIABLE) else "reinstall pyramidzoo"
 
 
-class _Entries(Mapping[str, WeightsEntry]):
-    """Records made from their JSON when they are first asked for: most commands look at a few of hundreds."""
+class _LazyEntries(Mapping[str, WeightsEntry]):
+    """Entries that are made from their JSON when they are asked for: most commands need few of several hundred."""
 
-    def __init__(self, contents: dict[str, Any], file: str) -> None:
-        self._contents, self._file = contents, file
-        self._made: dict[str, WeightsEntry] = {}
+    def __init__(self, contents: dict[str, Any], file_name: str) -> None:
+        self._contents, self._file_name = contents, file_name
+        self._entries: dict[str, WeightsEntry] = {}
 
     def __getitem__(self, weights_id: str) -> WeightsEntry:
-        if weights_id not in self._made:
+        if weights_id not in self._entries:
             content = self._contents[weights_id]
             try:
-                self._made[weights_id] = _entry({"id": weights_id, **content})
+                self._entries[weights_id] = make_entry(weights_id, content)
             except (TypeError, AttributeError, ValueError) as error:
-                raise IntegrityError(f"{self._file}: {weights_id}: {error}; mend the entry or {_way_out()}") from error
-        return self._made[weights_id]
+                raise IntegrityError(
+                    f"{self._file_name}: {weights_id}: {error}; mend the entry or {_explain_alternative()}"
+                ) from error
+        return self._entries[weights_id]
 
     def __contains__(self, weights_id: object) -> bool:
         return weights_id in self._contents
@@ -522,65 +343,3 @@ class _Entries(Mapping[str, WeightsEntry]):
 
     def __len__(self) -> int:
         return len(self._contents)
-
-
-_NESTED: Mapping[str, type] = {
-    "preprocessing": Preprocessing,
-    "bundled": Bundled,
-    "hub": Hub,
-    "origin": Origin,
-    "hash": FileHash,
-    "license": License,
-}
-_LISTS: Mapping[str, type] = {"claims": Claim, "results": Result}
-
-
-def _entry(content: Any) -> WeightsEntry:
-    """One entry, its nested objects first. Raises Invalid, which names the field."""
-    return schema.record(WeightsEntry, _nested(content))
-
-
-def _nested(content: Any) -> Any:
-    if not isinstance(content, dict):
-        return content
-    values = {}
-    for name, value in content.items():
-        try:
-            values[name] = _value(name, value)
-        except InvalidRecord as error:
-            raise InvalidRecord(f"{name}: {error}") from None
-    return values
-
-
-def _value(name: str, value: Any) -> Any:
-    if name in _NESTED and value is not None:
-        return schema.record(_NESTED[name], _nested(value))
-    if name in _LISTS:
-        if not isinstance(value, list):
-            raise InvalidRecord(f"{schema.shown(value)} is not a list")
-        return tuple(schema.record(_LISTS[name], _nested(item)) for item in value)
-    if name in ("top1_error", "top5_error") and value is not None:
-        return _published(value)
-    if isinstance(value, list):
-        return tuple(value)
-    return MappingProxyType(value) if isinstance(value, dict) else value
-
-
-def _published(value: Any) -> Decimal:
-    if not isinstance(value, str):
-        raise InvalidRecord("a published error is a string: its digits carry the rounding")
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        raise InvalidRecord(f"{schema.shown(value)} is no number") from None
-    if not number.is_finite() or not 0 <= number <= 100:
-        raise InvalidRecord(f"{schema.shown(value)} is no error in percent")
-    return number
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):  # json itself would keep the last one
-        counts = Counter(key for key, _ in pairs)
-        raise InvalidRecord(f"{schema.shown(max(counts, key=counts.__getitem__))} stands twice")
-    return result

@@ -4,33 +4,69 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyramidzoo.catalog.architectures import architectures
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
-from pyramidzoo.files import names_a_file, user_path
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.files import expand_user_path, is_path
 
-_WILD = re.compile(r"[*?\[]")
+_WILDCARD = re.compile(r"[*?\[]")
 
 
-def select(patterns: list[str]) -> list[WeightsEntry]:
-    """The entries that ids, architectures, `architecture.dataset` names and shell patterns mean. Raises UsageError.
+@dataclass(frozen=True)
+class Selection:
+    """What the names on a command line mean, each thing once.
 
-    An architecture means one entry, its default, as with `create_model(pretrained=True)`; a pattern may mean several.
+    Attributes:
+        entries: Weights of the manifest, in the order of the names.
+        paths: Files, or folders that hold one, in the order of the names.
+    """
+
+    entries: list[WeightsEntry]
+    paths: list[Path]
+
+
+def select_weights(names: Iterable[str]) -> Selection:
+    """Find the weights and the files that names mean. A name with a slash or a file's suffix is a path.
+
+    Raises:
+        UsageError: No weights have such a name.
+    """
+    paths, others = [], []
+    for name in names:
+        if is_path(name):
+            paths.append(Path(os.path.normpath(expand_user_path(name))))
+        else:
+            others.append(name)
+    return Selection(select_entries(others), list(dict.fromkeys(paths)))
+
+
+def select_entries(names: Iterable[str]) -> list[WeightsEntry]:
+    """Find the entries that names mean, each once.
+
+    Args:
+        names: Ids, architectures, `architecture.dataset` names and shell patterns. An architecture means one entry, its
+            default, as in `create_model(pretrained=True)`. A pattern may mean several.
+
+    Returns:
+        The entries, in the order of the names.
+
+    Raises:
+        UsageError: No weights have such a name.
     """
     manifest = load_manifest()
-    chosen: dict[str, WeightsEntry] = {}
-    for name in patterns:
+    selected: dict[str, WeightsEntry] = {}
+    for name in names:
         if name in architectures():
             entries = [manifest.default_for(name)]
-        else:  # where a pattern fits nothing, `find` says what it resembles
-            entries = (manifest.match(name) if _WILD.search(name) else []) or [manifest.find(name)]
+        elif _WILDCARD.search(name):
+            # Where a pattern fits no id, `find` raises the error that says which ids are like it.
+            entries = manifest.match(name) or [manifest.find(name)]
+        else:
+            entries = [manifest.find(name)]
         for entry in entries:
-            chosen[entry.id] = entry
-    return list(chosen.values())
-
-
-def split(names: list[str]) -> tuple[list[WeightsEntry], list[Path]]:
-    """The entries and the files or folders that names mean, each once: with a slash or a suffix it is a path."""
-    paths = [Path(os.path.normpath(user_path(name))) for name in names if names_a_file(name)]
-    return select([name for name in names if not names_a_file(name)]), list(dict.fromkeys(paths))
+            selected[entry.id] = entry
+    return list(selected.values())

@@ -1,40 +1,51 @@
-"""`bench`: time networks, rewritten forms of them and the same in other libraries."""
+"""`bench`: time networks, their rewritten forms, and the same networks in other libraries."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
-from pyramidzoo.commands._select import select
-from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
-from pyramidzoo.files import names_a_file
-from pyramidzoo.text_output import line_width, render, show, wrapped
+from pyramidzoo.commands._arguments import add_device_argument
+from pyramidzoo.commands._bench_text import render_bench, row_title
+from pyramidzoo.commands._options import CommandOptions
+from pyramidzoo.commands._select import select_entries
+from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
+from pyramidzoo.files import is_path
+from pyramidzoo.text_output import show
 
 if TYPE_CHECKING:
+    from pyramidzoo.bench.measure import BenchmarkSettings
+    from pyramidzoo.bench.peaks import Peaks
     from pyramidzoo.bench.rows import BenchmarkRow
     from pyramidzoo.bench.targets import BenchmarkTarget
 
-# small, of different kinds, and other libraries have the same ones
-DEFAULT = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
-_UNAVAILABLE, _DIFFERENT = 5, 3
+# These are small and of different kinds, and other libraries have the same ones.
+DEFAULT_NAMES = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
+_DIFFERENT_LOGITS = 3  # the exit code where a variant does not compute what the plain network computes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `bench`."""
+    """Add the arguments of `bench`."""
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"architectures, ids of weights, patterns (default: {', '.join(DEFAULT)})",
+        help=f"architectures, ids of weights, patterns (default: {', '.join(DEFAULT_NAMES)})",
     )
     parser.add_argument(
-        "-b", "--batch-size", type=int, nargs="+", default=[64], metavar="N", help="images at once (default: 64)"
+        "-b",
+        "--batch-size",
+        type=int,
+        nargs="+",
+        default=[64],
+        metavar="N",
+        help="how many images are computed at once; several values are measured one by one (default: 64)",
     )
     parser.add_argument(
         "--variants",
@@ -49,187 +60,145 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["auto"],
         metavar="P",
-        help="pytorchcv, timm, torchvision, alone or with the words of --variants; none (default: auto)",
+        help="the libraries to compare with: pytorchcv, timm, torchvision, alone or with the words of --variants "
+        "(pytorchcv_bf16); none (default: auto, those installed)",
     )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
-    parser.add_argument("--threads", type=int, metavar="N", help="of a CPU (default: PyTorch's own choice)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="how often each variant is timed (default: %(default)s)"
+    )
+    add_device_argument(parser)
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="the number of threads of a CPU (default: PyTorch's own choice)"
+    )
+
+
+@dataclass(frozen=True)
+class BenchOptions(CommandOptions):
+    """The options of `bench`; `add_arguments` says what each means."""
+
+    names: tuple[str, ...]
+    batch_size: tuple[int, ...]
+    variants: tuple[str, ...]
+    peers: tuple[str, ...]
+    rounds: int
+    device: str
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads {self.threads} computes nothing; it must be positive")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a network, or one variant of it, has no number."""
+
+    name: str
+    error: str
+    exit_code: int
+
+
+@dataclass
+class _Measurements:
+    """What was measured so far: rows of `measure_target`, and what could not be measured."""
+
+    rows: list[BenchmarkRow] = field(default_factory=list)
+    failures: list[_Failure] = field(default_factory=list)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Time networks, their rewritten forms and the same networks of other libraries, all in turn."""
-    if args.threads is not None and args.threads < 1:
-        raise UsageError(f"--threads {args.threads} computes nothing; it must be positive")
+    """Run `bench`: measure all networks, print the numbers, and return the exit code."""
+    options = BenchOptions.from_args(args)
 
     import torch
-    from tqdm import tqdm
 
-    from pyramidzoo.bench.checking import DIFFERENT
-    from pyramidzoo.bench.measure import BenchmarkSettings, measure_target
+    from pyramidzoo.bench.measure import BenchmarkSettings
     from pyramidzoo.bench.peaks import Peaks
     from pyramidzoo.bench.peers import get_library_versions, select_peers
-    from pyramidzoo.evaluation.environment import device_name, keep_memory, pick_device, versions
+    from pyramidzoo.evaluation.environment import keep_memory, pick_device
 
-    subjects = _subjects(args.names or DEFAULT)
-    peers = select_peers(args.peers)
-    settings = BenchmarkSettings(pick_device(args.device), args.batch_size, args.variants, peers, args.rounds)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    targets = _select_targets(options.names or DEFAULT_NAMES)
+    peers = select_peers(options.peers)
+    settings = BenchmarkSettings(
+        pick_device(options.device), options.batch_size, options.variants, peers, options.rounds
+    )
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     keep_memory()
-    libraries = get_library_versions(peers)
     peaks = Peaks(settings.device)
-    measured: list[BenchmarkRow] = []
-    failures: list[tuple[str, str, int]] = []
-    with tqdm(total=len(subjects) * settings.steps, unit="round", disable=None) as bar:
-        for done, subject in enumerate(subjects, start=1):
-            bar.set_description(subject.name)
+    libraries = get_library_versions(peers)
+    measurements = _measure(targets, settings, peaks)
+    for failure in measurements.failures:
+        print(f"pyramidzoo: {failure.name}: {failure.error}", file=sys.stderr)
+    failed = [{"name": f.name, "error": f.error, "exit_code": f.exit_code} for f in measurements.failures]
+    rows = [row.as_data() for row in measurements.rows]
+    text = render_bench(_conditions(settings, libraries, peaks), rows, failed, peers, tuple(libraries), options.format)
+    if text is not None:
+        show(text)
+    return worst_exit_code([failure.exit_code for failure in measurements.failures])
+
+
+def _select_targets(names: Iterable[str]) -> list[BenchmarkTarget]:
+    """Find what names mean: architectures; or weights, if a name has a dot or is a pattern that fits no architecture.
+
+    Raises:
+        UsageError: Nothing has such a name.
+    """
+    from pyramidzoo.bench.targets import BenchmarkTarget
+
+    targets: dict[str, BenchmarkTarget] = {}
+    for name in names:
+        if is_path(name):
+            raise UsageError(f"{name} is a file; bench takes architectures, ids of weights and patterns of either")
+        if matches := list_models(name):
+            selected = [BenchmarkTarget(architectures()[match]) for match in matches]
+        elif re.search(r"[.*?\[]", name):
+            selected = [BenchmarkTarget.of_entry(entry) for entry in select_entries([name])]
+        else:
+            # No architecture has this name. The error says which names are like it.
+            selected = [BenchmarkTarget(get_architecture(name))]
+        targets |= {target.name: target for target in selected}
+    return list(targets.values())
+
+
+def _measure(targets: Sequence[BenchmarkTarget], settings: BenchmarkSettings, peaks: Peaks) -> _Measurements:
+    """Measure all networks under a progress bar. A failure of one does not stop the rest."""
+    from tqdm import tqdm
+
+    from pyramidzoo.bench.measure import measure_target
+
+    measurements = _Measurements()
+    with tqdm(total=len(targets) * settings.steps, unit="round", disable=None) as bar:
+        for number, target in enumerate(targets, start=1):
+            bar.set_description(target.name)
             try:
-                found = measure_target(subject, settings, peaks, on_progress=bar.update)
-            except PyramidzooError as error:  # of one set of weights; the rest go on
-                failures.append((subject.name, str(error), error.exit_code))
-                found = []
-            for row in found:
-                if row.error:
-                    code = _DIFFERENT if row.error.startswith(DIFFERENT) else _UNAVAILABLE
-                    failures.append((f"{_heading(row.as_data())}: {row.variant}", row.error, code))
-            measured += found
-            bar.update(done * settings.steps - bar.n)  # what could not be measured counts as done
-    peaks.set_fractions(measured)
-    rows = [row.as_data() for row in measured]
-    for name, reason, _ in failures:
-        print(f"pyramidzoo: {name}: {reason}", file=sys.stderr)
-    conditions = {
+                rows = measure_target(target, settings, peaks, on_progress=bar.update)
+            except PyramidzooError as error:
+                measurements.failures.append(_Failure(target.name, str(error), error.exit_code))
+            else:
+                measurements.rows += rows
+                measurements.failures += [_failure_of(row) for row in rows if row.error]
+            bar.update(number * settings.steps - bar.n)  # What could not be measured counts as done.
+    peaks.set_fractions(measurements.rows)
+    return measurements
+
+
+def _failure_of(row: BenchmarkRow) -> _Failure:
+    from pyramidzoo.bench.checking import DIFFERENT
+
+    error = row.error or ""
+    code = _DIFFERENT_LOGITS if error.startswith(DIFFERENT) else UnavailableError.exit_code
+    return _Failure(f"{row_title(row.as_data())}: {row.variant}", error, code)
+
+
+def _conditions(settings: BenchmarkSettings, libraries: Mapping[str, str], peaks: Peaks) -> dict[str, Any]:
+    """Return what the numbers depend on: when, where and with which versions they were measured."""
+    from pyramidzoo.evaluation.environment import device_name, versions
+
+    return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "device": device_name(settings.device),
         "versions": {**versions(), **libraries},
         "rounds": settings.rounds,
         "best_convolution_gflops": {precision: round(peak / 1e9, 1) for precision, peak in peaks.flops.items()},
     }
-    if args.format == "json":
-        failed = [{"name": name, "error": reason, "exit_code": code} for name, reason, code in failures]
-        show(json.dumps({**conditions, "rows": rows, "failures": failed}, indent=1))
-    elif args.format == "csv":
-        show(render(rows, "csv"))
-    elif rows:
-        show(
-            "\n\n".join(
-                [*_tables(rows, args.format), *_sentences(conditions, rows, peers, tuple(libraries), args.format)]
-            )
-        )
-    return worst_exit_code([code for _, _, code in failures])
-
-
-def _subjects(names: Iterable[str]) -> list[BenchmarkTarget]:
-    """What names mean: architectures; with a dot, or as a pattern that fits none, weights. Raises UsageError."""
-    from pyramidzoo.bench.targets import BenchmarkTarget
-
-    subjects: dict[str, BenchmarkTarget] = {}
-    for name in names:
-        if names_a_file(name):
-            raise UsageError(f"{name} is a file; bench takes architectures, ids of weights and patterns of either")
-        if fitting := list_models(name):
-            found = [BenchmarkTarget(architectures()[fit]) for fit in fitting]
-        elif re.search(r"[.*?\[]", name):
-            found = [BenchmarkTarget.of_entry(entry) for entry in select([name])]
-        else:
-            found = [BenchmarkTarget(get_architecture(name))]  # it says what was meant
-        subjects |= {subject.name: subject for subject in found}
-    return list(subjects.values())
-
-
-def _tables(rows: Sequence[Mapping[str, Any]], format: str) -> list[str]:
-    """One for each network and batch size under a heading, or all in one for a document."""
-    if format == "markdown":
-        return [render([{"network": row["weights"] or row["network"], **_cells(row)} for row in rows], format)]
-    blocks: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        blocks.setdefault(_heading(row), []).append(row)
-    tables = []
-    for heading, block in blocks.items():
-        counts = f"{block[0]['multiply_adds']:,} multiply-adds an image, {block[0]['parameters']:,} parameters"
-        cells = [{name: cell for name, cell in _cells(row).items() if name != "batch"} for row in block]
-        tables.append(f"{heading} ({counts})\n{render(cells, format)}")
-    return tables
-
-
-def _heading(row: Mapping[str, Any]) -> str:
-    return f"{row['weights'] or row['network']}, batch {row['batch']}"
-
-
-def _cells(row: Mapping[str, Any]) -> dict[str, str | int]:
-    """What people read of a row: three digits, which is more than two runs agree in."""
-    cells = {"batch": row["batch"], "variant": row["variant"]}
-    cells |= {
-        label: _digits(row[key])
-        for label, key in (
-            ("images/s", "images_per_second"),
-            ("lowest", "images_per_second_min"),
-            ("highest", "images_per_second_max"),
-            ("ms", "milliseconds"),
-        )
-    }
-    return cells | {
-        "ratio": "" if row["ratio"] is None else f"{row['ratio']:.2f}",
-        "MiB": "" if row["activations_mib"] is None else f"{row['activations_mib']:,.1f}",
-        "of peak": "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.2f}",
-    }
-
-
-def _digits(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _sentences(
-    conditions: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    peers: Sequence[str],
-    libraries: Sequence[str],
-    format: str,
-) -> list[str]:
-    """What was measured on what, and what the columns are."""
-    versions = ", ".join(f"{name} {conditions['versions'][name]}" for name in ("torch", *libraries))
-    rounds = f"{conditions['rounds']} round{'s' if conditions['rounds'] > 1 else ''}"
-    parts = [
-        f"Measured on {conditions['device']}, {conditions['date']}, {versions}: medians of {rounds} in which all "
-        "variants took turns, with the lowest and the highest speed.",
-        "ms: one forward pass of the whole batch, with others queued behind it.",
-        "MiB: the most that a pass holds at once beyond weights and images.",
-        _about_ratios(rows, peers),
-    ]
-    if conditions["best_convolution_gflops"]:
-        peaks = ", ".join(f"{peak:,.0f} in {name}" for name, peak in conditions["best_convolution_gflops"].items())
-        parts.append(
-            "of peak: the plain network's multiply-adds a second, of those that the best convolution does on this "
-            f"device in the same precision (GFLOP/s: {peaks})."
-        )
-    parts.append(_about_spread(rows))
-    text = " ".join(part for part in parts if part)
-    return [wrapped(text, width=min(120, line_width())) if format == "human" else text]
-
-
-def _about_spread(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A warning where runs of one variant differ by half or more: quiet machines stay within a tenth or two."""
-    spreads = [
-        row["images_per_second_max"] / row["images_per_second_min"] for row in rows if row["images_per_second_min"]
-    ]
-    worst = max(spreads, default=1.0)
-    if worst < 1.5:
-        return ""
-    return (
-        f"Runs of one variant differ by up to {worst:.1f} times: something else was running, and ratios mean little. "
-        "Measure again when the machine is quiet, with more --rounds."
-    )
-
-
-def _about_ratios(rows: Sequence[Mapping[str, Any]], peers: Sequence[str]) -> str:
-    baselines = {row["ratio_to"] for row in rows if row["ratio_to"]}
-    if not baselines:
-        return ""
-    if not baselines & set(peers):
-        return f"ratio: images/s over those of the plain network{'; no peer has these networks' if peers else ''}."
-    return (
-        "ratio: images/s over those of the fastest peer of the same precision. Where there is none, over those of the "
-        "fastest fp32 peer, or of the plain network."
-    )

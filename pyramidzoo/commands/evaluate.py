@@ -6,56 +6,87 @@ import argparse
 import contextlib
 import json
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry, load_manifest
-from pyramidzoo.commands._arguments import path_argument
-from pyramidzoo.commands._select import split
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_argument, path_argument
+from pyramidzoo.commands._options import CommandOptions
+from pyramidzoo.commands._record_text import RECORD_COLUMNS, record_lines, record_row
+from pyramidzoo.commands._select import select_weights
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
+    from pyramidzoo.data._splits import Split
+    from pyramidzoo.evaluation.compute_settings import ComputeSettings
+    from pyramidzoo.evaluation.evaluation_target import LoadedModel
     from pyramidzoo.evaluation.records import Record
+    from pyramidzoo.evaluation.workers import Failure, Worker
+
+_NOT_REPRODUCED = 3  # the exit code where a verdict is "changed" or "different"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `evaluate`."""
+    """Add the arguments of `evaluate`."""
     parser.add_argument(
         "weights",
         nargs="*",
         metavar="WEIGHTS",
         help="ids, architectures, patterns, .safetensors files or folders (default: what comes with the package)",
     )
-    parser.add_argument(
-        "--data-dir", type=path_argument, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)"
-    )
-    parser.add_argument("--download", action="store_true", help="download the data set where it is absent")
-    parser.add_argument("--split", help="test or train (default: the tested one, which is val for ImageNet)")
+    add_data_dir_argument(parser)
+    parser.add_argument("--download", action="store_true", help="download the dataset if it is not here")
+    parser.add_argument("--split", help="test or train (default: the tested split, which is val for ImageNet)")
     parser.add_argument(
         "--class-order",
-        type=class_order_argument,
+        type=_class_order_argument,
         metavar="ORDER",
-        help="which class each folder of images is: 'text' or 'number' sorts their names, a file has one name a line",
+        help="which class each folder of images is: 'text' or 'number' sorts the names of the folders, a file has one "
+        "name a line",
     )
     parser.add_argument(
-        "--output", type=path_argument, metavar="DIR", help="keep predictions and records, and resume from them"
+        "--output",
+        type=path_argument,
+        metavar="DIR",
+        help="keep predictions and records in this folder, and continue from what is there",
     )
     parser.add_argument(
-        "-b", "--batch-size", type=int, default=128, metavar="N", help="images at once (default: %(default)s)"
+        "-b",
+        "--batch-size",
+        type=int,
+        default=128,
+        metavar="N",
+        help="how many images are computed at once (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    add_device_argument(parser)
     parser.add_argument(
-        "-j", "--jobs", type=int, metavar="N", help="processes that decode images (default: one a core)"
+        "-j", "--jobs", type=int, metavar="N", help="how many processes decode images (default: one for each core)"
     )
     parser.add_argument(
-        "--resize", type=int, metavar="N", help="shorter side of large images, instead of the weights' own"
+        "--resize", type=int, metavar="N", help="the shorter side of large images (default: that of the weights)"
     )
-    parser.add_argument("--crop", type=int, metavar="N", help="side of the square cut from their centre, likewise")
-    parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="how they are resized, likewise")
-    parser.add_argument("--tensor-resize", action="store_true", help="resize them faster; recorded as not strict")
-    parser.add_argument("--channels-last", action="store_true", help="faster memory layout; recorded as not strict")
+    parser.add_argument(
+        "--crop",
+        type=int,
+        metavar="N",
+        help="the side of the square cut from the center of large images (default: that of the weights)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=("bilinear", "bicubic"),
+        help="how large images are resized (default: that of the weights)",
+    )
+    parser.add_argument(
+        "--tensor-resize", action="store_true", help="resize large images faster; recorded as not strict"
+    )
+    parser.add_argument(
+        "--channels-last", action="store_true", help="use a faster memory layout; recorded as not strict"
+    )
     parser.add_argument(
         "--optimize", action="store_true", help="rewrite the network for inference; recorded as not strict"
     )
@@ -63,185 +94,217 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "tf32", "bf16", "fp16"),
         default="fp32",
-        help="of the whole network; all but %(default)s, the default, are recorded as not strict",
+        help="the precision of the whole network (default: %(default)s); all others are recorded as not strict",
     )
-    parser.add_argument("--amp", action="store_true", help="mixed precision; recorded as not strict")
-    parser.add_argument("--amp-dtype", choices=("bf16", "fp16"), help="for --amp (default: bf16)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network; recorded as not strict")
-    parser.add_argument("--cuda-graph", action="store_true", help="record its kernels once; recorded as not strict")
-    parser.add_argument("--compare", action="store_true", help="compute strictly too, and list predictions that moved")
+    parser.add_argument("--amp", action="store_true", help="use mixed precision; recorded as not strict")
+    parser.add_argument("--amp-dtype", choices=("bf16", "fp16"), help="the lower precision of --amp (default: bf16)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the network with torch.compile; recorded as not strict"
+    )
+    parser.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="record the GPU's kernels once and replay them; recorded as not strict",
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="compute strictly too, and list the predictions that differ"
+    )
 
 
-def class_order_argument(text: str) -> str | Path:
-    """A way to sort, or the path of a file."""
+def _class_order_argument(text: str) -> str | Path:
+    """Return a way to sort, or the path of a file."""
     return text if text in ("text", "number") else path_argument(text)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate weights or files on their data set and print both verdicts; a failure of one does not stop the rest."""
-    if args.batch_size < 1:
-        raise UsageError(f"a batch of {args.batch_size} images cannot be evaluated; -b must be positive")
-    entries, files = split(args.weights)
-    if not args.weights:
-        entries = [entry for entry in load_manifest().entries.values() if entry.bundled]
-        print(
-            "pyramidzoo: no weights were named, so these are the small ones that come with the package, on the digits "
-            "that come with it; `pyramidzoo list --weights` shows the others",
-            file=sys.stderr,
-        )
-    if args.amp_dtype and not args.amp:
-        raise UsageError("--amp-dtype says how to compute under --amp; give both")
-    if args.jobs is not None and args.jobs < 0:
-        raise UsageError(f"-j {args.jobs}: the number of processes cannot be negative; 0 decodes in this one")
+@dataclass(frozen=True)
+class EvaluateOptions(CommandOptions):
+    """The options of `evaluate`; `add_arguments` says what each means."""
 
-    from pyramidzoo.data.datasets import ReaderOptions, Split, default_data_dir, open_split
-    from pyramidzoo.data.transforms import Override
-    from pyramidzoo.evaluation.engine import ComputeSettings, Engine
-    from pyramidzoo.evaluation.environment import keep_memory, own_cores, pick_device
-    from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel, load
-    from pyramidzoo.evaluation.harness import plan, strictly
-    from pyramidzoo.evaluation.workers import Failure, evaluate_all, this_worker
+    weights: tuple[str, ...]
+    data_dir: Path | None
+    download: bool
+    split: str | None
+    class_order: str | Path | None
+    output: Path | None
+    batch_size: int
+    device: str
+    jobs: int | None
+    resize: int | None
+    crop: int | None
+    interpolation: str | None
+    tensor_resize: bool
+    channels_last: bool
+    optimize: bool
+    precision: str
+    amp: bool
+    amp_dtype: str | None
+    compile: bool
+    cuda_graph: bool
+    compare: bool
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"a batch of {self.batch_size} images cannot be evaluated; -b must be positive")
+        if self.amp_dtype and not self.amp:
+            raise UsageError("--amp-dtype says how to compute under --amp; give both")
+        if self.jobs is not None and self.jobs < 0:
+            raise UsageError(f"-j {self.jobs}: the number of processes cannot be negative; 0 decodes in this one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `evaluate` and return the exit code. A failure of one set of weights does not stop the rest."""
+    options = EvaluateOptions.from_args(args)
+    targets = _select_targets(options.weights)
+
+    from pyramidzoo.evaluation.compute_settings import strict_settings
+    from pyramidzoo.evaluation.engine import Engine
+    from pyramidzoo.evaluation.environment import keep_memory
+    from pyramidzoo.evaluation.planning import plan
+    from pyramidzoo.evaluation.workers import evaluate_all, this_worker
 
     worker = this_worker()
-    amp = (args.amp_dtype or "bf16") if args.amp else None
     keep_memory()
-    settings = ComputeSettings(
-        device=pick_device(args.device, worker.local_rank),
-        batch_size=args.batch_size,
-        amp=amp,
-        channels_last=args.channels_last,
-        precision=args.precision,
-        optimized=args.optimize,
-        compiled=args.compile,
-        cuda_graph=args.cuda_graph,
-        reading=ReaderOptions(own_cores() if args.jobs is None else args.jobs, args.tensor_resize),
-        override=Override(args.resize, args.crop, args.interpolation),
-    )
-    engine, strict = Engine(settings), Engine(strictly(settings)) if args.compare else None
-    data_dir = args.data_dir or default_data_dir()
-    loaded: dict[str, Split] = {}
+    settings = _compute_settings(options, worker)
+    engine = Engine(settings)
+    strict_engine = Engine(strict_settings(settings)) if options.compare else None
+    loader = _ModelLoader(targets, options, settings)
+    if options.download:
+        loader.download_datasets()
 
-    def images_of(dataset: str) -> Split:
-        if dataset not in loaded:
-            loaded[dataset] = open_split(
-                dataset, args.split, data_dir, download=args.download, class_order=args.class_order
-            )
-        return loaded[dataset]
-
-    targets: list[WeightsEntry | Path] = [*entries, *files]
     names = [str(target) if isinstance(target, Path) else target.id for target in targets]
+    plan_job = partial(plan, engine=engine, output=options.output, strict_engine=strict_engine)
+    results = _Results(options.format)
+    results.collect(evaluate_all(names, loader.load, plan_job, worker))
+    if not worker.is_first:
+        return 0  # The first process prints, and returns the exit code of all.
+    results.print_document()
+    return _exit_code(results, worker)
 
-    if args.download:  # here, where an interrupt reaches it; why it fails is said with each set of weights
-        for dataset in {entry.dataset for entry in entries}:
+
+def _select_targets(names: Sequence[str]) -> list[WeightsEntry | Path]:
+    """Return the weights and files that names mean, or the bundled weights if there are no names."""
+    if names:
+        selection = select_weights(names)
+        return [*selection.entries, *selection.paths]
+    print(
+        "pyramidzoo: no weights were named, so these are the small ones that come with the package, on the digits "
+        "that come with it; `pyramidzoo list --weights` shows the others",
+        file=sys.stderr,
+    )
+    return [entry for entry in load_manifest().entries.values() if entry.bundled]
+
+
+def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettings:
+    from pyramidzoo.data._splits import ReaderOptions
+    from pyramidzoo.data.transforms import Override
+    from pyramidzoo.evaluation.compute_settings import ComputeSettings
+    from pyramidzoo.evaluation.environment import pick_device, usable_cores
+
+    return ComputeSettings(
+        device=pick_device(options.device, worker.local_rank),
+        batch_size=options.batch_size,
+        amp=(options.amp_dtype or "bf16") if options.amp else None,
+        channels_last=options.channels_last,
+        precision=options.precision,
+        optimized=options.optimize,
+        compiled=options.compile,
+        cuda_graph=options.cuda_graph,
+        reading=ReaderOptions(usable_cores() if options.jobs is None else options.jobs, options.tensor_resize),
+        override=Override(options.resize, options.crop, options.interpolation),
+    )
+
+
+class _ModelLoader:
+    """Loads what is evaluated, by its position. Each dataset is opened once."""
+
+    def __init__(
+        self, targets: Sequence[WeightsEntry | Path], options: EvaluateOptions, settings: ComputeSettings
+    ) -> None:
+        from pyramidzoo.data.datasets import default_data_dir
+
+        self._targets = targets
+        self._options = options
+        self._override = settings.override
+        self._data_dir = options.data_dir or default_data_dir()
+        self._splits: dict[str, Split] = {}
+
+    def download_datasets(self) -> None:
+        """Open the datasets of all entries now, in the main thread, where Ctrl-C stops a download.
+
+        An error is not reported here: opening the dataset fails again when its weights are loaded.
+        """
+        for dataset in {target.dataset for target in self._targets if isinstance(target, WeightsEntry)}:
             with contextlib.suppress(PyramidzooError):
-                images_of(dataset)
+                self._open_split(dataset)
 
-    def loaded_of(position: int) -> LoadedModel:
-        target = targets[position]
+    def load(self, position: int) -> LoadedModel:
+        from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
+
+        target = self._targets[position]
         if isinstance(target, Path):
             subject = EvaluationTarget.of_file(target)
-            return load(subject, images_of(subject.dataset), settings.override)
-        images = images_of(target.dataset)  # first: without images there is no use in fetching weights
-        return load(EvaluationTarget.of_entry(target), images, settings.override)
+            return load_model(subject, self._open_split(subject.dataset), self._override)
+        # The images come first: without them, there is no use in fetching the weights.
+        images = self._open_split(target.dataset)
+        return load_model(EvaluationTarget.of_entry(target), images, self._override)
 
-    records: list[Record] = []
-    failures: list[Failure] = []
-    for result in evaluate_all(
-        names, loaded_of, partial(plan, engine=engine, output=args.output, strict=strict), worker
-    ):
-        if isinstance(result, Failure):
-            failures.append(result)
-            named = "" if result.name in result.error else f"{result.name}: "
-            print(f"pyramidzoo: {named}{result.error}", file=sys.stderr)
-        else:
-            records.append(result)
-            if args.format == "human":
-                show(_block(result) + "\n")
-    if not worker.is_first:
-        return 0
-    if args.format == "json":
-        failed = [{"weights": f.name, "error": f.error, "exit_code": f.exit_code} for f in failures]
-        show(json.dumps({"records": [r.to_json() for r in records], "failures": failed}, indent=1))
-    elif args.format != "human":
-        empty: dict[str, Any] = dict.fromkeys(_COLUMNS)
-        rows = [_row(r) for r in records] + [empty | {"weights": f.name, "error": f.error} for f in failures]
-        show(render(rows, args.format))
-    codes = [3 for record in records if not record.reproduced] + [failure.exit_code for failure in failures]
-    code = worst_exit_code(codes)
+    def _open_split(self, dataset: str) -> Split:
+        from pyramidzoo.data.datasets import open_split
+
+        if dataset not in self._splits:
+            self._splits[dataset] = open_split(
+                dataset,
+                self._options.split,
+                self._data_dir,
+                download=self._options.download,
+                class_order=self._options.class_order,
+            )
+        return self._splits[dataset]
+
+
+class _Results:
+    """The records and failures of one run, and how they are printed.
+
+    Attributes:
+        records: One for each set of weights that was evaluated.
+        failures: One for each set of weights that could not be evaluated.
+    """
+
+    def __init__(self, format: str) -> None:
+        self._format = format
+        self.records: list[Record] = []
+        self.failures: list[Failure] = []
+
+    def collect(self, results: Iterable[Record | Failure]) -> None:
+        """Keep each result as it comes. A failure is printed at once, and so is a record for people."""
+        from pyramidzoo.evaluation.workers import Failure
+
+        for result in results:
+            if isinstance(result, Failure):
+                self.failures.append(result)
+                prefix = "" if result.name in result.error else f"{result.name}: "
+                print(f"pyramidzoo: {prefix}{result.error}", file=sys.stderr)
+            else:
+                self.records.append(result)
+                if self._format == "human":
+                    show("\n".join(record_lines(result)) + "\n")
+
+    def print_document(self) -> None:
+        """Print everything as one document for programs. For people, it has been printed already."""
+        if self._format == "json":
+            failed = [{"weights": f.name, "error": f.error, "exit_code": f.exit_code} for f in self.failures]
+            show(json.dumps({"records": [r.to_json() for r in self.records], "failures": failed}, indent=1))
+        elif self._format != "human":
+            empty: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS)
+            rows = [record_row(record) for record in self.records]
+            rows += [empty | {"weights": f.name, "error": f.error} for f in self.failures]
+            show(render(rows, self._format))
+
+
+def _exit_code(results: _Results, worker: Worker) -> int:
+    codes = [_NOT_REPRODUCED for record in results.records if not record.reproduced]
+    code = worst_exit_code(codes + [failure.exit_code for failure in results.failures])
     if code and worker.starts_left:
         print(f"pyramidzoo: torchrun gets 0 instead of {code}, or it would start all of it again", file=sys.stderr)
         return 0
     return code
-
-
-def _block(record: Record) -> str:
-    low, high = record.interval
-    lines = [
-        f"{record.weights}: {record.dataset} {record.split}, {record.images:,} images, {record.device}",
-        *([] if record.protocol.startswith("full ") else [f"  protocol       {record.protocol}"]),
-        f"  wrong          {record.wrong} (top-1 error {record.top1_error:.2f} %, 95 % within {low:.2f} to {high:.2f})",
-        *([f"  class order    {order}"] if (order := record.flags.get("class_order")) else []),
-        f"  top-5 correct  {record.top5_correct} (top-5 error {record.top5_error:.2f} %)",
-        f"  recorded       {record.recorded}: {record.recorded_detail}",
-    ]
-    for claim in record.claims:
-        lines.append(
-            f"  claim          {claim.verdict}: {claim.by} published {claim.published} ({claim.statistic}), "
-            f"ours is {claim.ours:.3f} by that statistic"
-        )
-    if (against := record.against_strict) is not None:
-        moved = [f"{index} ({before} to {after}, label {label})" for index, label, before, after in against.moved[:8]]
-        rest = "" if len(against.moved) <= len(moved) else ", ..."
-        lines.append(
-            f"  against strict {len(against.moved)} predictions moved, {against.lost} lost, {against.gained} gained; "
-            f"logits moved by at most {against.largest_difference:.1e}"
-        )
-        lines += [f"                 images {', '.join(moved)}{rest}"] if moved else []
-    if record.not_the_split:
-        lines.append(f"  claim          none: {record.not_the_split}")
-    elif not record.strict:
-        lines.append(f"  claim          not judged: {record.arithmetic} is not strict fp32, which verdicts are about")
-    elif not record.claims:
-        lines.append("  claim          none: no published error is known for these weights on this split")
-    return "\n".join(lines)
-
-
-_COLUMNS = (
-    "weights",
-    "data set",
-    "split",
-    "images",
-    "wrong",
-    "top5_correct",
-    "top1_error",
-    "interval_low",
-    "interval_high",
-    "recorded",
-    "claim",
-    "published",
-    "ours_by_statistic",
-    "moved",
-    "error",
-)
-
-
-def _row(record: Record) -> dict[str, Any]:
-    low, high = record.interval
-    values = (
-        record.weights,
-        record.dataset,
-        record.split,
-        record.images,
-        record.wrong,
-        record.top5_correct,
-        f"{record.top1_error:.2f}",
-        f"{low:.2f}",
-        f"{high:.2f}",
-        record.recorded,
-        [claim.verdict for claim in record.claims] or "none",
-        [f"{claim.published} ({claim.by}, {claim.statistic})" for claim in record.claims],
-        [f"{claim.ours:.3f}" for claim in record.claims],
-        len(record.against_strict.moved) if record.against_strict else None,
-        None,
-    )
-    return dict(zip(_COLUMNS, values, strict=True))

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pyramidzoo.text_output import line_width, render, show, wrapped
+from pyramidzoo.text_output import line_width, render, show, wrap_text
 from pyramidzoo.training.recipes import Recipe, find_recipes
 
 
@@ -89,8 +89,8 @@ def _explain(recipe: Recipe) -> str:
     lines += [f"{'mean':20}{_plain(preprocessing['mean'])}", f"{'std':20}{_plain(preprocessing['std'])}", ""]
     lines += [f"{'rows':20}{row}: {architecture}" for row, architecture in recipe.rows.items()]
     lines += [f"{'quoted in':20}{row}: {architecture}" for row, architecture in recipe.quoted.items()]
-    lines += ["", wrapped(f"Source: {recipe.source}", width=min(100, line_width()))]
-    lines += [wrapped(f"- {note}", width=min(100, line_width())) for note in recipe.notes]
+    lines += ["", wrap_text(f"Source: {recipe.source}", width=min(100, line_width()))]
+    lines += [wrap_text(f"- {note}", width=min(100, line_width())) for note in recipe.notes]
     lines += ["", f"`pyramidzoo train ARCH --recipe {recipe.name} --output DIR` trains by it"]
     return "\n".join(lines)
 

@@ -1,55 +1,92 @@
-"""`tables`: print the published tables beside what was measured."""
+"""`tables`: print the published tables, every row, beside what was measured."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.commands._arguments import path_argument
+from pyramidzoo.commands._options import CommandOptions
+from pyramidzoo.commands._records import read_records_argument
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import render
 
+if TYPE_CHECKING:
+    from pyramidzoo.evaluation.tables import Measurement
+
+_Rows = Sequence[Mapping[str, Any]]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `tables`."""
+    """Add the arguments of `tables`."""
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="F1, P1, P2, P3, W1, W2, H1 .. H6, Z (default: all)")
     parser.add_argument(
-        "--records", type=path_argument, metavar="DIR", help="an --output folder of evaluate, instead of the manifest"
+        "--records",
+        type=path_argument,
+        metavar="DIR",
+        help="take the measured errors from an --output folder of evaluate, not from the manifest",
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the published tables beside what was measured."""
-    from pyramidzoo.evaluation.records import read_records
-    from pyramidzoo.evaluation.tables import from_manifest, from_records, published, table_ids, table_rows, table_title
+@dataclass(frozen=True)
+class TablesOptions(CommandOptions):
+    """The options of `tables`; `add_arguments` says what each means."""
 
+    tables: tuple[str, ...]
+    records: Path | None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `tables` and return the exit code."""
+    from pyramidzoo.catalog.published_tables import list_table_ids
+    from pyramidzoo.evaluation.tables import make_table_rows
+
+    options = TablesOptions.from_args(args)
     manifest = load_manifest()
-    if args.records is None:
-        known = from_manifest(manifest)
+    measurements = _measurements(options.records)
+    tables = {table: make_table_rows(table, manifest, measurements) for table in options.tables or list_table_ids()}
+    if options.format in ("json", "csv"):
+        print(render(_in_one_shape(tables), options.format))
     else:
-        if not args.records.is_dir():
-            raise UsageError(f"--records {args.records} is not a folder; `pyramidzoo evaluate --output` makes one")
-        known = from_records(read_records(args.records))
-        if not known:
-            raise UsageError(f"there are no records in {args.records}; `pyramidzoo evaluate --output` writes them")
-    tables = {table: table_rows(table, manifest, known) for table in args.tables or table_ids()}
-    if args.format in ("json", "csv"):
-        people = list(dict.fromkeys(target["by"] for target in published()["targets"]))
-        rows = [_long(table, row, people) for table, lines in tables.items() for row in lines]
-        print(render(rows, args.format))
-        return 0
-    mark = "## " if args.format == "markdown" else ""
-    parts = [
-        f"{mark}{table}. {table_title(table)}\n\n{render(lines, args.format) or 'none'}"
-        for table, lines in tables.items()
-    ]
-    print("\n\n".join(parts))
+        print(_with_titles(tables, options.format))
     return 0
 
 
-def _long(table: str, row: dict[str, Any], people: list[str]) -> dict[str, Any]:
-    """One shape for the rows of all tables: who published what goes into one column."""
-    errors = [f"{person} {row[person]}" for person in people if row.get(person)]
-    kept = {name: value for name, value in row.items() if name not in people}
-    return {"table": table, **kept, "published": errors}
+def _measurements(records: Path | None) -> list[Measurement]:
+    """Read what was measured from a folder of records, or from the manifest."""
+    from pyramidzoo.evaluation.tables import measurements_from_manifest, measurements_from_records
+
+    if records is None:
+        return measurements_from_manifest(load_manifest())
+    measurements = measurements_from_records(read_records_argument(records))
+    if not measurements:
+        raise UsageError(f"there are no records in {records}; `pyramidzoo evaluate --output` writes them")
+    return measurements
+
+
+def _with_titles(tables: Mapping[str, _Rows], format: str) -> str:
+    """Write each table under its title."""
+    from pyramidzoo.catalog.published_tables import get_table_title
+
+    mark = "## " if format == "markdown" else ""
+    return "\n\n".join(
+        f"{mark}{table}. {get_table_title(table)}\n\n{render(rows, format) or 'none'}" for table, rows in tables.items()
+    )
+
+
+def _in_one_shape(tables: Mapping[str, _Rows]) -> list[dict[str, Any]]:
+    """Give the rows of all tables the same columns: one column holds what everybody published."""
+    from pyramidzoo.catalog.published_tables import load_published_tables
+
+    people = list(dict.fromkeys(target["by"] for target in load_published_tables()["targets"]))
+    lines = []
+    for table, rows in tables.items():
+        for row in rows:
+            errors = [f"{person} {row[person]}" for person in people if row.get(person)]
+            others = {name: value for name, value in row.items() if name not in people}
+            lines.append({"table": table, **others, "published": errors})
+    return lines

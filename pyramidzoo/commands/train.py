@@ -1,111 +1,200 @@
-"""`train`: train networks by recipes; resumes where it stopped."""
+"""`train`: train networks by recipes, and continue trainings that were stopped."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.commands._arguments import path_argument
+from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_argument, path_argument
+from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
-    from pyramidzoo.training.logged_run import Epoch
+    from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
+    from pyramidzoo.training.recipes import Recipe
+    from pyramidzoo.training.step import Precision
+
+# On a GPU an epoch may take a second, and writing a checkpoint of each would take as long.
+_GPU_CHECKPOINT_SECONDS = 20.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `train`."""
+    """Add the arguments of `train`."""
     parser.add_argument("arch", nargs="+", metavar="ARCH", help="the architecture, such as wrn_16_1")
     parser.add_argument(
         "--recipe", nargs="+", metavar="NAME", help="recipes, such as he2015_cifar10, instead of --dataset"
     )
-    parser.add_argument("--dataset", default="digits", help="the data set and its recipe (default: %(default)s)")
     parser.add_argument(
-        "--output", type=path_argument, required=True, metavar="DIR", help="where weights and log are written"
+        "--dataset", default="digits", help="the dataset, whose own recipe is used (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation and order (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=path_argument, required=True, metavar="DIR", help="the folder for weights and logs"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the seed of initialization and order (default: %(default)s)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="several seeds, one network for each")
-    parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="bf16: autocast (default: fp32)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="the number of epochs (default: the recipe's)")
+    parser.add_argument(
+        "--precision", default="fp32", choices=("fp32", "bf16"), help="bf16 trains under autocast (default: fp32)"
+    )
     parser.add_argument(
         "--algorithms",
         default="fixed",
         choices=("fixed", "fastest"),
-        help="fixed: the same bits each time; fastest: what cuDNN finds fastest (default: fixed)",
+        help="fixed gives the same bits each time; fastest takes what cuDNN finds fastest (default: fixed)",
     )
-    parser.add_argument("--minutes", type=float, metavar="M", help="stop in time; the same command goes on")
     parser.add_argument(
-        "--data-dir", type=path_argument, metavar="D", help="folder of the data sets (default: PYRAMIDZOO_DATA)"
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="send each batch through the network in N parts, which saves memory. BN then normalizes over each part, "
+        "so the result is another one, and it is recorded (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--grad-checkpointing",
+        action="store_true",
+        help="compute blocks again in the backward pass, which saves memory and takes longer; the result is the same",
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="stop within this time; the same command continues the training"
+    )
+    add_data_dir_argument(parser)
+    add_device_argument(parser)
+
+
+@dataclass(frozen=True)
+class TrainOptions(CommandOptions):
+    """The options of `train`; `add_arguments` says what each means."""
+
+    arch: tuple[str, ...]
+    recipe: tuple[str, ...] | None
+    dataset: str
+    output: Path
+    seed: int
+    seeds: tuple[int, ...] | None
+    epochs: int | None
+    precision: Precision
+    algorithms: str
+    minutes: float | None
+    accumulate: int
+    grad_checkpointing: bool
+    data_dir: Path | None
+    device: str
+
+    def __post_init__(self) -> None:
+        for seed in self.all_seeds:
+            if not 0 <= seed < 2**63:
+                raise UsageError(f"--seed {seed} is not a number from 0 to 2**63 - 1")
+        if self.epochs is not None and self.epochs < 1:
+            raise UsageError(f"--epochs {self.epochs} trains nothing; it must be positive")
+        if self.accumulate < 1:
+            raise UsageError(f"--accumulate {self.accumulate} is not a number of parts; it must be positive")
+        if self.minutes is not None and not self.minutes > 0:  # written so that "nan" is refused too
+            raise UsageError(f"--minutes {self.minutes} leaves no time; it must be positive")
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds to train with: `--seeds`, or else the one of `--seed`."""
+        return (self.seed,) if self.seeds is None else self.seeds
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train networks by recipes and seeds; one line for each epoch goes to stderr."""
-    names = [get_architecture(name).name for name in args.arch]
-    seeds = args.seeds if args.seeds is not None else [args.seed]
-    for seed in seeds:
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"--seed {seed} is not a number from 0 to 2**63 - 1")
-    if args.epochs is not None and args.epochs < 1:
-        raise UsageError(f"--epochs {args.epochs} trains nothing; it must be positive")
-    if args.minutes is not None and not args.minutes > 0:  # not a number is refused too
-        raise UsageError(f"--minutes {args.minutes} leaves no time; it must be positive")
+    """Run `train` and return the exit code. A line for each epoch goes to stderr."""
+    options = TrainOptions.from_args(args)
+    names = [get_architecture(name).name for name in options.arch]
 
     from pyramidzoo.data.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
+    from pyramidzoo.training.device_images import join_splits
     from pyramidzoo.training.logged_run import Task
     from pyramidzoo.training.loop import train_together
-    from pyramidzoo.training.recipes import get_recipe
 
-    recipes = [get_recipe(name) for name in args.recipe or [args.dataset]]
-    datasets = sorted({recipe.dataset for recipe in recipes})
-    if len(datasets) > 1:
-        raise UsageError(
-            f"these recipes train on different datasets, {' and '.join(datasets)}; train them in separate commands"
-        )
-    data_dir = args.data_dir or default_data_dir()
-    images, test = (load_dataset(datasets[0], split, data_dir) for split in ("train", "test"))
-    if args.epochs is not None:
-        recipes = [recipe.with_epochs(args.epochs, len(images)) for recipe in recipes]
-    tasks = [Task(name, recipe, seed) for name in names for recipe in recipes for seed in seeds]
-
-    def report(task: Task, epoch: Epoch) -> None:
-        whose = f"{task.stem}: " if len(tasks) > 1 else ""
-        print(
-            f"{whose}epoch {epoch.epoch}/{task.recipe.epochs}: loss {epoch.loss:.4f}, "
-            f"training error {epoch.training_error:.2f} %, test error {epoch.test_error:.2f} %, {epoch.seconds:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+    recipes, dataset, splits = _select_recipes(options)
+    data_dir = options.data_dir or default_data_dir()
+    images = join_splits([load_dataset(dataset, split, data_dir) for split in splits])
+    test = load_dataset(dataset, "test", data_dir)
+    if options.epochs is not None:
+        recipes = [recipe.with_epochs(options.epochs, len(images)) for recipe in recipes]
+    tasks = [Task(name, recipe, seed) for name in names for recipe in recipes for seed in options.all_seeds]
 
     keep_memory()
-    device = pick_device(args.device)
-    # on a GPU an epoch takes a second, and writing a checkpoint of each would take as long
-    interval = 20.0 if device.type == "cuda" else 0.0
+    device = pick_device(options.device)
     results = train_together(
         tasks,
         images,
         test,
         device=device,
-        output=args.output,
-        precision=args.precision,
-        fixed_algorithms=args.algorithms == "fixed",
-        minutes=args.minutes,
-        checkpoint_seconds=interval,
-        report=report,
+        output=options.output,
+        precision=options.precision,
+        fixed_algorithms=options.algorithms == "fixed",
+        minutes=options.minutes,
+        checkpoint_seconds=_GPU_CHECKPOINT_SECONDS if device.type == "cuda" else 0.0,
+        accumulate=options.accumulate,
+        grad_checkpointing=options.grad_checkpointing,
+        report=_report_epoch_of_many if len(tasks) > 1 else _report_epoch,
     )
-    rows = [{"path": str(done.path), "log": str(done.log), **done.last} for done in results if done is not None]
-    if args.format == "human":
-        for done in filter(None, results):
+    _print_results(results, options.format)
+    return 0
+
+
+def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str, ...]]:
+    """Return the recipes, and the one dataset and the splits that they are for."""
+    from pyramidzoo.training.recipes import get_recipe
+
+    recipes = [get_recipe(name) for name in options.recipe or [options.dataset]]
+    datasets = sorted({recipe.dataset for recipe in recipes})
+    if len(datasets) > 1:
+        raise UsageError(
+            f"these recipes train on different datasets, {' and '.join(datasets)}; train them in separate commands"
+        )
+    splits = sorted({recipe.splits for recipe in recipes})
+    if len(splits) > 1:
+        raise UsageError("these recipes train on different splits; train them in separate commands")
+    if datasets[0] == "imagenet1k":
+        raise UsageError(
+            f"recipe {recipes[0].name} is for ImageNet, and `train` takes datasets of small images only; "
+            f"`pyramidzoo recipes {recipes[0].name}` shows its settings"
+        )
+    return recipes, datasets[0], splits[0]
+
+
+def _report_epoch(task: Task, epoch: Epoch) -> None:
+    print(_epoch_line(task, epoch), file=sys.stderr, flush=True)
+
+
+def _report_epoch_of_many(task: Task, epoch: Epoch) -> None:
+    print(f"{task.stem}: {_epoch_line(task, epoch)}", file=sys.stderr, flush=True)
+
+
+def _epoch_line(task: Task, epoch: Epoch) -> str:
+    return (
+        f"epoch {epoch.epoch}/{task.recipe.epochs}: loss {epoch.loss:.4f}, training error {epoch.training_error:.2f} "
+        f"%, test error {epoch.test_error:.2f} %, {epoch.seconds:.1f} s"
+    )
+
+
+def _print_results(results: Sequence[TrainingResult | None], format: str) -> None:
+    """Print what was trained to the end, and how many networks were not."""
+    finished = [trained for trained in results if trained is not None]
+    if format == "human":
+        for trained in finished:
             show(
-                f"{done.path}: test error {done.last['test_error']:.2f} % after {done.last['epoch']} epochs\n"
-                f"`pyramidzoo evaluate {done.path}` counts it, {done.log} has every epoch"
+                f"{trained.path}: test error {trained.last['test_error']:.2f} % after {trained.last['epoch']} epochs\n"
+                f"`pyramidzoo evaluate {trained.path}` counts it, {trained.log} has every epoch"
             )
     else:
-        show(render(rows, args.format))
-    if None in results:
-        print(f"the time was over for {results.count(None)} of {len(tasks)}; the same command goes on", file=sys.stderr)
-    return 0
+        rows = [{"path": str(trained.path), "log": str(trained.log), **trained.last} for trained in finished]
+        show(render(rows, format))
+    if unfinished := len(results) - len(finished):
+        print(
+            f"the time was over for {unfinished} of {len(results)}; the same command continues the training",
+            file=sys.stderr,
+        )

@@ -1,4 +1,7 @@
-"""Encoded images into uint8 pixels of the size a network reads: Pillow decodes, as it did for the published numbers."""
+"""Decoding: from the bytes of an image file to pixels of the size that a network reads.
+
+Pillow decodes, because the published results were measured with it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,49 +17,65 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, features
 from PIL import __version__ as pillow_version
 
-from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.data.transforms import sizing, tensor_sizing
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.data.transforms import resize_steps, tensor_resize_steps
 from pyramidzoo.errors import IntegrityError
 
 
 def decoder_name() -> str:
-    """Pillow and the library behind it: another version may give other pixels."""
+    """Name Pillow and its JPEG library with their versions. Another version may give other pixels."""
     turbo = features.version_feature("libjpeg_turbo")
     library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
     return f"Pillow {pillow_version}, {library}"
 
 
 class Decoder:
-    """From the bytes of one image to uint8 pixels (H, W, 3), resized and cropped but not normalised.
+    """Decodes images, and resizes and crops them. It does not normalise.
 
-    Three channels come as torchvision's `pil_loader` makes them: grey, palette, CMYK and alpha are converted, and the
-    orientation that EXIF may ask for is not applied.
+    As in torchvision's `pil_loader`, grey, palette, CMYK and alpha images are converted to RGB, and the
+    orientation in the EXIF data is ignored.
+
+    Args:
+        preprocessing: The size to resize and crop to.
+        tensor_resize: Resize tensors instead of Pillow images.
     """
 
     def __init__(self, preprocessing: Preprocessing, *, tensor_resize: bool) -> None:
-        self._tensor = tensor_resize
-        self._steps: list[Callable[[Any], Any]] = [*(tensor_sizing if tensor_resize else sizing)(preprocessing)]
+        self._tensor_resize = tensor_resize
+        steps = tensor_resize_steps if tensor_resize else resize_steps
+        self._steps: list[Callable[[Any], Any]] = [*steps(preprocessing)]
 
-    def __call__(self, content: bytes, what: str) -> NDArray[np.uint8]:
-        """Raises IntegrityError, which says `what` image is damaged: none is ever left out, or half grey."""
+    def __call__(self, content: bytes, name: str) -> NDArray[np.uint8]:
+        """Decode one image.
+
+        Args:
+            content: The bytes of the image file.
+            name: What the error message calls the image.
+
+        Returns:
+            Pixels (H, W, 3).
+
+        Raises:
+            IntegrityError: The image is damaged or truncated.
+        """
         try:
-            with _whole_images_only():
-                image = Image.open(io.BytesIO(content)).convert("RGB")
-            if not self._tensor:
-                return np.asarray(reduce(_apply, self._steps, image))
-            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-            return reduce(_apply, self._steps, pixels).permute(1, 2, 0).numpy()
+            with _refuse_truncated_images():
+                image: Any = Image.open(io.BytesIO(content)).convert("RGB")
+            if self._tensor_resize:
+                image = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            for step in self._steps:
+                image = step(image)
+            return image.permute(1, 2, 0).numpy() if self._tensor_resize else np.asarray(image)
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise IntegrityError(f"{what} is damaged: {error}; get it again") from error
-
-
-def _apply(image: Any, step: Callable[[Any], Any]) -> Any:
-    return step(image)
+            raise IntegrityError(f"{name} is damaged: {error}; get it again") from error
 
 
 @contextlib.contextmanager
-def _whole_images_only() -> Iterator[None]:
-    """Other libraries let Pillow fill up truncated images for the whole process; and it warns of EXIF nobody reads."""
+def _refuse_truncated_images() -> Iterator[None]:
+    """Let Pillow refuse truncated images. Other libraries tell it to fill them up, for the whole process.
+
+    Pillow also warns of damaged EXIF data. Nobody reads them here, so the warnings are dropped.
+    """
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:

@@ -1,4 +1,7 @@
-"""Large splits: images stay encoded where they lie, and are decoded on the way to the device, ahead of the network."""
+"""Splits that are too large for memory. Images stay encoded in their files.
+
+A data loader reads and decodes the next batches while the network computes.
+"""
 
 from __future__ import annotations
 
@@ -17,29 +20,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.data._decoding import Decoder, decoder_name
-from pyramidzoo.data._source import ReaderOptions, Split
+from pyramidzoo.data._splits import ReaderOptions, Split
 from pyramidzoo.data.transforms import INTERPOLATIONS
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError
 
-_AHEAD = 2  # batches that each process has ready
+_PREFETCHED = 2  # batches that each process decodes in advance
 
 
 class EncodedImages(ABC):
-    """Encoded images by their place."""
+    """Encoded images that are read by place."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> list[tuple[str, bytes]]:
-        """A name for messages and the bytes of each image. Raises IntegrityError, UnavailableError, OSError."""
+        """Read the files of some images.
+
+        Args:
+            start: Place of the first image.
+            stop: Place after the last image.
+
+        Returns:
+            For each image, a name for messages and the bytes of its file.
+
+        Raises:
+            IntegrityError: A file is damaged.
+            UnavailableError: A file cannot be read.
+            OSError: A file cannot be read.
+        """
 
 
 @dataclass(frozen=True)
 class EncodedSet(Split):
-    """A split whose images are decoded when they are wanted.
+    """A split whose images are decoded when a batch is read.
 
-    `order` is the index of each place, None where equal; `class_order` is how somebody chose the order of the classes,
-    None where nobody did.
+    Attributes:
+        name: Name of the dataset, as in `DATASETS`.
+        split: Name of the split.
+        classes: Number of classes.
+        encoded: The files of the images.
+        labels: Labels int64 (N), by place.
+        fingerprint: A sha256 over index, name, file size and label of each image.
+        order: The index of each place; None if every index equals its place.
+        not_the_split: Why these images are not the official split; None if they are.
+        class_order: How the user chose the order of the classes; None without a choice.
     """
 
     name: str
@@ -53,25 +77,27 @@ class EncodedSet(Split):
     class_order: str | None = None
 
     def index(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Get the index of each sample from place `start` to before place `stop`."""
         return np.arange(start, stop) if self.order is None else self.order[start:stop]
 
-    def require(self, preprocessing: Preprocessing, whose: str) -> None:
-        """Images of all sizes must be resized and cropped to the one that the network reads."""
-        wanted = preprocessing
-        crop = wanted.crop or 0
-        if wanted.input_size != (3, crop, crop) or not 0 < crop <= (wanted.resize or 0):
+    def check_preprocessing(self, preprocessing: Preprocessing, requester: str) -> None:
+        """Check that a preprocessing resizes and crops; see `Split.check_preprocessing`."""
+        size, resize, crop = preprocessing.input_size, preprocessing.resize or 0, preprocessing.crop or 0
+        if size != (3, crop, crop) or not 0 < crop <= resize:
             raise UsageError(
-                f"{whose} wants images of {wanted.input_size}, resize {wanted.resize}, crop {wanted.crop}; images of "
-                f"{self.name} are resized and then cropped to a square of three channels"
+                f"{requester} wants images of {size}, resize {preprocessing.resize}, crop {preprocessing.crop}; images "
+                f"of {self.name} are resized and then cropped to a square of three channels"
             )
-        if (wanted.interpolation or INTERPOLATIONS[0]) not in INTERPOLATIONS:
+        interpolation = preprocessing.interpolation or INTERPOLATIONS[0]
+        if interpolation not in INTERPOLATIONS:
             raise UsageError(
-                f"{whose} wants images resized by {wanted.interpolation!r}; {' and '.join(INTERPOLATIONS)} are possible"
+                f"{requester} wants images resized by {interpolation!r}; {' and '.join(INTERPOLATIONS)} are possible"
             )
 
     def flags(self, reading: ReaderOptions) -> dict[str, Any]:
+        """Get the settings of the reader that can change predictions, as records keep them."""
         flags: dict[str, Any] = {"decoder": decoder_name(), "tensor_resize": reading.tensor_resize}
-        # only where it was chosen: the names of folders of results are hashes of all flags
+        # The name of a folder of results contains a hash of all flags. So a new flag is written only where it is used.
         return flags if self.class_order is None else {**flags, "class_order": self.class_order}
 
     def batches(
@@ -81,48 +107,51 @@ class EncodedSet(Split):
         device: torch.device,
         reading: ReaderOptions,
     ) -> Generator[Tensor, None, None]:
-        crops = _Crops(self.encoded, Decoder(preprocessing, tensor_resize=reading.tensor_resize))
-        with _own_signals(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of more processes than cores, and of threads before a fork
+        """Decode images in batches, and move them to a device; see `Split.batches`."""
+        crops = _DecodedSpans(self.encoded, Decoder(preprocessing, tensor_resize=reading.tensor_resize))
+        with _restore_sigchld_handler(), warnings.catch_warnings():
+            # PyTorch warns of more processes than cores, and Python of a fork in a program with threads.
+            warnings.simplefilter("ignore")
             loader = DataLoader(
                 crops,
-                batch_size=None,  # one item is a whole batch
+                batch_size=None,  # One item of the dataset is a whole batch.
                 sampler=list(spans),
                 num_workers=reading.workers,
-                prefetch_factor=_AHEAD if reading.workers else None,
+                prefetch_factor=_PREFETCHED if reading.workers else None,
                 pin_memory=device.type == "cuda",
-                generator=torch.Generator(),  # the caller's random numbers are the caller's
+                generator=torch.Generator(),  # Otherwise the loader takes a number from the caller's generator.
             )
             batches: Any = iter(loader)
         batch: Tensor | PyramidzooError | None
         try:
-            while isinstance(batch := _next(batches), Tensor):
+            while isinstance(batch := _next_batch(batches), Tensor):
                 yield batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
         finally:
-            del batches  # the last reference, so that its processes end here, also where somebody keeps the error
+            del batches  # This is the last reference, so the loader's processes end now, even if an error is kept.
         if batch is not None:
             raise batch
 
 
 @contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the handler of SIGCHLD: torch's would raise wherever the program is when a process of its loader dies.
+def _restore_sigchld_handler() -> Iterator[None]:
+    """Remove the handler of SIGCHLD that PyTorch's loader installs.
 
-    Without it, that is noticed within seconds of asking for the next batch.
+    When a process of the loader dies, PyTorch's handler raises an error wherever the program is.
+    Without it, the loader notices within seconds of a request for the next batch.
     """
-    in_charge = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
-    before = signal.getsignal(signal.SIGCHLD) if in_charge else None
+    can_set_handlers = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    before = signal.getsignal(signal.SIGCHLD) if can_set_handlers else None
     yield
     if before is not None:
         signal.signal(signal.SIGCHLD, before)
 
 
-def _next(batches: Any) -> Tensor | PyramidzooError | None:
-    """The next batch, or why there is none; None after the last."""
+def _next_batch(batches: Any) -> Tensor | PyramidzooError | None:
+    """Get the next batch, or the error that prevents it, or None after the last batch."""
     try:
         batch: Tensor | PyramidzooError | None = next(batches, None)
         return batch
-    except (RuntimeError, OSError, EOFError) as error:  # of the connection: what images do wrong comes as a value
+    except (RuntimeError, OSError, EOFError) as error:  # The connection failed. Errors of images come as values.
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         reason = str(error).partition(". ")[0] or "its connection is closed"
@@ -132,8 +161,11 @@ def _next(batches: Any) -> Tensor | PyramidzooError | None:
         )
 
 
-class _Crops(Dataset[Any]):
-    """Spans of places to uint8 batches (n, H, W, 3). An error comes as a value: torch would wrap it in a traceback."""
+class _DecodedSpans(Dataset[Any]):
+    """Maps a span of places to a uint8 batch (n, H, W, 3).
+
+    An error is returned as a value, because PyTorch would put a traceback into the message of a raised error.
+    """
 
     def __init__(self, encoded: EncodedImages, decoder: Decoder) -> None:
         self.encoded, self.decoder = encoded, decoder
@@ -145,4 +177,4 @@ class _Crops(Dataset[Any]):
         except PyramidzooError as error:
             return error
         except OSError as error:
-            return UnavailableError.of(error)
+            return UnavailableError.from_os_error(error)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their official python files, each of which must have its official MD5."""
+"""CIFAR-10 and CIFAR-100 from their official files for Python. Each file must have its official MD5."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pyramidzoo.data._source import OfficialFiles
+from pyramidzoo.data._sources import OfficialFiles
 from pyramidzoo.errors import IntegrityError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar(OfficialFiles):
-    """One CIFAR set; `labels` is their key in its files."""
+    """CIFAR-10 or CIFAR-100.
+
+    Attributes:
+        labels: Key of the labels in its files.
+    """
 
     image_size: tuple[int, int, int] = (3, 32, 32)
     splits: tuple[str, ...] = ("test", "train")
     labels: str
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        parts = [_unpickled(content) for content in self.require(split, data_dir, download=download).values()]
-        pixels = np.concatenate([part["data"] for part in parts])
-        labels = np.concatenate([np.asarray(part[self.labels], dtype=np.int64) for part in parts])
+        """Read the files of a split; see `InMemorySource.read`."""
+        files = self.read_files(split, data_dir, download=download)
+        batches = [_unpickle_batch(content) for content in files.values()]
+        pixels = np.concatenate([batch["data"] for batch in batches])
+        labels = np.concatenate([np.asarray(batch[self.labels], dtype=np.int64) for batch in batches])
         return pixels, labels
 
 
@@ -62,13 +68,13 @@ CIFAR100 = Cifar(
 )
 
 
-def _unpickled(content: bytes) -> dict[str, Any]:
+def _unpickle_batch(content: bytes) -> dict[str, Any]:
     batch: dict[str, Any] = _BatchUnpickler(io.BytesIO(content), encoding="latin1").load()
     return batch
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds arrays and nothing else, under the module names of the NumPy that wrote the files."""
+    """Builds arrays and nothing else. The module names are those of the NumPy that wrote the files."""
 
     _ALLOWED: ClassVar[Mapping[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],

@@ -1,4 +1,4 @@
-"""Data sets as their authors published them: small ones checked by hash and held as a tensor, large ones decoded."""
+"""All datasets by name. Small ones are read into memory; the images of large ones are decoded in batches."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pyramidzoo.data._source import DatasetSource, ImageSet, InMemory, ReaderOptions, Split
+from pyramidzoo.data._sources import DatasetSource, InMemorySource
+from pyramidzoo.data._splits import ImageSet, ReaderOptions, Split
 from pyramidzoo.data.cifar import CIFAR10, CIFAR100
 from pyramidzoo.data.digits import DIGITS
 from pyramidzoo.data.imagenet import IMAGENET1K
 from pyramidzoo.data.mnist import FASHION_MNIST, MNIST
 from pyramidzoo.data.svhn import SVHN
 from pyramidzoo.errors import UsageError
-from pyramidzoo.files import user_path
+from pyramidzoo.files import expand_user_path
 
 __all__ = [
     "DATASETS",
@@ -39,23 +40,43 @@ DATASETS: Mapping[str, DatasetSource] = {
 
 
 def get_dataset(name: str) -> DatasetSource:
-    """Where a data set comes from. Raises UsageError."""
+    """Look up where a dataset comes from.
+
+    Args:
+        name: A key of `DATASETS`.
+
+    Returns:
+        The source of the dataset.
+
+    Raises:
+        UsageError: There is no dataset of this name.
+    """
     if name not in DATASETS:
-        raise UsageError(f"no data set is called {name!r}; the data sets are {', '.join(DATASETS)}")
+        raise UsageError(f"no dataset is called {name!r}; the datasets are {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
 def load_dataset(name: str, split: str, data_dir: Path | None, *, download: bool = False) -> ImageSet:
-    """Read a split from the official files in `data_dir`, each of which must have its official hash.
+    """Read a split into memory, from official files with their official hashes.
 
-    `download` fetches the official archive where the files are absent; "digits" is part of the package and needs
-    neither. Raises UsageError for an unknown name or split and for a data set that is too large to hold,
-    UnavailableError where the data are not there, IntegrityError where a file is altered.
+    Args:
+        name: A key of `DATASETS`.
+        split: Name of the split.
+        data_dir: The folder that holds datasets. "digits" is part of the package and needs none.
+        download: Download the official files if they are missing.
+
+    Returns:
+        The images, labels and fingerprint of the split.
+
+    Raises:
+        UsageError: There is no dataset or split of this name, or the dataset is too large for memory.
+        UnavailableError: The data are not there.
+        IntegrityError: A file differs from the official one.
     """
     source = get_dataset(name)
-    if not isinstance(source, InMemory):
+    if not isinstance(source, InMemorySource):
         raise UsageError(f"{source.title} is too large to be held in memory; `open_split` reads it in batches")
-    _require_split(source, split)
+    _check_split(source, split)
     return source.open(name, split, data_dir, download=download)
 
 
@@ -67,29 +88,41 @@ def open_split(
     download: bool = False,
     class_order: str | Path | None = None,
 ) -> Split:
-    """A split of any size, the tested one where `split` is None.
+    """Open a split of a small or large dataset.
 
-    `class_order` says which class each folder is, where the classes are folders (ImageNet): "text" and "number" sort
-    their names, anything else is a file with one name a line in the order of the classes. Without it, folders named by
-    WordNet ids or by the names of the classes are known, and others are sorted, if text and numbers give one order.
+    Args:
+        name: A key of `DATASETS`.
+        split: Name of the split; None opens the split for testing.
+        data_dir: The folder that holds datasets. "digits" is part of the package and needs none.
+        download: Download the official files if they are missing.
+        class_order: Which class each folder is, where the classes are folders (ImageNet). "text" sorts
+            their names as text, "number" by the numbers in them. Anything else is a file that has one
+            name in each line, in the order of the classes. None is enough for folders that are named by
+            WordNet ids or class names, and for names that both ways sort equally.
 
-    Raises as `load_dataset` does, and UsageError where a class order is needed, does not fit the folders, or cannot be
-    chosen because the data are not in folders.
+    Returns:
+        The split.
+
+    Raises:
+        UsageError: There is no dataset or split of this name. Or a class order is needed, does not fit
+            the folders, or is given although the data are not in folders.
+        UnavailableError: The data are not there.
+        IntegrityError: A file differs from the official one.
     """
     source = get_dataset(name)
-    wanted = split or source.splits[0]
-    if isinstance(source, InMemory) and class_order is None:
-        return load_dataset(name, wanted, data_dir, download=download)
-    _require_split(source, wanted)
-    return source.open(name, wanted, data_dir, download=download, class_order=class_order)
+    split_name = split or source.splits[0]
+    if isinstance(source, InMemorySource) and class_order is None:
+        return load_dataset(name, split_name, data_dir, download=download)
+    _check_split(source, split_name)
+    return source.open(name, split_name, data_dir, download=download, class_order=class_order)
 
 
-def _require_split(source: DatasetSource, split: str) -> None:
+def _check_split(source: DatasetSource, split: str) -> None:
     if split not in source.splits:
         raise UsageError(f"{source.title} has no split {split!r}; it has {', '.join(source.splits)}")
 
 
 def default_data_dir() -> Path | None:
-    """`PYRAMIDZOO_DATA`, if set."""
-    named = os.environ.get("PYRAMIDZOO_DATA")
-    return user_path(named) if named else None
+    """Get the folder that the environment variable PYRAMIDZOO_DATA names, or None."""
+    folder = os.environ.get("PYRAMIDZOO_DATA")
+    return expand_user_path(folder) if folder else None

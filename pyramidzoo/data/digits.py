@@ -1,4 +1,4 @@
-"""The UCI hand-written digits as scikit-learn ships them: 1,797 images of 8x8 pixels, part of this package."""
+"""The UCI handwritten digits, 1,797 images of 8x8 pixels. They are part of this package."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
-from pyramidzoo.data._source import InMemory
+from pyramidzoo.data._sources import InMemorySource
 from pyramidzoo.errors import IntegrityError
-from pyramidzoo.files import file_hash, packaged
+from pyramidzoo.files import file_hash, package_path
 
 FILE = "bundled/digits.safetensors"
 SHA256 = "9d412babda8b82c749c4847b9049c80ba204cf826da9872559c6fdef6b14a663"
@@ -19,11 +19,13 @@ TRAINING_IMAGES = 898
 
 
 @dataclass(frozen=True, kw_only=True)
-class Digits(InMemory):
-    """Grey levels 0 to 16, stretched to 0 to 255.
+class Digits(InMemorySource):
+    """The handwritten digits as scikit-learn has them.
 
-    The first 898 images are for training, the other 899 for testing: the unshuffled halves of scikit-learn's own
-    example of classifying them. Source: E. Alpaydin & C. Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0.
+    Their grey levels 0 to 16 are stretched to 0 to 255. The first 898 images are for training, the
+    other 899 for testing. scikit-learn's example of classifying digits splits them in the same way.
+
+    Source: E. Alpaydin & C. Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0.
     """
 
     title: str = "the UCI digits"
@@ -32,15 +34,16 @@ class Digits(InMemory):
     splits: tuple[str, ...] = ("test", "train")
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        path = packaged(FILE)
-        found = file_hash(path)
-        if found != SHA256:
-            raise IntegrityError(f"{path} is altered: its sha256 is {found}, not {SHA256}; reinstall pyramidzoo")
+        """Read the file of this package; see `InMemorySource.read`."""
+        path = package_path(FILE)
+        sha256 = file_hash(path)
+        if sha256 != SHA256:
+            raise IntegrityError(f"{path} is altered: its sha256 is {sha256}, not {SHA256}; reinstall pyramidzoo")
         tensors = read_tensors(path)
-        part = slice(TRAINING_IMAGES) if split == "train" else slice(TRAINING_IMAGES, None)
-        levels = tensors["images"][part].numpy()
-        pixels = (levels.astype(np.uint16) * 255 + 8) // 16  # rounded
-        return pixels.astype(np.uint8), tensors["labels"][part].numpy().astype(np.int64)
+        rows = slice(TRAINING_IMAGES) if split == "train" else slice(TRAINING_IMAGES, None)
+        levels = tensors["images"][rows].numpy()
+        pixels = (levels.astype(np.uint16) * 255 + 8) // 16  # rounds to the nearest level
+        return pixels.astype(np.uint8), tensors["labels"][rows].numpy().astype(np.int64)
 
 
 DIGITS = Digits()

@@ -1,4 +1,4 @@
-"""ImageNet's validation images, from a folder for each class or from the Parquet files of the Hugging Face Hub."""
+"""ImageNet's validation images, from one folder for each class or from the Parquet files of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from pyramidzoo.data import _parquet
-from pyramidzoo.data._class_order import ordered, recorded_order
+from pyramidzoo.data._class_order import describe_order, sort_folders
 from pyramidzoo.data._encoded import EncodedImages, EncodedSet
-from pyramidzoo.data._source import DatasetSource
+from pyramidzoo.data._sources import DatasetSource
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 IMAGES, CLASSES = 50_000, 1_000
-_PLACES = (".", "imagenet", "imagenet1k", "imagenet-1k", "imagenet_1k", "ImageNet", "ILSVRC2012")
+# Folders below the data folder that may hold ImageNet.
+_FOLDERS = (".", "imagenet", "imagenet1k", "imagenet-1k", "imagenet_1k", "ImageNet", "ILSVRC2012")
 _TREES = ("val", "validation")
 _SHARDS = ("data/validation-*.parquet", "validation-*.parquet")
-_OFFICIAL = re.compile(r"ILSVRC2012_val_(\d{8})\D")
+_OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\D")
 _WNID = re.compile(r"n\d{8}(?!\d)")
 _HOW = (
     "name the folder that holds val/CLASS/*.JPEG, or the Hub's data/validation-*.parquet (ILSVRC/imagenet-1k), with "
@@ -32,18 +33,23 @@ _HOW = (
 
 
 @dataclass(frozen=True)
-class Files(EncodedImages):
-    """A file for each image."""
+class ImageFiles(EncodedImages):
+    """One file for each image.
+
+    Attributes:
+        paths: The files, by place.
+    """
 
     paths: Sequence[Path]
 
     def read(self, start: int, stop: int) -> list[tuple[str, bytes]]:
+        """Read some files; see `EncodedImages.read`."""
         return [(str(path), path.read_bytes()) for path in self.paths[start:stop]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet(DatasetSource):
-    """The classes are those of the ILSVRC 2012, in the order of their WordNet ids."""
+    """The validation images of the ILSVRC 2012. The classes are in the order of their WordNet ids."""
 
     title: str = "ImageNet"
     classes: int = CLASSES
@@ -53,29 +59,32 @@ class ImageNet(DatasetSource):
     def open(
         self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
     ) -> EncodedSet:
-        """Nobody may download it without an account: `download` changes nothing."""
+        """Open the first tree of folders, or the first Parquet files, in the folders where people put ImageNet.
+
+        `download` has no effect, because a download needs an account. See `DatasetSource.open`.
+        """
         if data_dir is None:
             raise UnavailableError(f"nothing says where {self.title} is; {_HOW}")
-        flat = None
-        for place in (data_dir / name for name in _PLACES):
-            for tree in [*(place / name for name in _TREES), place]:
+        unsorted_images = None
+        for folder in (data_dir / name for name in _FOLDERS):
+            for tree in [*(folder / name for name in _TREES), folder]:
                 if not tree.is_dir():
                     continue
-                if _has_classes(tree, strict=tree == place):
-                    return _of_tree(name, split, tree, class_order)
+                if _has_class_folders(tree, only_wnids=tree == folder):
+                    return _open_tree(name, split, tree, class_order)
                 if any(tree.glob("ILSVRC2012_val_*")) or any(tree.glob("ILSVRC2012_img_val.tar")):
-                    flat = flat or tree
+                    unsorted_images = unsorted_images or tree
             for pattern in _SHARDS:
-                if shards := sorted(place.glob(pattern)):
+                if shards := sorted(folder.glob(pattern)):
                     if class_order is not None:
                         raise UsageError(
                             f"the Parquet files of {shards[0].parent} have labels in them, so there is no order of "
                             "folders to choose; leave out --class-order"
                         )
-                    return _of_shards(name, split, shards)
-        if flat:
+                    return _open_shards(name, split, shards)
+        if unsorted_images:
             raise UnavailableError(
-                f"{flat} holds images without their classes; with ILSVRC2012_img_val.tar and "
+                f"{unsorted_images} holds images without their classes; with ILSVRC2012_img_val.tar and "
                 "ILSVRC2012_devkit_t12.tar.gz in DIR, "
                 "`python -c \"from torchvision.datasets import ImageNet; ImageNet('DIR', 'val')\"` makes DIR/val with "
                 "a folder for each class"
@@ -87,56 +96,68 @@ IMAGENET1K = ImageNet()
 
 
 def not_the_split(names: Sequence[str], labels: NDArray[np.int64]) -> str | None:
-    """Why these are not the validation images as published, None where nothing tells them apart."""
+    """Say why images are not the official validation images.
+
+    Args:
+        names: Names of the images, with their folders.
+        labels: Labels of the images.
+
+    Returns:
+        The reason, or None if nothing distinguishes them from the official ones.
+    """
     if len(labels) != IMAGES:
         return f"{len(labels):,} images are not the {IMAGES:,} of the split"
     if (np.bincount(labels, minlength=CLASSES) != IMAGES // CLASSES).any():
         return f"the {CLASSES:,} classes do not have {IMAGES // CLASSES} images each, as they have in the split"
-    found = [_OFFICIAL.search(name) for name in names]
-    if {int(match[1]) for match in found if match} != set(range(1, IMAGES + 1)):
+    official_names = [_OFFICIAL_NAME.search(name) for name in names]
+    if {int(match[1]) for match in official_names if match} != set(range(1, IMAGES + 1)):
         return "the images do not have the names of the split, ILSVRC2012_val_00000001 and so on"
-    wnids, named = _wnids(), map(_WNID.search, names)
-    if any(match is None or match[0] != wnids[label] for match, label in zip(named, labels, strict=True)):
+    wnids, matches = _wnids(), map(_WNID.search, names)
+    if any(match is None or match[0] != wnids[label] for match, label in zip(matches, labels, strict=True)):
         return "the WordNet ids in the names of folders or images are not those of the classes"
     return None
 
 
-def _has_classes(folder: Path, *, strict: bool) -> bool:
-    """Whether there are folders, and where it may be any folder of data sets, only such as are named by WordNet ids."""
-    if strict:
-        return any(_WNID.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
-    return any(path.is_dir() for path in folder.iterdir())
+def _has_class_folders(folder: Path, *, only_wnids: bool) -> bool:
+    """Tell whether a folder holds folders. Only those named by WordNet ids count where it may hold anything."""
+    folders = (path for path in folder.iterdir() if path.is_dir())
+    return any(_WNID.fullmatch(path.name) for path in folders) if only_wnids else any(True for _ in folders)
 
 
-def _of_tree(name: str, split: str, tree: Path, class_order: str | Path | None) -> EncodedSet:
-    """By class, and within a class in torchvision's order. Folders whose classes are known may be missing."""
+def _open_tree(name: str, split: str, tree: Path, class_order: str | Path | None) -> EncodedSet:
+    """Open a tree with a folder for each class. Images come by class, and within a class in torchvision's order.
+
+    Folders may be missing if the names of the others tell their classes.
+    """
     from torchvision.datasets import ImageFolder
 
-    found = ImageFolder(tree, allow_empty=True)
-    order = None if class_order is None else _chosen(tree, found.classes, class_order)
-    numbers = _labels(tree, found.classes) if order is None else np.array([order.index(f) for f in found.classes])
-    if not found.samples:
+    tree_files = ImageFolder(tree, allow_empty=True)
+    folders = tree_files.classes
+    order = None if class_order is None else _sort_all_folders(tree, folders, class_order)
+    label_of = _recognise_labels(tree, folders) if order is None else np.array([order.index(f) for f in folders])
+    if not tree_files.samples:
         raise UnavailableError(f"the folders of {tree} hold no images; {_HOW}")
-    samples = sorted(found.samples, key=lambda sample: numbers[sample[1]])  # files of a class stay in their order
+    # The sort is stable, so the files of a class stay in torchvision's order.
+    samples = sorted(tree_files.samples, key=lambda sample: label_of[sample[1]])
     paths = [Path(path) for path, _ in samples]
-    labels = numbers[[number for _, number in samples]].astype(np.int64)
+    labels = label_of[[number for _, number in samples]].astype(np.int64)
     names = [path.relative_to(tree).as_posix() for path in paths]
     sizes = [path.stat().st_size for path in paths]
     return EncodedSet(
         name=name,
         split=split,
         classes=CLASSES,
-        encoded=Files(paths),
+        encoded=ImageFiles(paths),
         labels=torch.from_numpy(labels),
         fingerprint=_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
         not_the_split=not_the_split(names, labels),
-        class_order=None if order is None or class_order is None else recorded_order(order, class_order),
+        class_order=None if order is None or class_order is None else describe_order(order, class_order),
     )
 
 
-def _chosen(tree: Path, folders: list[str], class_order: str | Path) -> list[str]:
-    """The folders in the order that somebody chose, one for each class. Raises UsageError, UnavailableError."""
-    order = ordered(folders, class_order, where=tree)
+def _sort_all_folders(tree: Path, folders: list[str], class_order: str | Path) -> list[str]:
+    """Put the folders into the order that the user chose, and check that each class has one."""
+    order = sort_folders(folders, class_order, where=tree)
     if len(order) != CLASSES:
         raise UsageError(
             f"{tree} has {len(order):,} folders, and an order of folders tells the classes only where there is one for "
@@ -146,26 +167,29 @@ def _chosen(tree: Path, folders: list[str], class_order: str | Path) -> list[str
     return order
 
 
-def _labels(tree: Path, folders: list[str]) -> NDArray[np.int64]:
-    """The label of each folder, as far as its name tells it. Raises UnavailableError, UsageError where it does not."""
-    for known in (_wnids(), _class_names()):
-        labels = {name: label for label, name in enumerate(known)}
+def _recognise_labels(tree: Path, folders: list[str]) -> NDArray[np.int64]:
+    """Find the label of each folder by its name: a WordNet id, a class name, or its position in the only order."""
+    for class_names in (_wnids(), _class_names()):
+        labels = {name: label for label, name in enumerate(class_names)}
         if labels.keys() >= set(folders):
             return np.array([labels[folder] for folder in folders])
     if len(folders) != CLASSES:
-        official = set(_wnids())
-        strange = next(folder for folder in folders if folder not in official)
+        wnids = set(_wnids())
+        unknown = next(folder for folder in folders if folder not in wnids)
         raise UnavailableError(
-            f"{tree} has {len(folders):,} folders, one of them {strange!r}; name them by ImageNet's WordNet ids "
+            f"{tree} has {len(folders):,} folders, one of them {unknown!r}; name them by ImageNet's WordNet ids "
             f"(n01440764), or make one for each of the {CLASSES:,} classes, in the order of their names"
         )
-    order = ordered(folders, None, where=tree)
+    order = sort_folders(folders, None, where=tree)
     return np.array([order.index(folder) for folder in folders])
 
 
-def _of_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
-    """In the order of the rows, which is read fast, and indexed as the tree would be: by class, then by name."""
-    encoded, names, labels = _parquet.opened(shards)
+def _open_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
+    """Open Parquet files. Images come in the order of the rows, because other orders are slow to read.
+
+    Their indices are those that the same images have in a tree: by class, then by name.
+    """
+    encoded, names, labels = _parquet.open_shards(shards)
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= CLASSES:
         raise IntegrityError(f"{shards[0].parent} has labels that are not 0 to {CLASSES - 1}; get the files again")
     by_index = sorted(range(len(names)), key=lambda row: (labels[row], names[row]))
@@ -185,15 +209,15 @@ def _of_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
 
 
 def _fingerprint(images: Iterable[tuple[str, int, int]]) -> str:
-    """sha256 over index, name, size in bytes and label of each image; what is in the files is not read."""
-    digest = hashlib.sha256()
+    """Hash index, name, size in bytes and label of each image. The files themselves are not read."""
+    sha256 = hashlib.sha256()
     for index, (name, size, label) in enumerate(images):
-        digest.update(f"{index}\0{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+        sha256.update(f"{index}\0{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+    return sha256.hexdigest()
 
 
 def _wnids() -> list[str]:
-    """The 1,000 WordNet ids in the order of the labels."""
+    """List the 1,000 WordNet ids in the order of the labels."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info: Any = ImageNetInfo("imagenet-1k")
@@ -201,7 +225,7 @@ def _wnids() -> list[str]:
 
 
 def _class_names() -> list[str]:
-    """What torchvision calls the classes, in the order of the labels; each name occurs once."""
+    """List torchvision's names of the classes in the order of the labels. Each name occurs once."""
     from torchvision.models import ResNet18_Weights
 
     return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from their official idx files, as published (.gz) or unpacked."""
+"""MNIST and Fashion-MNIST from their official idx files, compressed (.gz) or not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyramidzoo.data._source import OfficialFiles
+from pyramidzoo.data._sources import OfficialFiles
 from pyramidzoo.errors import IntegrityError
 
-_UBYTE = 0x08
+_UBYTE = 0x08  # the type code of unsigned bytes in idx files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Idx(OfficialFiles):
-    """Grey images and labels in one idx file each; `unpacked` are the MD5s of the same files without gzip, if known."""
+    """Grey images in one idx file and labels in another.
+
+    Attributes:
+        unpacked: For each split, the MD5s of the same files without gzip, if they are known.
+    """
 
     classes: int = 10
     image_size: tuple[int, int, int] = (1, 28, 28)
@@ -28,11 +32,12 @@ class Idx(OfficialFiles):
     unpacked: Mapping[str, Mapping[str, str]]
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Read the files of a split; the unpacked ones if all of them are there. See `InMemorySource.read`."""
         source, unpacked = self, self.unpacked.get(split, {})
         if data_dir is not None and unpacked and all((data_dir / name).is_file() for name in unpacked):
             source = dataclasses.replace(self, files=self.unpacked)
-        found = source.require(split, data_dir, download=download)
-        images, labels = (_array(path, content) for path, content in found.items())
+        files = source.read_files(split, data_dir, download=download)
+        images, labels = (_parse_idx(path, content) for path, content in files.items())
         return images[:, None], labels.astype(np.int64)
 
 
@@ -74,14 +79,18 @@ FASHION_MNIST = Idx(
             "FashionMNIST/raw/train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
         },
     },
-    unpacked={},  # nobody has published those MD5s: keep the .gz files, as torchvision does
+    unpacked={},  # Nobody has published these MD5s. torchvision keeps the .gz files too.
     url="https://github.com/zalandoresearch/fashion-mnist",
     torchvision="FashionMNIST",
 )
 
 
-def _array(path: Path, content: bytes) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes: two zero bytes, the type, the number of dimensions, each as big-endian int32."""
+def _parse_idx(path: Path, content: bytes) -> NDArray[np.uint8]:
+    """Read the array in an idx file of unsigned bytes.
+
+    The file starts with two zero bytes, the type, and the number of dimensions (one byte). The
+    dimensions follow, each as a big-endian int32, and then the data.
+    """
     try:
         data = gzip.decompress(content) if path.suffix == ".gz" else content
         if data[:3] != bytes((0, 0, _UBYTE)):

@@ -1,4 +1,4 @@
-"""The street view house numbers, cropped to 32x32, from their official Matlab files."""
+"""SVHN: street view house numbers, cropped to 32x32 pixels, from their official Matlab files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyramidzoo.data._source import OfficialFiles
+from pyramidzoo.data._sources import OfficialFiles
 from pyramidzoo.errors import UnavailableError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Svhn(OfficialFiles):
-    """Images (32, 32, 3, N), and labels 1 to 10, of which 10 means the digit 0 and is class 0 here, as everywhere."""
+    """SVHN.
+
+    The files hold images (32, 32, 3, N) and labels 1 to 10. Label 10 means the digit 0, which is class 0
+    here and in all other software.
+    """
 
     classes: int = 10
     image_size: tuple[int, int, int] = (3, 32, 32)
     splits: tuple[str, ...] = ("test", "train", "extra")
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        (content,) = self.require(split, data_dir, download=download).values()
+        """Read the file of a split; see `InMemorySource.read`."""
+        (content,) = self.read_files(split, data_dir, download=download).values()
         if importlib.util.find_spec("scipy") is None:
             raise UnavailableError(
                 f"{self.title} comes in Matlab files; SciPy reads those: `pip install 'pyramidzoo[svhn]'`"
@@ -34,6 +39,7 @@ class Svhn(OfficialFiles):
         return arrays["X"].transpose(3, 2, 0, 1), arrays["y"].reshape(-1).astype(np.int64) % 10
 
     def download_arguments(self, split: str) -> dict[str, object]:
+        """Get the arguments of torchvision's class; see `OfficialFiles.download_arguments`."""
         return {"split": split}
 
 

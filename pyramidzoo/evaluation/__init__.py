@@ -1,1 +1,1 @@
-"""Numbers that can be believed: predictions by sample index, integer counts, two verdicts, records, tables."""
+"""Evaluation: predictions, counts, verdicts, records and tables."""

@@ -1,4 +1,4 @@
-"""What the numbers are computed on and with: the device, its arithmetic, the versions of everything involved."""
+"""What an evaluation runs on: devices, processor cores, memory and versions of libraries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
 from functools import cache
-from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy
 import safetensors
@@ -21,9 +18,20 @@ from pyramidzoo.errors import UnavailableError, UsageError
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """A torch device by name. Raises UsageError, UnavailableError.
+    """Return the torch device that has a name.
 
-    "auto" is the GPU where there is one, and "cuda" that of this process, by its rank on the machine.
+    Args:
+        name: "cpu", "cuda", "cuda:1" and so on. "auto" is the GPU if the machine has one, else the
+            CPU. "cuda" without a number is the GPU of this process.
+        local_rank: Rank of this process among the processes of its machine. It decides which GPU
+            "cuda" is.
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: There is no such name.
+        UnavailableError: This machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,59 +48,44 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def own_cores() -> int:
-    """Cores that this process may use: its share of the machine's under torchrun."""
+def usable_cores() -> int:
+    """Return the number of processor cores for this process.
+
+    Under torchrun the processes of a machine share them.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def keep_memory() -> bool:
-    """Keep freed memory in this process instead of giving it back to the system; whether the C library could.
+    """Let this process keep freed memory for its next allocations.
 
-    glibc returns every activation to the kernel, which clears its pages again for the next batch: on a CPU that can
-    take longer than the network. For processes of our own, since it cannot be undone (mallopt(3)).
+    glibc gives the memory of every activation back to the kernel, and the kernel clears its pages
+    again for the next batch. On a CPU that can take longer than the network itself. The setting
+    cannot be undone (mallopt(3)), so only a command may call this, not a library function.
+
+    Returns:
+        Whether the C library has this setting.
     """
     m_trim_threshold, m_mmap_max = -1, -4
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     return mallopt is not None and bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
-@contextlib.contextmanager
-def strict_arithmetic(*, tf32: bool = False, fixed: bool = True) -> Iterator[None]:
-    """fp32 as IEEE has it, and the same algorithm every time; the process's own settings come back afterwards.
-
-    Less strict: with `tf32` GPUs multiply 10-bit mantissas, and without `fixed` cuDNN takes the algorithm that it finds
-    fastest.
-    """
-    cudnn = torch.backends.cudnn
-    places = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.conv", "mkldnn.matmul")
-    parts: list[Any] = [torch.backends, *(attrgetter(place)(torch.backends) for place in places)]
-    before = [part.fp32_precision for part in parts]
-    algorithms = cudnn.benchmark, cudnn.deterministic
-    try:
-        for part in parts:
-            part.fp32_precision = "ieee"
-        if tf32:
-            parts[1].fp32_precision = parts[2].fp32_precision = "tf32"  # of cuda.matmul and cudnn.conv
-        cudnn.benchmark, cudnn.deterministic = not fixed, fixed
-        yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = algorithms
-        for part, precision in zip(parts, before, strict=True):
-            part.fp32_precision = precision
-
-
 def device_name(device: torch.device) -> str:
-    """The device as records name it."""
+    """Return the name that records have for a device. It has the model of the GPU or CPU."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
-    return f"cpu ({_processor()}, {threads} thread{'s' if threads > 1 else ''})"
+    return f"cpu ({_processor_name()}, {threads} thread{'s' if threads > 1 else ''})"
 
 
 @cache
-def _processor() -> str:
-    """The processor's model where Linux tells it, else its architecture: arithmetic differs between models."""
+def _processor_name() -> str:
+    """Return the processor's model if Linux tells it, else its architecture.
+
+    Arithmetic differs between models.
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -102,7 +95,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that the arithmetic goes through."""
+    """Return the versions of all software that can change a result, by name."""
     cuda = {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
     return {
         "pyramidzoo": pyramidzoo.__version__,

@@ -1,4 +1,4 @@
-"""What is evaluated: verified weights, and the network that has them, ready for a split."""
+"""What is evaluated: verified weights, and the network that holds them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import Preprocessing, WeightsEntry, load_manifest
-from pyramidzoo.checkpoints.loading import cached_file_hash, read_weights
-from pyramidzoo.checkpoints.safetensors_file import Description, tensors_sha256
-from pyramidzoo.data.datasets import Split
+from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.hashes import cached_file_hash
+from pyramidzoo.checkpoints.loading import read_weights
+from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
+from pyramidzoo.data._splits import Split
 from pyramidzoo.data.transforms import Override
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import assemble
-from pyramidzoo.files import weights_file
+from pyramidzoo.files import find_weights_file
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.weights.fetch import fetch
 
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """What is evaluated: a verified safetensors file, and how its images must be prepared.
+    """The weights to evaluate: a verified safetensors file, and how its images must be prepared.
 
-    `entry` is the manifest's entry whose tensors these are, if any; then its record and its claims apply.
+    Attributes:
+        name: The weights id of an entry; for other files a name that has a part of the file's hash.
+        architecture: Name of the architecture.
+        arguments: Arguments of the architecture that differ from its defaults.
+        dataset: Name of the dataset that the weights were trained on.
+        preprocessing: How images must be prepared for these weights.
+        path: The safetensors file.
+        file_sha256: Hash of the file.
+        entry: The manifest's entry that the file was fetched for; None for other files. Its
+            recorded result and its claims apply to these weights.
     """
 
     name: str
@@ -39,23 +52,45 @@ class EvaluationTarget:
 
     @classmethod
     def of_entry(cls, entry: WeightsEntry) -> EvaluationTarget:
-        """Fetch an entry's file. Raises IntegrityError, UnavailableError."""
-        located = fetch(entry)
+        """Fetch the file of a manifest's entry.
+
+        Args:
+            entry: The entry.
+
+        Returns:
+            The target.
+
+        Raises:
+            IntegrityError: The file is not what the manifest says.
+            UnavailableError: The file cannot be fetched.
+        """
+        fetched = fetch(entry)
         return cls(
             name=entry.id,
             architecture=entry.architecture,
             arguments=entry.arguments,
             dataset=entry.dataset,
             preprocessing=entry.preprocessing,
-            path=located.path,
-            file_sha256=located.sha256,
+            path=fetched.path,
+            file_sha256=fetched.sha256,
             entry=entry,
         )
 
     @classmethod
     def of_file(cls, path: Path) -> EvaluationTarget:
-        """A file of the zoo, or a folder with one; it says itself what it holds. Raises UsageError, IntegrityError."""
-        path = weights_file(path)
+        """Read the description that a file of this zoo holds in its metadata.
+
+        Args:
+            path: The file, or a folder with one such file.
+
+        Returns:
+            The target.
+
+        Raises:
+            UsageError: The file is of another kind, or it has no description.
+            IntegrityError: The file or its description is damaged.
+        """
+        path = find_weights_file(path)
         if path.suffix != ".safetensors":
             raise UsageError(
                 f"{path} is not a safetensors file; `pyramidzoo convert {path} --dataset ... --output ...` makes one "
@@ -64,13 +99,13 @@ class EvaluationTarget:
         description = Description.of(path)
         if description is None:
             raise UsageError(
-                f"{path} does not say what it holds (architecture, data set, preprocessing); "
-                "`pyramidzoo convert` makes files that do"
+                f"{path} has no description of its weights (architecture, dataset, preprocessing); "
+                "`pyramidzoo convert` makes files that have one"
             )
-        get_architecture(description.architecture)
+        get_architecture(description.architecture)  # Raises UsageError if there is no such architecture.
         sha256 = cached_file_hash(path)
         return cls(
-            name=f"{path.stem}@{sha256[:8]}",  # never an id, and never another file's name
+            name=f"{path.stem}@{sha256[:8]}",  # Never a weights id, and never the name of another file.
             architecture=description.architecture,
             arguments=description.arguments,
             dataset=description.dataset,
@@ -82,53 +117,76 @@ class EvaluationTarget:
 
 @dataclass
 class LoadedModel:
-    """Weights in their network, on the CPU, checked against the images that they are to be evaluated on.
+    """Weights in their network, on the CPU, checked against the images of an evaluation.
 
-    `preprocessing` is how the images will be prepared, `tensors` the sha256 of what the network holds, `entry` the
-    manifest's entry that has the same tensors and wants the same preprocessing.
+    Attributes:
+        target: The weights.
+        images: The images.
+        preprocessing: How the images will be prepared.
+        model: The network with the weights.
+        tensors_sha256: Hash of the network's tensors.
+        entry: The manifest's entry that has the same tensors and the same preprocessing; None if
+            there is none.
     """
 
-    subject: EvaluationTarget
+    target: EvaluationTarget
     images: Split
     preprocessing: Preprocessing
     model: ImageClassifier
-    tensors: str
+    tensors_sha256: str
     entry: WeightsEntry | None
 
     @property
-    def network(self) -> Hashable:
-        """Equal for two sets of weights that differ in their tensors alone."""
-        subject = self.subject
-        return subject.architecture, json.dumps(dict(subject.arguments), sort_keys=True), self.model.num_classes
+    def network_key(self) -> Hashable:
+        """Equal for two sets of weights that differ in nothing but the values of their tensors."""
+        target = self.target
+        return target.architecture, json.dumps(dict(target.arguments), sort_keys=True), self.model.num_classes
 
 
-def load(subject: EvaluationTarget, images: Split, override: Override | None = None) -> LoadedModel:
-    """Build the network of some weights and hold both to the images. Raises UsageError, IntegrityError."""
-    if subject.dataset != images.name:
-        raise UsageError(f"{subject.name} was trained on {subject.dataset}, not on {images.name}")
-    preprocessing = (override or Override()).applied(subject.preprocessing)
-    images.require(preprocessing, subject.name)
-    content = read_weights(subject.path, sha256=subject.file_sha256)
-    row = get_architecture(subject.architecture)
-    model = assemble(row, content, arguments=subject.arguments, preprocessing=preprocessing)
-    if model.num_classes != images.classes:
-        raise UsageError(f"{subject.name} tells {model.num_classes} classes apart, {images.name} has {images.classes}")
-    tensors = tensors_sha256(model.state_dict())
-    if subject.entry and subject.entry.tensors_sha256 not in (None, tensors):
-        raise IntegrityError(
-            f"{subject.path} does not hold the tensors of {subject.name}: their sha256 is {tensors}, expected "
-            f"{subject.entry.tensors_sha256}; `pyramidzoo fetch --force {subject.name}` makes it anew"
-        )
-    entry = subject.entry or _known_as(tensors, subject.preprocessing, subject.dataset)
-    return LoadedModel(subject, images, preprocessing, model, tensors, entry)
+def load_model(target: EvaluationTarget, images: Split, override: Override | None = None) -> LoadedModel:
+    """Build the network of some weights, load them, and check that they fit the images.
 
+    Args:
+        target: The weights.
+        images: The images to evaluate on.
+        override: Changes to the preprocessing of the weights, for another published protocol.
 
-def _known_as(content: str, preprocessing: Preprocessing, dataset: str | None = None) -> WeightsEntry | None:
-    """The entry that a file of any name is, if its tensors, its preprocessing and its data set are the entry's.
+    Returns:
+        The loaded model.
 
-    A file may say another data set than its tensors' entry (`convert --force`): nothing of that entry holds there.
+    Raises:
+        UsageError: The weights were trained on another dataset, or the images cannot be prepared
+            for them.
+        IntegrityError: The file does not hold exactly the tensors that the network, or the
+            manifest's entry, must have.
     """
-    entry = load_manifest().with_tensors(content, dataset=dataset)
+    if target.dataset != images.name:
+        raise UsageError(f"{target.name} was trained on {target.dataset}, not on {images.name}")
+    preprocessing = (override or Override()).apply_to(target.preprocessing)
+    images.check_preprocessing(preprocessing, target.name)
+    content = read_weights(target.path, sha256=target.file_sha256)
+    model = assemble(
+        get_architecture(target.architecture), content, arguments=target.arguments, preprocessing=preprocessing
+    )
+    if model.num_classes != images.classes:
+        raise UsageError(f"{target.name} has {model.num_classes} classes, and {images.name} has {images.classes}")
+    sha256 = tensors_sha256(model.state_dict())
+    if target.entry and target.entry.tensors_sha256 not in (None, sha256):
+        raise IntegrityError(
+            f"{target.path} does not hold the tensors of {target.name}: their sha256 is {sha256}, expected "
+            f"{target.entry.tensors_sha256}; `pyramidzoo fetch --force {target.name}` makes the file again"
+        )
+    entry = target.entry or _find_entry(sha256, target.preprocessing, target.dataset)
+    return LoadedModel(target, images, preprocessing, model, sha256, entry)
+
+
+def _find_entry(sha256: str, preprocessing: Preprocessing, dataset: str | None = None) -> WeightsEntry | None:
+    """Find the manifest's entry that has these tensors, this preprocessing and this dataset.
+
+    A file can name another dataset than the entry with its tensors (`convert --force`). No claim
+    and no recorded result of that entry is valid for the file then.
+    """
+    entry = load_manifest().with_tensors(sha256, dataset=dataset)
     if entry is None or entry.preprocessing != preprocessing or dataset not in (None, entry.dataset):
         return None
     return entry

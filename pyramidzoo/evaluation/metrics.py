@@ -1,4 +1,7 @@
-"""From logits to counts, from counts to errors and their intervals. Errors are in percent."""
+"""Metrics: count correct predictions, and compute errors and their intervals.
+
+Errors are in percent.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,50 @@ MEAN_OF_BATCH_ERRORS = "mean of batch errors, batch size 128"
 
 
 def label_ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes come before each label (N); 0 is a top-1 hit, below 5 a top-5 hit. Ties go to the lower index.
+    """Return the rank of each label.
 
-    Logits (N, classes) must be finite, as the reducer's are.
+    The rank is the number of classes that come before the label when they are sorted by logit.
+    Rank 0 is a correct top-1 prediction, and a rank below 5 a correct top-5 prediction. If two
+    logits are equal, the class with the lower index comes first.
+
+    Args:
+        logits: Finite logits (N, classes).
+        labels: Labels (N).
+
+    Returns:
+        The ranks (N).
     """
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    ranks: NDArray[np.int64] = ((logits > own) | ((logits == own) & earlier)).sum(axis=1).astype(np.int64)
+    label_logits = np.take_along_axis(logits, labels[:, None], axis=1)
+    has_lower_index = np.arange(logits.shape[1]) < labels[:, None]
+    comes_before = (logits > label_logits) | ((logits == label_logits) & has_lower_index)
+    ranks: NDArray[np.int64] = comes_before.sum(axis=1).astype(np.int64)
     return ranks
 
 
 def prediction_sha256(logits: NDArray[np.float32]) -> str:
-    """sha256 over the predicted classes, little-endian int64 in index order. Ties go to the lower index."""
+    """Return the hash of the predicted classes.
+
+    Args:
+        logits: Logits (N, classes) in index order. If two logits are equal, the lower index is
+            predicted.
+
+    Returns:
+        The sha256 over the classes as little-endian int64.
+    """
     return hashlib.sha256(logits.argmax(axis=1).astype("<i8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Flips:
-    """What became of strict predictions in another arithmetic, for the same weights and images.
+class PredictionChanges:
+    """How predictions differ from strict ones, for the same weights and images.
 
-    `moved` has (index, label, strict class, class) of every image whose predicted class is another; `lost` of them were
-    right in strict arithmetic, `gained` are right now. `largest_difference` is that of any logit, `prediction_sha256`
-    that of the strict predictions.
+    Attributes:
+        prediction_sha256: Hash of the strict predictions.
+        lost: How many of the changed predictions are correct in strict arithmetic only.
+        gained: How many of the changed predictions are correct in the other arithmetic only.
+        moved: (index, label, strict class, other class) of every image whose predicted class
+            differs.
+        largest_difference: Largest absolute difference of two logits.
     """
 
     prediction_sha256: str
@@ -46,31 +71,53 @@ class Flips:
     largest_difference: float
 
 
-def flips(strict: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Flips:
-    """Compare logits (N, classes) with those of strict arithmetic, in index order."""
-    before, after = strict.argmax(axis=1), logits.argmax(axis=1)
-    (index,) = np.nonzero(before != after)
-    moved = np.stack([index, labels[index], before[index], after[index]], axis=1)
-    return Flips(
-        prediction_sha256=prediction_sha256(strict),
-        lost=int((before[index] == labels[index]).sum()),
-        gained=int((after[index] == labels[index]).sum()),
+def compare_predictions(
+    strict_logits: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> PredictionChanges:
+    """Compare predictions with those of strict arithmetic.
+
+    Args:
+        strict_logits: Logits (N, classes) of strict arithmetic, in index order.
+        logits: Logits (N, classes) of the other arithmetic, in index order.
+        labels: Labels (N).
+
+    Returns:
+        The differences.
+    """
+    strict_classes, classes = strict_logits.argmax(axis=1), logits.argmax(axis=1)
+    (index,) = np.nonzero(strict_classes != classes)
+    moved = np.stack([index, labels[index], strict_classes[index], classes[index]], axis=1)
+    return PredictionChanges(
+        prediction_sha256=prediction_sha256(strict_logits),
+        lost=int((strict_classes[index] == labels[index]).sum()),
+        gained=int((classes[index] == labels[index]).sum()),
         moved=tuple(tuple(row) for row in moved.tolist()),
-        largest_difference=float(np.abs(strict - logits).max()),
+        largest_difference=float(np.abs(strict_logits - logits).max()),
     )
 
 
 def error_percent(wrong: int, images: int) -> float:
+    """Return the error in percent."""
     return 100 * wrong / images
 
 
 def wilson_interval(wrong: int, images: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of an error, in percent: what another test set of this size might give."""
-    z, p = 1.959963984540054, wrong / images
-    centre = p + z * z / (2 * images)
-    half = z * sqrt(p * (1 - p) / images + z * z / (4 * images * images))
+    """Return the 95 % Wilson score interval of an error.
+
+    These are the errors that another test set of this size might give.
+
+    Args:
+        wrong: Number of wrong predictions.
+        images: Number of images.
+
+    Returns:
+        The lower and the upper end, in percent.
+    """
+    z, p = 1.959963984540054, wrong / images  # z is the 97.5 % quantile of the normal distribution.
+    center = p + z * z / (2 * images)
+    half_width = z * sqrt(p * (1 - p) / images + z * z / (4 * images * images))
     scale = 100 / (1 + z * z / images)
-    return max(0.0, (centre - half) * scale), min(100.0, (centre + half) * scale)
+    return max(0.0, (center - half_width) * scale), min(100.0, (center + half_width) * scale)
 
 
 def _error(correct: NDArray[np.bool_]) -> float:
@@ -78,7 +125,10 @@ def _error(correct: NDArray[np.bool_]) -> float:
 
 
 def _mean_of_batch_errors(correct: NDArray[np.bool_]) -> float:
-    """The unweighted mean over consecutive batches of 128: a short last batch weighs as much as a full one."""
+    """Return the mean of the errors of batches of 128 images.
+
+    A short last batch counts as much as a full one.
+    """
     starts = range(0, len(correct), 128)
     return float(np.mean([_error(correct[start : start + 128]) for start in starts]))
 

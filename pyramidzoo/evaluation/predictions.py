@@ -1,4 +1,7 @@
-"""Prediction files, keyed by sample index, and the reducer that gives no number unless it saw each index once."""
+"""Predictions by sample index: their files, and the reducer that joins them.
+
+The reducer gives no number unless it saw every index of the split exactly once.
+"""
 
 from __future__ import annotations
 
@@ -18,54 +21,81 @@ from pyramidzoo.errors import IntegrityError, UnavailableError
 
 @dataclass(frozen=True)
 class Part:
-    """Some samples of a split, under a name for messages: index and labels int64 (n), logits float32 (n, classes)."""
+    """Predictions for some samples of a split.
+
+    Attributes:
+        name: Name for messages.
+        index: Index of each sample, int64 (n).
+        labels: Labels, int64 (n).
+        logits: Logits, float32 (n, classes).
+    """
 
     name: str
     index: NDArray[np.int64]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
 
-    @property
-    def start(self) -> int:
-        return int(self.index[0])
-
 
 @dataclass(frozen=True)
 class Predictions:
-    """A whole split in index order: labels int64 (N), logits float32 (N, classes)."""
+    """Predictions for a whole split, in the order of the sample indices.
+
+    Attributes:
+        labels: Labels, int64 (N).
+        logits: Logits, float32 (N, classes).
+    """
 
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
 
 
 def write_predictions(path: Path, part: Part, unit: Mapping[str, Any]) -> None:
-    """Write a part with what it holds predictions of (`unit`) and a hash over its content.
+    """Write a prediction file, with a hash over its content.
 
-    Raises UnavailableError where the file cannot be written; then nothing is left there.
+    Args:
+        path: The file.
+        part: The predictions.
+        unit: The unit of work that they belong to: the range of samples, and everything that
+            predictions depend on.
+
+    Raises:
+        UnavailableError: The file cannot be written. Nothing is left of it then.
     """
     tensors = {
         "index": torch.from_numpy(part.index),
         "label": torch.from_numpy(part.labels),
         "logits": torch.from_numpy(part.logits),
     }
-    write_sealed(path, tensors, {"unit": _canonical(unit)})
+    write_sealed(path, tensors, {"unit": _to_canonical_json(unit)})
 
 
 def read_predictions(path: Path, unit: Mapping[str, Any]) -> Part:
-    """The part in a file. Raises IntegrityError where it is damaged or not of exactly this unit, UnavailableError."""
+    """Read a prediction file.
+
+    Args:
+        path: The file.
+        unit: The unit of work whose predictions it must hold.
+
+    Returns:
+        The predictions.
+
+    Raises:
+        IntegrityError: The file is damaged, or it belongs to another unit.
+        UnavailableError: The file cannot be read.
+    """
     content = read_sealed(path)
-    if content.metadata.get("unit") != _canonical(unit):
+    if content.metadata.get("unit") != _to_canonical_json(unit):
         raise IntegrityError(f"{path} was replaced by another run with other settings; run again")
-    found = {name: (tensor.dtype, tensor.dim(), len(tensor)) for name, tensor in content.tensors.items()}
     n = len(content.tensors.get("index", ()))
-    if found != {"index": (torch.int64, 1, n), "label": (torch.int64, 1, n), "logits": (torch.float32, 2, n)}:
+    expected = {"index": (torch.int64, 1, n), "label": (torch.int64, 1, n), "logits": (torch.float32, 2, n)}
+    if {name: (tensor.dtype, tensor.dim(), len(tensor)) for name, tensor in content.tensors.items()} != expected:
         raise IntegrityError(f"{path} does not hold predictions; delete it and run again")
     index, labels, logits = (content.tensors[name].numpy() for name in ("index", "label", "logits"))
     return Part(str(path), index, labels, logits)
 
 
 def is_valid(path: Path, unit: Mapping[str, Any]) -> bool:
-    """Whether a file holds undamaged predictions of exactly this unit, so that the work need not be done again."""
+    """Return whether a file holds undamaged predictions of exactly this unit."""
     try:
         read_predictions(path, unit)
     except (IntegrityError, UnavailableError):
@@ -74,33 +104,42 @@ def is_valid(path: Path, unit: Mapping[str, Any]) -> bool:
 
 
 def reduce_predictions(parts: Iterable[Part], images: int) -> Predictions:
-    """All predictions of a split of `images` samples.
+    """Join the predictions of all parts of a split.
 
-    Raises IntegrityError where a part holds logits that are not finite, or where any index is missing, doubled or out
-    of range: there is no number then.
+    Args:
+        parts: The parts, in any order.
+        images: Number of samples in the split.
+
+    Returns:
+        The predictions of the whole split.
+
+    Raises:
+        IntegrityError: Some logits are not finite, or an index is missing, is there twice or is out
+            of range.
     """
     labels: NDArray[np.int64] = np.zeros(images, np.int64)
     logits: NDArray[np.float32] | None = None
-    seen: NDArray[np.int64] = np.zeros(images, np.int64)
+    times_seen: NDArray[np.int64] = np.zeros(images, np.int64)
     for part in parts:
         if len(part.index) and not 0 <= part.index.min() <= part.index.max() < images:
             raise IntegrityError(f"{part.name}: indices outside 0 .. {images - 1}; they belong to another split")
         if not np.isfinite(part.logits).all():
             raise IntegrityError(
-                f"{part.name}: some logits are NaN or infinite; lower precision can overflow, try fp32"
+                f"{part.name}: some logits are NaN or infinite; a lower precision can overflow, so try fp32"
             )
         if logits is None:
             logits = np.zeros((images, part.logits.shape[1]), np.float32)
-        np.add.at(seen, part.index, 1)
+        np.add.at(times_seen, part.index, 1)
         labels[part.index], logits[part.index] = part.labels, part.logits
-    missing, doubled = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
-    if logits is None or len(missing) or len(doubled):
+    missing, repeated = np.flatnonzero(times_seen == 0), np.flatnonzero(times_seen > 1)
+    if logits is None or len(missing) or len(repeated):
+        first = [int(index) for index in [*missing[:3], *repeated[:3]]]
         raise IntegrityError(
-            f"{len(missing)} of {images} samples were not predicted and {len(doubled)} more than once "
-            f"(first: {[int(k) for k in [*missing[:3], *doubled[:3]]]}); no number is given"
+            f"{len(missing)} of {images} samples were not predicted, and {len(repeated)} were predicted more than once "
+            f"(the first ones: {first}); there is no number"
         )
     return Predictions(labels, logits)
 
 
-def _canonical(unit: Mapping[str, Any]) -> str:
+def _to_canonical_json(unit: Mapping[str, Any]) -> str:
     return json.dumps(unit, sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""The record of one evaluation: everything needed to believe it, or to do it again."""
+"""The record of one evaluation: what is needed to trust its numbers, or to measure them again."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo import json_records as schema
 from pyramidzoo.errors import IntegrityError, UnavailableError
-from pyramidzoo.evaluation.metrics import ERROR, Flips, error_percent, wilson_interval
+from pyramidzoo.evaluation.metrics import ERROR, PredictionChanges, error_percent, wilson_interval
 from pyramidzoo.files import write_text
-from pyramidzoo.json_records import InvalidRecord
+from pyramidzoo.json_records import InvalidRecordError, make_record
 
 FORMAT = 1
 FILE_NAME = "record.json"
 
-# flags of what is faster and gives slightly other logits, and how they are called
-_LOOSE = {
+# The flags of everything that is faster and gives slightly different logits, and their names for
+# people.
+_NOT_STRICT_FLAGS = {
     "channels_last": "channels last",
     "optimized": "optimized",
     "compiled": "compiled",
@@ -31,7 +31,15 @@ _LOOSE = {
 
 @dataclass(frozen=True)
 class ClaimCheck:
-    """One published error beside ours by the same statistic, in percent."""
+    """One published top-1 error beside ours. Both are in percent.
+
+    Attributes:
+        by: Who published it.
+        published: The published error as it was printed.
+        statistic: Name of the statistic (`metrics.STATISTICS`).
+        ours: Our error by the same statistic.
+        verdict: "matched" or "different".
+    """
 
     by: str
     published: str
@@ -42,12 +50,41 @@ class ClaimCheck:
 
 @dataclass(frozen=True)
 class Record:
-    """Counts, hashes, circumstances and verdicts of one set of weights on one split.
+    """The result of evaluating one set of weights on one split. The JSON file has the same names.
 
-    `statistics` are top-1 errors in percent; `flags` how it was computed; `duration_seconds` the time from the first
-    batch to the last, in the process that took longest, null where `reused_files` of an earlier run's predictions were
-    taken over; `manifest` the sha256 of the one that `PYRAMIDZOO_MANIFEST` named, whose verdicts these are, null where
-    it was the zoo's own; `against_strict` what moved where strict arithmetic was run beside it, null where it was not.
+    Attributes:
+        format: Version of the file format.
+        weights: Weights id, or the name of another file (`EvaluationTarget.name`).
+        architecture: Name of the architecture.
+        arguments: Arguments of the architecture that differ from its defaults.
+        parameters: Number of parameters of the network.
+        file_sha256: Hash of the weights file.
+        tensors_sha256: Hash of the tensors of the network.
+        preprocessing_sha256: Hash of the preprocessing that was used.
+        dataset: Name of the dataset.
+        split: Name of the split.
+        protocol: What the network saw of each image, in words (`verdicts.describe_protocol`).
+        dataset_fingerprint: Hash of the images and labels.
+        images: Number of images.
+        top1_correct: Number of correct top-1 predictions.
+        top5_correct: Number of correct top-5 predictions.
+        statistics: Top-1 errors in percent, by the name of the statistic.
+        prediction_sha256: Hash of the predicted classes of all images.
+        precision: Precision of the arithmetic, such as "fp32".
+        device: Name of the device.
+        flags: How the predictions were computed.
+        versions: Versions of the software, by its name.
+        command: The command line.
+        date: Date and time of the evaluation, in UTC.
+        duration_seconds: Time from the first batch to the last one, in the process that took
+            longest. None if prediction files of an earlier run were reused.
+        reused_files: How many prediction files of an earlier run were reused.
+        recorded: The verdict against the manifest's own measurement.
+        recorded_detail: The reason for it.
+        manifest: Hash of the manifest that `PYRAMIDZOO_MANIFEST` named, and that the verdicts come
+            from. None for the zoo's own manifest.
+        against_strict: The differences from strict arithmetic. None if they were not compared.
+        claims: Published errors of these weights beside ours.
     """
 
     format: int
@@ -78,51 +115,61 @@ class Record:
     recorded: str
     recorded_detail: str
     manifest: str | None
-    against_strict: Flips | None
+    against_strict: PredictionChanges | None
     claims: tuple[ClaimCheck, ...]
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
-            raise InvalidRecord("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
+            raise InvalidRecordError("counts must satisfy 0 <= top1_correct <= top5_correct <= images, and images > 0")
 
     @property
     def strict(self) -> bool:
-        """Whether it was computed in the arithmetic, and from the pixels, that verdicts are about."""
+        """Whether the arithmetic and the reading of the images were strict.
+
+        Only then are claims judged.
+        """
         return is_strict(self.precision, self.flags)
 
     @property
     def arithmetic(self) -> str:
-        """How it was computed, in a few words."""
-        return ", ".join([self.precision, *(text for flag, text in _LOOSE.items() if self.flags.get(flag))])
+        """The precision, and everything that was not strict, in words."""
+        return ", ".join([self.precision, *(text for flag, text in _NOT_STRICT_FLAGS.items() if self.flags.get(flag))])
 
     @property
     def not_the_split(self) -> str | None:
-        """Why these images are not the split as it was published, if they are not: then nothing can be compared."""
+        """The reason why these images are not the published split, if they are not.
+
+        Then there is no verdict.
+        """
         return self.flags.get("not_the_split")
 
     @property
     def wrong(self) -> int:
+        """Number of wrong top-1 predictions."""
         return self.images - self.top1_correct
 
     @property
     def top1_error(self) -> float:
+        """Top-1 error in percent."""
         return error_percent(self.wrong, self.images)
 
     @property
     def top5_error(self) -> float:
+        """Top-5 error in percent."""
         return error_percent(self.images - self.top5_correct, self.images)
 
     @property
     def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the top-1 error, in percent."""
         return wilson_interval(self.wrong, self.images)
 
     @property
     def reproduced(self) -> bool:
-        """Whether no verdict speaks against it."""
+        """Whether no verdict is "changed" or "different"."""
         return self.recorded != "changed" and all(claim.verdict != "different" for claim in self.claims)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, and the derived errors beside the counts."""
+        """Return all fields, and the errors that follow from the counts, as a JSON object."""
         low, high = self.interval
         derived = {
             "wrong": self.wrong,
@@ -134,12 +181,12 @@ class Record:
 
 
 def is_strict(precision: str, flags: Mapping[str, Any]) -> bool:
-    """Whether verdicts are about what was computed like this."""
-    return precision == "fp32" and not any(flags.get(flag) for flag in _LOOSE)
+    """Return whether an evaluation with this precision and these flags is strict."""
+    return precision == "fp32" and not any(flags.get(flag) for flag in _NOT_STRICT_FLAGS)
 
 
 def result_of(record: Record) -> dict[str, Any]:
-    """A record reduced to what the manifest keeps: the fields of a `Result`."""
+    """Return the part of a record that the manifest keeps: the fields of a `Result`."""
     return {
         "split": record.split,
         "protocol": record.protocol,
@@ -156,32 +203,53 @@ def result_of(record: Record) -> dict[str, Any]:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Replace a record file as a whole. Raises UnavailableError."""
+    """Write a record file.
+
+    Args:
+        path: The file. If it is there already, it is replaced as a whole.
+        record: The record.
+
+    Raises:
+        UnavailableError: The file cannot be written.
+    """
     write_text(path, json.dumps(record.to_json(), indent=1, sort_keys=True) + "\n")
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records below a folder, sorted by weights. Raises IntegrityError for a damaged one, UnavailableError."""
+    """Read all records in a folder and its subfolders.
 
-    def unreadable(error: OSError) -> None:
-        raise UnavailableError(f"cannot read {error.filename}: {error.strerror}") from error
+    Args:
+        folder: The folder.
 
-    found = [Path(place, FILE_NAME) for place, _, names in os.walk(folder, onerror=unreadable) if FILE_NAME in names]
-    return sorted(map(_read, sorted(found)), key=lambda record: record.weights)
+    Returns:
+        The records, sorted by the names of their weights.
+
+    Raises:
+        IntegrityError: A file is not a valid record.
+        UnavailableError: A folder cannot be read.
+    """
+    paths = [
+        Path(place, FILE_NAME) for place, _, names in os.walk(folder, onerror=_raise_unreadable) if FILE_NAME in names
+    ]
+    return sorted(map(_read_record, sorted(paths)), key=lambda record: record.weights)
 
 
-def _read(path: Path) -> Record:
+def _raise_unreadable(error: OSError) -> None:
+    raise UnavailableError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _read_record(path: Path) -> Record:
     names = {field.name for field in dataclasses.fields(Record)}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, not {FORMAT}")
-        later = {"manifest": None, "against_strict": None}  # fields that older records lack
-        kept = later | {name: value for name, value in content.items() if name in names}
-        if kept["against_strict"] is not None:
-            moved = tuple(map(tuple, kept["against_strict"]["moved"]))
-            kept["against_strict"] = schema.record(Flips, kept["against_strict"] | {"moved": moved})
-        kept["claims"] = tuple(schema.record(ClaimCheck, claim) for claim in kept["claims"])
-        return schema.record(Record, kept)
+        fields: dict[str, Any] = {"manifest": None, "against_strict": None}  # Older records do not have these two.
+        fields |= {name: value for name, value in content.items() if name in names}
+        if fields["against_strict"] is not None:
+            moved = tuple(map(tuple, fields["against_strict"]["moved"]))
+            fields["against_strict"] = make_record(PredictionChanges, fields["against_strict"] | {"moved": moved})
+        fields["claims"] = tuple(make_record(ClaimCheck, claim) for claim in fields["claims"])
+        return make_record(Record, fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path} is not a record ({error}); delete it and evaluate again") from error

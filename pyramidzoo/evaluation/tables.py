@@ -1,35 +1,46 @@
-"""The published tables, every row of them, beside what was measured; records and the manifest are the only sources."""
+"""The published tables beside what was measured.
+
+Records and the manifest are the only sources of measurements.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import torch
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.catalog.manifest import Manifest, WeightsEntry
+from pyramidzoo.catalog.manifest import Manifest
+from pyramidzoo.catalog.published_tables import OTHERS, PublishedNumber, get_table_title, load_published_tables
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.datasets import DATASETS
-from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.harness import check_claims, recorded_result
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.records import ClaimCheck, Record
-from pyramidzoo.evaluation.verdicts import paper_verdict
+from pyramidzoo.evaluation.verdicts import check_claims, find_recorded_result, paper_verdict
 from pyramidzoo.models import build
-
-OTHERS = "Z"  # the table of what was measured without a published row
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One set of weights, measured: from a record, or (`recorded` "as recorded") from the manifest's own results.
+    """The measured error of one set of weights, from a record or from the manifest.
 
-    `whole` is whether it was on the whole split, as published rows are.
+    Attributes:
+        weights: Weights id, or the name of another file.
+        architecture: Name of the architecture.
+        parameters: Number of parameters of the network; None if it is not known.
+        dataset: Name of the dataset.
+        split: Name of the split.
+        images: Number of images.
+        wrong: Number of wrong top-1 predictions.
+        recorded: The verdict against the manifest's own measurement, or "as recorded" for that
+            measurement itself.
+        strict: Whether the arithmetic was strict. If not, no claim is judged.
+        claims: Published errors of these weights beside ours.
+        is_whole_split: Whether all images of the published split were evaluated.
     """
 
     weights: str
@@ -42,66 +53,60 @@ class Measurement:
     recorded: str
     strict: bool
     claims: tuple[ClaimCheck, ...]
-    whole: bool = True
+    is_whole_split: bool = True
 
 
-@cache
-def published() -> Mapping[str, Any]:
-    """The published rows (`targets.json`): "tables", "targets" in order, and "elsewhere": other people's weights."""
-    document: Mapping[str, Any] = json.loads(
-        resources.files("pyramidzoo.catalog").joinpath("targets.json").read_text(encoding="utf-8")
-    )
-    return document
+def measurements_from_records(records: Iterable[Record]) -> list[Measurement]:
+    """Take the measurements from records.
 
+    Args:
+        records: The records.
 
-def table_ids() -> list[str]:
-    """Every published table, and the one of what was measured without a published row."""
-    return [*(table["id"] for table in published()["tables"]), OTHERS]
-
-
-def table_title(table: str) -> str:
-    """What the table shows. Raises UsageError for an unknown one."""
-    titles = {t["id"]: t["title"] for t in published()["tables"]} | {OTHERS: "Measured, without a published row"}
-    if table not in titles:
-        raise UsageError(f"no table is called {table!r}; the tables are {', '.join(titles)}")
-    return str(titles[table])
-
-
-def from_records(records: Iterable[Record]) -> list[Measurement]:
-    """What records say. Arithmetic that was not strict is named behind the verdict, and its claims are not judged."""
+    Returns:
+        One measurement for each record. If its arithmetic was not strict, the verdict names the
+        arithmetic.
+    """
     return [
         Measurement(
-            weights=r.weights,
-            architecture=r.architecture,
-            parameters=r.parameters,
-            dataset=r.dataset,
-            split=r.split,
-            images=r.images,
-            wrong=r.wrong,
-            recorded=r.recorded if r.strict else f"{r.recorded} (not strict: {r.arithmetic})",
-            strict=r.strict,
-            claims=r.claims,
-            whole=r.not_the_split is None,
+            weights=record.weights,
+            architecture=record.architecture,
+            parameters=record.parameters,
+            dataset=record.dataset,
+            split=record.split,
+            images=record.images,
+            wrong=record.wrong,
+            recorded=record.recorded if record.strict else f"{record.recorded} (not strict: {record.arithmetic})",
+            strict=record.strict,
+            claims=record.claims,
+            is_whole_split=record.not_the_split is None,
         )
-        for r in records
+        for record in records
     ]
 
 
-def from_manifest(manifest: Manifest) -> list[Measurement]:
-    """What the manifest's own strict results say."""
-    found = []
+def measurements_from_manifest(manifest: Manifest) -> list[Measurement]:
+    """Take the measurements from the strict results that the manifest has recorded.
+
+    Args:
+        manifest: The manifest.
+
+    Returns:
+        One measurement for each entry that has such a result on the split of the published numbers.
+    """
+    measurements = []
     for entry in manifest.entries.values():
         split = _published_split(entry.dataset)
-        result = recorded_result(entry, split)
+        result = find_recorded_result(entry, split)
         if result is None:
             continue
-        wrong, channels = result.images - result.top1_correct, entry.preprocessing.input_size[0]
+        wrong = result.images - result.top1_correct
         statistics = {ERROR: error_percent(wrong, result.images), **result.statistics}
-        found.append(
+        arguments = {**entry.arguments, "in_chans": entry.preprocessing.input_size[0]}
+        measurements.append(
             Measurement(
                 weights=entry.id,
                 architecture=entry.architecture,
-                parameters=parameters(entry.architecture, entry.dataset, {**entry.arguments, "in_chans": channels}),
+                parameters=count_parameters(entry.architecture, entry.dataset, arguments),
                 dataset=entry.dataset,
                 split=split,
                 images=result.images,
@@ -111,104 +116,139 @@ def from_manifest(manifest: Manifest) -> list[Measurement]:
                 claims=check_claims(entry, split, statistics, result.images),
             )
         )
-    return found
+    return measurements
 
 
-def table_rows(table: str, manifest: Manifest, known: Iterable[Measurement]) -> list[dict[str, Any]]:
-    """The lines of one table: its rows in order, one line for each set of weights, or for their lack.
+def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Make the lines of one table.
 
-    Columns named after people hold the errors they published, in percent, top-1 / top-5. Raises UsageError.
+    A published row becomes one line for each set of weights that was measured, or one line that
+    says why there is none. Columns that are named after people hold the errors that they published,
+    in percent, as top-1 / top-5.
+
+    Args:
+        table: Id of the table.
+        manifest: The manifest, for weights that were not measured.
+        measurements: What was measured.
+
+    Returns:
+        The lines in the order of the published rows: cells by the name of the column.
+
+    Raises:
+        UsageError: There is no such table.
     """
-    table_title(table)
+    get_table_title(table)  # Raises UsageError if there is no such table.
     if table == OTHERS:
-        return _rowless(known)
-    targets = [target for target in published()["targets"] if target["table"] == table]
-    people = list(dict.fromkeys(target["by"] for target in targets))
-    groups: dict[tuple[int, str], list[Any]] = {}
-    for target in targets:
-        groups.setdefault((target["row"], target["dataset"]), []).append(target)
+        return _lines_without_published_row(measurements)
+    numbers = [number for number in load_published_tables()["targets"] if number["table"] == table]
+    people = list(dict.fromkeys(number["by"] for number in numbers))
+    rows: dict[tuple[int, str], list[PublishedNumber]] = {}
+    for number in numbers:
+        rows.setdefault((number["row"], number["dataset"]), []).append(number)
     lines = []
-    for (_, dataset), group in groups.items():
-        head: dict[str, Any] = {"row": group[0]["label"], "data set": dataset}
+    for (_, dataset), row in rows.items():
+        first_cells: dict[str, Any] = {"row": row[0]["label"], "data set": dataset}
         for person in people:
-            head[person] = _printed([target for target in group if target["by"] == person])
-        for architecture in dict.fromkeys(target["architecture"] for target in group):
-            own = [target for target in group if target["architecture"] == architecture]
-            measured = [m for m in known if _has_row(m, own)]
-            there = [e for e in manifest.entries.values() if (e.architecture, e.dataset) == (architecture, dataset)]
-            cells = [_measured_cells(m, own) for m in measured] or [_unmeasured_cells(architecture, own, there)]
-            lines += [head | part for part in cells]
+            first_cells[person] = _print_numbers([number for number in row if number["by"] == person])
+        for architecture in dict.fromkeys(number["architecture"] for number in row):
+            of_network = [number for number in row if number["architecture"] == architecture]
+            lines += [first_cells | cells for cells in _network_cells(of_network, manifest, measurements)]
     return lines
 
 
-def _has_row(measurement: Measurement, targets: list[Any]) -> bool:
-    """Whether published rows are about this network on these images."""
-    here = (measurement.architecture, measurement.dataset, measurement.split)
-    return measurement.whole and any(
-        (target["architecture"], target["dataset"], _published_split(target["dataset"])) == here for target in targets
+def _network_cells(
+    numbers: list[PublishedNumber], manifest: Manifest, measurements: Sequence[Measurement]
+) -> list[dict[str, Any]]:
+    """Return the cells for one network: one line for each measurement, else one line without."""
+    cells = [
+        _measured_cells(measurement, numbers) for measurement in measurements if _has_published(measurement, numbers)
+    ]
+    if cells:
+        return cells
+    network = numbers[0]["architecture"], numbers[0]["dataset"]
+    entries = [entry for entry in manifest.entries.values() if (entry.architecture, entry.dataset) == network]
+    return [_unmeasured_cells(numbers, entries)]
+
+
+def _has_published(measurement: Measurement, numbers: Iterable[PublishedNumber]) -> bool:
+    """Return whether any of the published numbers is about this network on these images."""
+    measured = measurement.architecture, measurement.dataset, measurement.split
+    return measurement.is_whole_split and any(
+        (number["architecture"], number["dataset"], _published_split(number["dataset"])) == measured
+        for number in numbers
     )
 
 
 def _published_split(dataset: str) -> str:
-    """Where every published number on a data set was measured: ImageNet's validation images serve as its test."""
+    """Return the split that the published numbers of a dataset were measured on.
+
+    For ImageNet it is the validation.
+    """
     return DATASETS[dataset].splits[0] if dataset in DATASETS else "test"
 
 
-def _rowless(known: Iterable[Measurement]) -> list[dict[str, Any]]:
-    return [
-        {"row": None, "data set": f"{m.dataset} {m.split}" + ("" if m.whole else f", {m.images:,} images")}
-        | _measured_cells(m, [])
-        for m in known
-        if not _has_row(m, published()["targets"])
-    ]
+def _lines_without_published_row(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    lines = []
+    for measurement in measurements:
+        if not _has_published(measurement, load_published_tables()["targets"]):
+            images = "" if measurement.is_whole_split else f", {measurement.images:,} images"
+            first_cells = {"row": None, "data set": f"{measurement.dataset} {measurement.split}{images}"}
+            lines.append(first_cells | _measured_cells(measurement, []))
+    return lines
 
 
-def parameters(architecture: str | None, dataset: str, arguments: Mapping[str, Any]) -> int | None:
-    """The exact parameter count of a network with that data set's classes; None where the zoo has no such network."""
+def count_parameters(architecture: str | None, dataset: str, arguments: Mapping[str, Any]) -> int | None:
+    """Count the parameters of a network that has the classes of a dataset.
+
+    Args:
+        architecture: Name of the architecture; None for one that the zoo does not have.
+        dataset: Name of the dataset.
+        arguments: Arguments of the architecture.
+
+    Returns:
+        The exact number; None if the zoo does not have the architecture or the dataset.
+    """
     if architecture not in architectures() or dataset not in DATASETS:
         return None
-    trunk, features = _trunk(architecture, tuple(arguments.items()))
-    return trunk + DATASETS[dataset].classes * (features + 1)
+    parameters, features = _count_without_classifier(architecture, tuple(arguments.items()))
+    return parameters + DATASETS[dataset].classes * (features + 1)
 
 
 @cache
-def _trunk(architecture: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
-    """Parameters without the classifier, and the features that the classifier reads."""
+def _count_without_classifier(architecture: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
+    """Return the number of parameters without the classifier, and of the features it reads."""
     with torch.device("meta"):
         model = build(get_architecture(architecture), **{"num_classes": 0, **dict(arguments)})
     return sum(parameter.numel() for parameter in model.parameters()), model.head_hidden_size
 
 
-def _with_claim(entry: WeightsEntry) -> str:
-    """An id and the error published for those very weights."""
-    errors = [" / ".join(str(e) for e in (c.top1_error, c.top5_error) if e is not None) for c in entry.claims]
-    return f"{entry.id} ({', '.join(errors)})" if errors else entry.id
+def _print_numbers(numbers: list[PublishedNumber]) -> str:
+    """Return what one person published in one row, as top-1 / top-5.
 
-
-def _printed(targets: list[Any]) -> str:
-    """What one person published in one row: top-1 / top-5; several top-1 values are told apart by their spread."""
+    Several top-1 errors are printed with their spread.
+    """
     parts = []
-    for target in targets:
-        text = ("~" if target["approximate"] else "") + target["value"]
-        text += "" if target["unit"] == "%" else f" {target['unit']}"
-        if sum(other["metric"] == target["metric"] for other in targets) > 1:
-            text += f" ({target['spread']})"
-        parts.append(text + (" (doubtful)" if target["doubt"] else ""))
-    alone = len({target["metric"] for target in targets}) == 1
-    return (", " if alone else " / ").join(parts)
+    for number in numbers:
+        text = ("~" if number["approximate"] else "") + number["value"]
+        text += "" if number["unit"] == "%" else f" {number['unit']}"
+        if sum(other["metric"] == number["metric"] for other in numbers) > 1:
+            text += f" ({number['spread']})"
+        parts.append(text + (" (doubtful)" if number["doubt"] else ""))
+    has_one_metric = len({number["metric"] for number in numbers}) == 1
+    return (", " if has_one_metric else " / ").join(parts)
 
 
-def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, Any]:
+def _measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> dict[str, Any]:
     low, high = wilson_interval(measurement.wrong, measurement.images)
     ours = error_percent(measurement.wrong, measurement.images)
-    claims = [f"{c.by} {c.published}: {c.verdict}, {c.ours:.3f} by its statistic" for c in measurement.claims]
-    own = {claim.by for claim in measurement.claims}
-    papers = [
-        f"{target['by']} {target['value']}: "
-        f"{paper_verdict(Decimal(target['value']), target['spread'], ours, (low, high))}, other weights"
-        for target in targets
-        if target["metric"] == "top1_error" and target["by"] not in own
-    ]
+    verdicts = [f"{c.by} {c.published}: {c.verdict}, {c.ours:.3f} by its statistic" for c in measurement.claims]
+    claimed_by = {claim.by for claim in measurement.claims}
+    for number in numbers:
+        # Who has a claim about these very weights is not compared a second time, with other
+        # weights.
+        if number["metric"] == "top1_error" and number["by"] not in claimed_by:
+            verdict = paper_verdict(Decimal(number["value"]), number["spread"], ours, (low, high))
+            verdicts.append(f"{number['by']} {number['value']}: {verdict}, other weights")
     return {
         "network": measurement.architecture,
         "parameters": measurement.parameters,
@@ -216,28 +256,37 @@ def _measured_cells(measurement: Measurement, targets: list[Any]) -> dict[str, A
         "ours": f"{ours:.2f}",
         "95 % interval": f"{low:.2f} to {high:.2f}",
         "recorded": measurement.recorded,
-        "claim": ([*claims, *papers] or "none") if measurement.strict else "not judged",
+        "claim": (verdicts or "none") if measurement.strict else "not judged",
         "elsewhere": None,
     }
 
 
-def _unmeasured_cells(architecture: str | None, targets: list[Any], weights: list[WeightsEntry]) -> dict[str, Any]:
-    """A line without a number says why there is none, and where weights could come from."""
-    dataset = targets[0]["dataset"]
-    elsewhere = published()["elsewhere"].get(architecture, {}).get(dataset)
+def _unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[WeightsEntry]) -> dict[str, Any]:
+    """Return the cells of a line without a measurement: the reason, and other weights."""
+    first = numbers[0]
+    architecture, dataset = first["architecture"], first["dataset"]
     if architecture is None:
-        state = f"no weights: {targets[0]['variant']}"
-    elif weights:
-        state = f"not measured: {', '.join(map(_with_claim, weights))}"
+        weights = f"no weights: {first['variant']}"
+    elif entries:
+        weights = f"not measured: {', '.join(map(_with_claims, entries))}"
     else:
-        state = "no weights"
+        weights = "no weights"
     return {
-        "network": architecture or targets[0]["network"],
-        "parameters": parameters(architecture, dataset, targets[0]["arguments"]),
-        "weights": state,
+        "network": architecture or first["network"],
+        "parameters": count_parameters(architecture, dataset, first["arguments"]),
+        "weights": weights,
         "ours": None,
         "95 % interval": None,
         "recorded": "none",
         "claim": "none",
-        "elsewhere": elsewhere,
+        "elsewhere": load_published_tables()["elsewhere"].get(architecture or "", {}).get(dataset),
     }
+
+
+def _with_claims(entry: WeightsEntry) -> str:
+    """Return an entry's id, and the errors that were published of these very weights."""
+    claims = []
+    for claim in entry.claims:
+        errors = (claim.top1_error, claim.top5_error)
+        claims.append(" / ".join(str(error) for error in errors if error is not None))
+    return f"{entry.id} ({', '.join(claims)})" if claims else entry.id

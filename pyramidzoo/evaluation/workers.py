@@ -1,8 +1,10 @@
-"""Several processes under torchrun do the work of one command: each its own units, and one of them reduces.
+"""Evaluate many sets of weights with all processes of a command.
 
-Nothing is exchanged while networks run. What a process has done goes to the first one at the end, and with an output
-folder it lies there already, so that a worker that is killed, and started again by torchrun, loses one unit, on a GPU
-two.
+There is one process, or several under torchrun. Each process predicts its own units of work, and
+the first one judges. The processes exchange nothing while networks run; at the end each one sends
+its results to the first one. With an output folder, the predictions are in files there by then. So
+a worker that is killed, and that torchrun starts again, loses one unit of work on a CPU and two on
+a GPU.
 """
 
 from __future__ import annotations
@@ -11,9 +13,7 @@ import contextlib
 import datetime
 import os
 import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -22,19 +22,27 @@ import torch
 
 from pyramidzoo.errors import PyramidzooError, UnavailableError
 from pyramidzoo.evaluation.evaluation_target import LoadedModel
-from pyramidzoo.evaluation.harness import Job, conclude, work
+from pyramidzoo.evaluation.judging import conclude
+from pyramidzoo.evaluation.planning import Job, without_range
+from pyramidzoo.evaluation.predicting import predict
 from pyramidzoo.evaluation.predictions import Part
+from pyramidzoo.evaluation.prefetching import ModelPrefetcher
 from pyramidzoo.evaluation.records import Record
-from pyramidzoo.weights.cache import cancel_on
 
-_WAITING = datetime.timedelta(days=7)  # for the slowest of the others; torchrun ends everything when one of them fails
+# How long the first process waits for the slowest one. It is long, because torchrun ends all
+# processes if one fails.
+_GATHER_TIMEOUT = datetime.timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process among `count` of them: its `rank` among all, and among those of its machine.
+    """One process among those of a command.
 
-    `starts_left` is how often torchrun will start them again where one of them fails.
+    Attributes:
+        rank: Rank among all processes.
+        count: Number of processes.
+        local_rank: Rank among the processes of this machine.
+        starts_left: How often torchrun will start all processes again if one of them fails.
     """
 
     rank: int = 0
@@ -44,12 +52,19 @@ class Worker:
 
     @property
     def is_first(self) -> bool:
+        """Whether this process judges and reports."""
         return self.rank == 0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no number for one set of weights."""
+    """The reason why there is no number for one set of weights.
+
+    Attributes:
+        name: Name of the weights.
+        error: Message of the error.
+        exit_code: Exit code of the error.
+    """
 
     name: str
     error: str
@@ -57,163 +72,185 @@ class Failure:
 
     @classmethod
     def of(cls, name: str, error: PyramidzooError | OSError) -> Failure:
-        known = error if isinstance(error, PyramidzooError) else UnavailableError.of(error)
-        return cls(name, str(known), known.exit_code)
+        """Make the failure that an error means for some weights."""
+        reported = error if isinstance(error, PyramidzooError) else UnavailableError.from_os_error(error)
+        return cls(name, str(reported), reported.exit_code)
 
 
 @dataclass
 class WorkerOutput:
-    """One process's part of a job: parts where there is no folder, and what all its units have in common."""
+    """What one process did of one job.
 
-    unit: dict[str, Any]
+    Attributes:
+        common: What all units of the job have in common: everything that predictions depend on.
+        parts: The predictions, if the job has no folder for them.
+        reused_files: How many prediction files were there before.
+        seconds: How long it took.
+    """
+
+    common: dict[str, Any]
     parts: list[Part]
-    reused: int
+    reused_files: int
     seconds: float
 
 
 @dataclass
 class EntryOutput:
-    """What one process has of one set of weights: its share of the job and of the strict one, or why it failed."""
+    """What one process did for one set of weights.
+
+    Attributes:
+        name: Name of the weights.
+        outputs: One output for the job, and one for the strict job if there is one; empty after a
+            failure.
+        failure: Why the process failed, if it did.
+    """
 
     name: str
-    shares: list[WorkerOutput] = field(default_factory=list)
+    outputs: list[WorkerOutput] = field(default_factory=list)
     failure: Failure | None = None
 
 
 def this_worker() -> Worker:
-    """What torchrun says of this process; outside of torchrun it is the only one."""
+    """Return which worker this process is, from the variables of torchrun.
+
+    Without torchrun there is only one.
+    """
     if not torch.distributed.is_torchelastic_launched():
         return Worker()
     rank, count, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    started, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-    return Worker(rank, count, local_rank, max(0, most - started))
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    max_restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return Worker(rank, count, local_rank, max(0, max_restarts - restarts))
 
 
 def evaluate_all(
     names: Sequence[str], load: Callable[[int], LoadedModel], plan: Callable[[LoadedModel], Job], worker: Worker
 ) -> Iterator[Record | Failure]:
-    """Evaluate many sets of weights, which `load` makes by their position, with all processes of a command.
+    """Evaluate many sets of weights. All processes of a command share the work.
 
-    Each is loaded while the one before it runs, in a thread. The units are dealt in turn, beginning with another
-    process for each set. The first process yields a record or a failure for each, in order: at once where it is the
-    only one, else when all are done. The others yield nothing. A failure, in whatever process, is one of these weights
-    alone.
+    A failure in any process is a failure of these weights alone; the others are still evaluated.
+    While one set of weights is evaluated, the next one is loaded.
+
+    Args:
+        names: Names of the weights, for messages.
+        load: Loads the weights that have a position in `names`.
+        plan: Plans the evaluation of a loaded model.
+        worker: This process.
+
+    Yields:
+        A record or a failure for each set of weights, in order. Only the first process yields them:
+        at once if it is the only process, else after all processes have finished.
     """
-    mine: list[tuple[Job | None, EntryOutput]] = []
-    with contextlib.closing(_ahead(load, len(names))) as coming:
-        for position, loaded in enumerate(coming):
-            job, done = _share(position, names[position], loaded, plan, worker)
+    jobs: list[Job | None] = []
+    outputs: list[EntryOutput] = []
+    with ModelPrefetcher(load, len(names)) as prefetcher:
+        for position, name in enumerate(names):
+            job, output = _predict_own_units(position, name, prefetcher.load_next, plan, worker)
             if worker.count == 1:
-                yield _concluded(job, [done])
+                yield _conclude_entry(job, [output])
             else:
-                mine.append((job if worker.is_first else None, done))
+                jobs.append(job if worker.is_first else None)
+                outputs.append(output)
     if worker.count == 1:
         return
-    everybody = _gathered([done for _, done in mine], worker)
+    outputs_by_rank = _gather(outputs, worker)
     if worker.is_first:
-        for (job, _), of_all in zip(mine, zip(*everybody, strict=True), strict=True):
-            yield _concluded(job, of_all)
+        for job, *entry_outputs in zip(jobs, *outputs_by_rank, strict=True):
+            yield _conclude_entry(job, entry_outputs)
 
 
-def _ahead(load: Callable[[int], LoadedModel], count: int) -> Generator[Future[LoadedModel], None, None]:
-    """What `load` gave or raised for each position; the next one is under way, in a thread, meanwhile."""
-    stop = threading.Event()
-
-    def loading(position: int) -> LoadedModel:
-        with cancel_on(stop):
-            return load(position)
-
-    pool = ThreadPoolExecutor(1, thread_name_prefix="load")
-    try:
-        coming: list[Future[LoadedModel]] = []
-        for position in range(count):
-            loaded = coming.pop() if coming else _settled(load, position)  # the first one where an interrupt reaches it
-            wait([loaded])
-            if position + 1 < count:
-                coming.append(pool.submit(loading, position + 1))
-            yield loaded
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-def _settled(load: Callable[[int], LoadedModel], position: int) -> Future[LoadedModel]:
-    settled: Future[LoadedModel] = Future()
-    try:
-        settled.set_result(load(position))
-    except (PyramidzooError, OSError) as error:
-        settled.set_exception(error)
-    return settled
-
-
-def _share(
-    position: int, name: str, loaded: Future[LoadedModel], plan: Callable[[LoadedModel], Job], worker: Worker
+def _predict_own_units(
+    position: int,
+    name: str,
+    load_next: Callable[[], LoadedModel],
+    plan: Callable[[LoadedModel], Job],
+    worker: Worker,
 ) -> tuple[Job | None, EntryOutput]:
-    """Do this process's part of one set of weights."""
-    done, job = EntryOutput(name), None
+    """Load the next weights, and predict this process's units of their jobs."""
+    output, job = EntryOutput(name), None
     try:
-        job = plan(loaded.result())
-        # the strict one first: its network is the plain one, which others may change
-        done.shares = [_done(each, position, worker) for each in reversed(_jobs(job))][::-1]
+        job = plan(load_next())
+        # The strict job runs first: both can share a network, and the other job can change its
+        # memory layout.
+        strict_first = [_predict_job(each, position, worker) for each in reversed(_list_jobs(job))]
+        output.outputs = strict_first[::-1]
     except (PyramidzooError, OSError) as error:
-        done.failure = Failure.of(name, error)
-    return job, done
+        output.failure = Failure.of(name, error)
+    return job, output
 
 
-def _jobs(job: Job) -> list[Job]:
-    return [job] if job.strict is None else [job, job.strict]
+def _list_jobs(job: Job) -> list[Job]:
+    return [job] if job.strict_job is None else [job, job.strict_job]
 
 
-def _done(job: Job, position: int, worker: Worker) -> WorkerOutput:
-    units = [unit for k, unit in enumerate(job.units, position) if k % worker.count == worker.rank]
-    parts = work(job, units)
-    unit = {key: value for key, value in job.units[0].items() if key not in ("start", "stop")}
-    return WorkerOutput(unit, parts, job.reused, job.seconds)
+def _predict_job(job: Job, position: int, worker: Worker) -> WorkerOutput:
+    """Predict every n-th unit of a job, where n is the number of processes.
+
+    Another process begins for each position.
+    """
+    units = [unit for turn, unit in enumerate(job.units, start=position) if turn % worker.count == worker.rank]
+    parts = predict(job, units)
+    return WorkerOutput(without_range(job.units[0]), parts, job.reused_files, job.seconds)
 
 
-def _concluded(job: Job | None, done: Sequence[EntryOutput]) -> Record | Failure:
-    for one in done:
-        if one.failure:
-            return one.failure
-    assert job is not None  # the first process has failed otherwise
-    of_jobs = list(zip(*(one.shares for one in done), strict=True))
-    for each, shares in zip(_jobs(job), of_jobs, strict=True):
-        units = [share.unit for share in shares]
-        different = sorted({key for unit in units for key in unit if unit[key] != units[0][key]})
-        if different:
-            values = ", ".join(f"{key} {unit[key]}" for key in different for unit in units)
-            advice = "a -b that all have memory for" if different == ["batch_size"] else "the same machine and versions"
-            return Failure(done[0].name, f"the processes do not agree ({values}); give all of them {advice}", 5)
-        each.reused = sum(share.reused for share in shares)
-        each.seconds = max(share.seconds for share in shares)
+def _conclude_entry(job: Job | None, entry_outputs: Sequence[EntryOutput]) -> Record | Failure:
+    """Join what all processes did for one set of weights, and judge it."""
+    name = entry_outputs[0].name
+    for entry_output in entry_outputs:
+        if entry_output.failure:
+            return entry_output.failure
+    assert job is not None, "a job is missing only after a failure of the first process"
+    outputs_by_job = list(zip(*(entry_output.outputs for entry_output in entry_outputs), strict=True))
+    for each, outputs in zip(_list_jobs(job), outputs_by_job, strict=True):
+        disagreement = _describe_disagreement([output.common for output in outputs])
+        if disagreement:
+            return Failure(name, disagreement, UnavailableError.exit_code)
+        each.reused_files = sum(output.reused_files for output in outputs)
+        each.seconds = max(output.seconds for output in outputs)
     try:
-        return conclude(job, *(chain.from_iterable(share.parts for share in shares) for shares in of_jobs))
+        return conclude(job, *(chain.from_iterable(output.parts for output in outputs) for outputs in outputs_by_job))
     except (PyramidzooError, OSError) as error:
-        return Failure.of(done[0].name, error)
+        return Failure.of(name, error)
 
 
-def _gathered(mine: list[EntryOutput], worker: Worker) -> list[list[EntryOutput]]:
-    """What each process has done, for the first one; the others get nothing."""
+def _describe_disagreement(commons: Sequence[dict[str, Any]]) -> str | None:
+    """Describe in what the processes differ, if their predictions depend on different things."""
+    keys = sorted({key for common in commons for key in common if common[key] != commons[0][key]})
+    if not keys:
+        return None
+    values = ", ".join(f"{key} {common[key]}" for key in keys for common in commons)
+    advice = "a -b that fits into the memory of all" if keys == ["batch_size"] else "the same machine and versions"
+    return f"the processes do not agree ({values}); give all of them {advice}"
+
+
+def _gather(outputs: list[EntryOutput], worker: Worker) -> list[list[EntryOutput]]:
+    """Send this process's outputs to the first process.
+
+    Return those of all processes there, and nothing elsewhere.
+    """
     from torch import distributed
 
-    with _data_only():
-        distributed.init_process_group("gloo", timeout=_WAITING)
+    with _stdout_to_stderr():
+        distributed.init_process_group("gloo", timeout=_GATHER_TIMEOUT)
     try:
-        found: list[Any] | None = [None] * worker.count if worker.is_first else None
-        distributed.gather_object(mine, found)
-        return found or []
+        outputs_by_rank: list[Any] | None = [None] * worker.count if worker.is_first else None
+        distributed.gather_object(outputs, outputs_by_rank)
+        return outputs_by_rank or []
     finally:
         distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _data_only() -> Iterator[None]:
-    """What libraries print of themselves goes to stderr: the Gloo of PyTorch 2.10 greets its peers on stdout."""
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what libraries print to stdout, which is for data.
+
+    PyTorch 2.10's Gloo prints its connections.
+    """
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout_copy = os.dup(1)
     try:
         os.dup2(2, 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout_copy, 1)
+        os.close(stdout_copy)

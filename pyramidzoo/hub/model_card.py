@@ -1,4 +1,7 @@
-"""The card of published weights (README.md on the Hub): what they are, what was measured, how to use them, whose."""
+"""The model card of published weights, which is the README.md of their repository on the Hub.
+
+It says what the weights are, what was measured, how images are prepared, how to use them, and who made them.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,18 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pyramidzoo import __version__
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
-from pyramidzoo.catalog.manifest import Claim, License, Preprocessing, Result, WeightsEntry
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.weights_entry import Claim, License, Result, WeightsEntry
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.verdicts import claim_verdict
 
 _TASK = "image-classification"
-# as the Hub spells them (hub-docs, repositories-licenses)
+# The licenses that the Hub lists, as it spells them (hub-docs, repositories-licenses).
 _LICENSES = {
     *("apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "isc", "mit", "unlicense"),
     *("cc-by-nc-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "mpl-2.0"),
 }
-# name for people, and the Hub's id where the images are there
+# The name for people, and the dataset's id on the Hub if the images are there.
 _DATASETS: Mapping[str, tuple[str, str | None]] = {
     "cifar10": ("CIFAR-10", "uoft-cs/cifar10"),
     "cifar100": ("CIFAR-100", "uoft-cs/cifar100"),
@@ -32,17 +36,26 @@ _DATASETS: Mapping[str, tuple[str, str | None]] = {
     "digits": ("Optical Recognition of Handwritten Digits (UCI)", None),
 }
 _VERDICTS = {
-    "matched": "equal at the printed rounding, but for 2 images in 10,000 that may fall differently on another machine",
-    "different": "these very weights give another error here than was published",
+    "matched": (
+        "the errors are equal at the printed rounding, or differ by at most 2 images in 10,000, because rounding "
+        "differs between machines"
+    ),
+    "different": "these weights have another error here than was published",
 }
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of the published file beside the manifest's entry.
+class PublishedFile:
+    """What the card says about the published file, in addition to the entry of the manifest.
 
-    `timm_name` is timm's own name for the network where its class reads the file, else None; `conversion` says what
-    happened to the values on the way, None where nothing did.
+    Attributes:
+        repo_id: The repository, as OWNER/NAME.
+        parameters: The number of parameters of the network.
+        timm_name: timm's own name of the network if timm's class can read the file, else None.
+        sha256: The hash of the file.
+        bytes: The size of the file.
+        tensors_sha256: The hash of the tensors, independent of the container.
+        conversion: What happened to the tensors of the original file, or None if nothing happened.
     """
 
     repo_id: str
@@ -54,99 +67,135 @@ class Facts:
     conversion: str | None
 
 
-def card(entry: WeightsEntry, facts: Facts) -> str:
-    """The whole card: metadata for the Hub, then the text. `entry.results` are what was measured."""
-    row = get_architecture(entry.architecture)
+def render_card(entry: WeightsEntry, file: PublishedFile) -> str:
+    """Write the text of the card.
+
+    Args:
+        entry: The weights, with their results; at least one is needed.
+        file: The published file.
+
+    Returns:
+        The metadata that the Hub reads, in YAML between two lines of dashes, then the text in Markdown.
+    """
     parts = [
         f"# {entry.id}",
-        _introduction(entry, row, facts),
-        f"## Measured\n\n{_measured(entry)}",
-        f"## Images\n\n{in_words(entry.preprocessing)}",
-        f"## Use\n\n{_usage(entry, facts)}",
-        f"## Whose, and from where\n\n{_provenance(entry, facts)}",
+        _introduction(entry, get_architecture(entry.architecture), file),
+        f"## Measured errors\n\n{_measurements(entry)}",
+        f"## Preprocessing\n\n{describe_preprocessing(entry.preprocessing)}",
+        f"## How to use\n\n{_examples(entry, file)}",
+        f"## Source and license\n\n{_provenance(entry, file)}",
     ]
-    return f"---\n{metadata(entry, facts).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
+    return f"---\n{make_metadata(entry, file).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def metadata(entry: WeightsEntry, facts: Facts) -> ModelCardData:
-    """What the Hub reads: licence, library, data set, and every measured number as a model-index."""
-    row = get_architecture(entry.architecture)
-    dataset = _DATASETS.get(entry.dataset, (entry.dataset, None))[1]
-    library = "timm" if facts.timm_name else "pyramidzoo"
+def make_metadata(entry: WeightsEntry, file: PublishedFile) -> ModelCardData:
+    """Make the metadata that the Hub reads: license, library, dataset, and each measured number as a model-index.
+
+    Args:
+        entry: The weights, with their results.
+        file: The published file.
+
+    Returns:
+        The metadata.
+    """
+    architecture = get_architecture(entry.architecture)
+    _, dataset_id = _dataset_names(entry)
     return ModelCardData(
         **hub_license(entry.license.weights),
-        library_name=library,
+        library_name="timm" if file.timm_name else "pyramidzoo",
         pipeline_tag=_TASK,
-        tags=[_TASK, "timm", "pyramidzoo", row.family, row.name],
-        datasets=[dataset] if dataset else None,
+        tags=[_TASK, "timm", "pyramidzoo", architecture.family, architecture.name],
+        datasets=[dataset_id] if dataset_id else None,
         metrics=["accuracy"],
         model_name=entry.id,
-        eval_results=[number for result in entry.results for number in _evaluated(entry, result)],
+        eval_results=[number for result in entry.results for number in _eval_results(entry, result)],
     )
 
 
 def hub_license(spdx: str | None) -> dict[str, Any]:
-    """A licence in the Hub's own terms; one that it does not list keeps its name."""
+    """Return the card's fields for a license.
+
+    Args:
+        spdx: The SPDX name of the license.
+
+    Returns:
+        The Hub's own name of the license. For a license that the Hub does not list: "other", and its name.
+    """
     name = str(spdx).lower()
     return {"license": name} if name in _LICENSES else {"license": "other", "license_name": str(spdx)}
 
 
-def in_words(preprocessing: Preprocessing) -> str:
-    """How an image becomes an input, for whoever does it without us."""
+def describe_preprocessing(preprocessing: Preprocessing) -> str:
+    """Describe how an image becomes an input of the network, for people who do it without pyramidzoo.
+
+    Args:
+        preprocessing: The preprocessing that the weights were trained with.
+
+    Returns:
+        Sentences and a table in Markdown.
+    """
     channels, height, width = preprocessing.input_size
-    kind = {1: "Grey", 3: "RGB"}.get(channels, f"{channels}-channel")
+    kind = {1: "Gray", 3: "RGB"}.get(channels, f"{channels}-channel")
     steps = [f"{kind} images"]
     if preprocessing.resize is None and preprocessing.crop is None:
-        steps = [f"{kind} images of {width} x {height} pixels, as they are"]
+        steps = [f"{kind} images of {width} x {height} pixels, neither resized nor cropped"]
     if preprocessing.resize is not None:
-        steps.append(
-            f"the shorter side resized to {preprocessing.resize} pixels ({preprocessing.interpolation or 'bilinear'})"
-        )
+        interpolation = preprocessing.interpolation or "bilinear"
+        steps.append(f"the shorter side resized to {preprocessing.resize} pixels ({interpolation})")
     if preprocessing.crop is not None:
-        steps.append(f"the middle {preprocessing.crop} x {preprocessing.crop} cropped")
+        steps.append(f"the central {preprocessing.crop} x {preprocessing.crop} pixels cropped")
+    channel_names = {1: ["gray"], 3: ["red", "green", "blue"]}.get(channels, [str(k) for k in range(channels)])
     constants = render_table(
         ["channel", "mean", "standard deviation"],
         [
             [name, str(mean), str(std)]
-            for name, mean, std in zip(
-                {1: ["grey"], 3: ["red", "green", "blue"]}.get(channels, list(map(str, range(channels)))),
-                preprocessing.mean,
-                preprocessing.std,
-                strict=True,
-            )
+            for name, mean, std in zip(channel_names, preprocessing.mean, preprocessing.std, strict=True)
         ],
     )
     return (
-        f"{', '.join(steps)}. Values are divided by 255; then the mean is subtracted, and the result divided by the "
-        f"standard deviation these weights were trained with:\n\n{constants}"
+        f"{', '.join(steps)}. Divide the values by 255, subtract the mean, and divide by the standard deviation. The "
+        f"weights were trained with these constants:\n\n{constants}"
     )
 
 
 def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that is one in plain text too: columns that begin with a digit in every row stand right."""
+    """Render a Markdown table whose columns are also aligned in plain text.
+
+    Args:
+        columns: The heads of the columns.
+        rows: The cells of each row.
+
+    Returns:
+        The table. A column whose cells all begin with a digit or a minus sign is aligned to the right.
+    """
     lines = [list(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     widths = [max(3, *(len(line[k]) for line in lines)) for k in range(len(columns))]
-    right = [all(re.match(r"[\d-]", row[k]) for row in rows) for k in range(len(columns))]
-    rule = [f"{'-' * (width - 1)}:" if to_right else "-" * width for width, to_right in zip(widths, right, strict=True)]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
-        )
-        + " |"
-        for line in [lines[0], rule, *lines[1:]]
-    )
+    is_number = [all(re.match(r"[\d-]", row[k]) for row in rows) for k in range(len(columns))]
+    rule = [f"{'-' * (width - 1)}:" if right else "-" * width for width, right in zip(widths, is_number, strict=True)]
+    return "\n".join(_table_line(line, widths, is_number) for line in [lines[0], rule, *lines[1:]])
 
 
-def _evaluated(entry: WeightsEntry, result: Result) -> list[EvalResult]:
-    """Top-1 and top-5 accuracy of one measurement, with the counts they are made of."""
-    name, hub_id = _DATASETS.get(entry.dataset, (entry.dataset, None))
+def _table_line(cells: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> str:
+    padded = [
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, is_number, strict=True)
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def _dataset_names(entry: WeightsEntry) -> tuple[str, str | None]:
+    """Return the name of the dataset for people, and its id on the Hub or None."""
+    return _DATASETS.get(entry.dataset, (entry.dataset, None))
+
+
+def _eval_results(entry: WeightsEntry, result: Result) -> list[EvalResult]:
+    """Make the Hub's records of the top-1 and the top-5 accuracy, with the counts that they come from."""
+    name, dataset_id = _dataset_names(entry)
     return [
         EvalResult(
             task_type=_TASK,
             task_name="Image Classification",
-            dataset_type=hub_id or entry.dataset,
+            dataset_type=dataset_id or entry.dataset,
             dataset_name=name,
             dataset_split=result.split,
             metric_type="accuracy",
@@ -158,34 +207,36 @@ def _evaluated(entry: WeightsEntry, result: Result) -> list[EvalResult]:
     ]
 
 
-def _introduction(entry: WeightsEntry, row: Architecture, facts: Facts) -> str:
-    dataset = _DATASETS.get(entry.dataset, (entry.dataset, None))[0]
+def _introduction(entry: WeightsEntry, architecture: Architecture, file: PublishedFile) -> str:
+    dataset, _ = _dataset_names(entry)
     size = " x ".join(map(str, entry.preprocessing.input_size[1:]))
     first = entry.results[0]
     wrong = first.images - first.top1_correct
-    lines = [
-        f"{row.description}, trained on {dataset}: **{error_percent(wrong, first.images):.2f} % top-1 error**, "
-        f"{wrong:,} of {first.images:,} {first.split} images wrong.",
-        f"{facts.parameters:,} parameters, {entry.num_classes:,} classes, images of {size} pixels. "
-        f"The network: {_linked(row.source)}.",
+    paragraphs = [
+        f"{architecture.description}, trained on {dataset}. The top-1 error is "
+        f"**{error_percent(wrong, first.images):.2f} %**: {wrong:,} of {first.images:,} {first.split} images are "
+        "classified wrongly.",
+        f"The network has {file.parameters:,} parameters and {entry.num_classes:,} classes, and takes images of {size} "
+        f"pixels. Source of the network: {_link_papers(architecture.source)}.",
     ]
     if entry.arguments:
-        lines.append("Built with " + ", ".join(f"{name}={value!r}" for name, value in entry.arguments.items()) + ".")
+        arguments = ", ".join(f"{name}={value!r}" for name, value in entry.arguments.items())
+        paragraphs.append(f"It was built with {arguments}.")
     if entry.training:
-        lines.append(f"Training: {entry.training.rstrip('.')}.")
-    return "\n\n".join(lines)
+        paragraphs.append(f"Training: {entry.training.rstrip('.')}.")
+    return "\n\n".join(paragraphs)
 
 
-def _measured(entry: WeightsEntry) -> str:
-    counted = render_table(
+def _measurements(entry: WeightsEntry) -> str:
+    counts = render_table(
         ["split", "images", "wrong", "top-1 error", "95 % interval", "top-5 wrong", "top-5 error"],
-        [_counted(result) for result in entry.results],
+        [_count_row(result) for result in entry.results],
     )
-    parts = [counted, _interval_note(entry.results)]
+    parts = [counts, _interval_note(entry.results)]
     if entry.claims:
-        rows = [_compared(claim, entry.results) for claim in entry.claims]
+        rows = [_claim_row(claim, entry.results) for claim in entry.claims]
         parts.append(
-            "Against what was published for these very weights:\n\n"
+            "Comparison with the errors that were published for exactly these weights:\n\n"
             + render_table(["published by", "top-1 error", "statistic", "measured", "verdict"], rows)
         )
         parts.append(_claims_note(entry.claims, {row[-1] for row in rows}))
@@ -193,8 +244,8 @@ def _measured(entry: WeightsEntry) -> str:
     return "\n\n".join(parts)
 
 
-def _counted(result: Result) -> list[str]:
-    wrong, wrong5 = result.images - result.top1_correct, result.images - result.top5_correct
+def _count_row(result: Result) -> list[str]:
+    wrong, wrong_top5 = result.images - result.top1_correct, result.images - result.top5_correct
     low, high = wilson_interval(wrong, result.images)
     return [
         result.split,
@@ -202,52 +253,55 @@ def _counted(result: Result) -> list[str]:
         f"{wrong:,}",
         f"{error_percent(wrong, result.images):.2f} %",
         f"{low:.2f} to {high:.2f} %",
-        f"{wrong5:,}",
-        f"{error_percent(wrong5, result.images):.2f} %",
+        f"{wrong_top5:,}",
+        f"{error_percent(wrong_top5, result.images):.2f} %",
     ]
 
 
 def _interval_note(results: Sequence[Result]) -> str:
-    means = [f"{value:.3f} % ({name})" for result in results for name, value in result.statistics.items()]
-    other = f" By another statistic: {'; '.join(means)}." if means else ""
-    return f"The interval (Wilson) is what another test set of this size might give.{other}"
+    statistics = [f"{value:.3f} % ({name})" for result in results for name, value in result.statistics.items()]
+    others = f" The error by other statistics: {'; '.join(statistics)}." if statistics else ""
+    return f"The interval (Wilson) shows which errors another test set of this size could give.{others}"
 
 
-def _compared(claim: Claim, results: Sequence[Result]) -> list[str]:
-    """A published error, ours by its own statistic, and the verdict; only strict measurements of its kind count."""
+def _claim_row(claim: Claim, results: Sequence[Result]) -> list[str]:
+    """Return a published error, our error by the same statistic, and the verdict.
+
+    Only a strict measurement (fp32) of the same split and protocol is compared.
+    """
     published = [claim.by, f"{claim.top1_error} %", claim.statistic]
     for result in results:
         wrong = result.images - result.top1_correct
-        ours = {ERROR: error_percent(wrong, result.images), **result.statistics}.get(claim.statistic)
-        same = (claim.split, claim.protocol, "fp32") == (result.split, result.protocol, result.precision)
-        if same and ours is not None:
-            return [*published, f"{ours:.3f} %", claim_verdict(claim.top1_error, ours, result.images)]
-    return [*published, "-", f"not measured that way ({claim.split}, {claim.protocol})"]
+        measured = {ERROR: error_percent(wrong, result.images), **result.statistics}.get(claim.statistic)
+        is_comparable = (claim.split, claim.protocol, "fp32") == (result.split, result.protocol, result.precision)
+        if is_comparable and measured is not None:
+            return [*published, f"{measured:.3f} %", claim_verdict(claim.top1_error, measured, result.images)]
+    return [*published, "-", f"not measured in this way ({claim.split}, {claim.protocol})"]
 
 
 def _claims_note(claims: Sequence[Claim], verdicts: set[str]) -> str:
-    """Where the errors were published, and what the verdicts mean that occur."""
+    """Say where the errors were published, and what the verdicts in the table mean."""
     sources = "; ".join(dict.fromkeys(claim.source for claim in claims))
-    meant = [f"{name}: {text}" for name, text in _VERDICTS.items() if name in verdicts]
-    return "; ".join([f"Published in {sources}", *meant]) + "."
+    meanings = [f"{name}: {text}" for name, text in _VERDICTS.items() if name in verdicts]
+    return "; ".join([f"Published in {sources}", *meanings]) + "."
 
 
 def _circumstances(result: Result) -> str:
     torch = f", torch {result.versions['torch']}" if "torch" in result.versions else ""
     return (
-        f"Measured on {result.date} by `pyramidzoo evaluate` ({result.split}: {result.protocol}) in {result.precision} "
-        f"on {result.device}{torch}; sha256 of all predictions: `{result.prediction_sha256}`."
+        f"Measured on {result.date} with `pyramidzoo evaluate` ({result.split}: {result.protocol}) in "
+        f"{result.precision} on {result.device}{torch}; sha256 of all predictions: `{result.prediction_sha256}`."
     )
 
 
-def _usage(entry: WeightsEntry, facts: Facts) -> str:
-    file = f'file = hf_hub_download("{facts.repo_id}", "model.safetensors")'
-    register = "" if facts.timm_name else "\npyramidzoo.register_with_timm()"
-    imports = "import timm" if facts.timm_name else "import pyramidzoo\nimport timm"
-    reads = (
-        f"timm's own `{facts.timm_name}` reads this file; nothing else is needed"
-        if facts.timm_name
-        else "timm has no such network of its own; pyramidzoo brings it"
+def _examples(entry: WeightsEntry, file: PublishedFile) -> str:
+    download = f'file = hf_hub_download("{file.repo_id}", "model.safetensors")'
+    register = "" if file.timm_name else "\npyramidzoo.register_with_timm()"
+    imports = "import timm" if file.timm_name else "import pyramidzoo\nimport timm"
+    timm_note = (
+        f"timm's own `{file.timm_name}` reads this file, so pyramidzoo is not needed"
+        if file.timm_name
+        else "timm does not have this network, so pyramidzoo registers it"
     )
     return f"""With pyramidzoo:
 
@@ -255,7 +309,7 @@ def _usage(entry: WeightsEntry, facts: Facts) -> str:
 import pyramidzoo
 from huggingface_hub import hf_hub_download
 
-{file}
+{download}
 model = pyramidzoo.create_model("{entry.architecture}", weights=file).eval()
 transform = pyramidzoo.eval_transform(model.preprocessing)  # from a PIL image to an input
 ```
@@ -266,45 +320,49 @@ With torch.hub:
 import torch
 from huggingface_hub import hf_hub_download
 
-{file}
+{download}
 model = torch.hub.load("pyramidzoo/pyramidzoo:v{__version__}", "{entry.architecture}", weights=file).eval()
 ```
 
-With timm ({reads}):
+With timm ({timm_note}):
 
 ```python
 {imports}
 {register}
-model = timm.create_model("hf-hub:{facts.repo_id}", pretrained=True).eval()
+model = timm.create_model("hf-hub:{file.repo_id}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config({{}}, model=model))
 ```
 
-`pyramidzoo evaluate model.safetensors` counts the errors above again."""
+`pyramidzoo evaluate model.safetensors` measures the errors above again."""
 
 
-def _provenance(entry: WeightsEntry, facts: Facts) -> str:
+def _provenance(entry: WeightsEntry, file: PublishedFile) -> str:
+    """List who made the weights, under which license, and which files they come from."""
     origin = entry.origin
+    tensors = f"sha256 `{file.tensors_sha256}` over names, dtypes, shapes and values, independent of the container"
     lines = [
-        ("Weights by", entry.citation and _linked(entry.citation)),
-        ("Licence", _licences(entry.license)),
+        ("Weights by", entry.citation and _link_papers(entry.citation)),
+        ("License", _license_text(entry.license)),
         ("Original file", origin and (f"<{origin.url}>" + (f": {origin.manual}" if origin.manual else ""))),
-        ("Its hash", origin and origin.hash and _hash(str(origin.hash))),
-        ("Converted by pyramidzoo", facts.conversion),
-        ("This file", f"`model.safetensors`, {facts.bytes:,} bytes, sha256 `{facts.sha256}`"),
-        ("Its tensors", f"sha256 `{facts.tensors_sha256}` over names, dtypes, shapes and values, in any container"),
+        ("Hash of the original file", origin and origin.hash and _mark_hashes(str(origin.hash))),
+        ("Converted by pyramidzoo", file.conversion),
+        ("This file", f"`model.safetensors`, {file.bytes:,} bytes, sha256 `{file.sha256}`"),
+        ("Tensors in this file", tensors),
     ]
     return "\n".join(f"- **{label}:** {value}" for label, value in lines if value)
 
 
-def _licences(license: License) -> str:
+def _license_text(license: License) -> str:
     if license.code in (None, license.weights):
         return str(license.weights)
-    return f"{license.weights}; the code they were trained with: {license.code}"
+    return f"{license.weights}; license of the code they were trained with: {license.code}"
 
 
-def _hash(text: str) -> str:
+def _mark_hashes(text: str) -> str:
+    """Put each hash in a text between backticks."""
     return re.sub(r"\b([0-9a-f]{8,})\b", r"`\1`", text)
 
 
-def _linked(source: str) -> str:
-    return re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
+def _link_papers(text: str) -> str:
+    """Turn each arXiv number in a text into a link."""
+    return re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)

@@ -1,4 +1,7 @@
-"""Exact rewrites of a network for inference: the same logits to rounding, in less time."""
+"""Exact rewrites of a network for inference.
+
+A rewritten network computes the same logits up to rounding, in less time.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from torch import Tensor, fx, nn
 from torch.fx import GraphModule
 
 from pyramidzoo.errors import UsageError
-from pyramidzoo.inference._forms import PASSES, auto_form, checked_form
 from pyramidzoo.inference._fused import in_place, slice_add
-from pyramidzoo.inference._graph import has_hooks, traced
+from pyramidzoo.inference._graph import has_hooks, trace_network
 from pyramidzoo.inference._layers import is_recorded
+from pyramidzoo.inference._passes import PASSES, check_passes, choose_passes
 from pyramidzoo.models._interface import ImageClassifier
 
 __all__ = ["PASSES", "OptimizedClassifier", "optimize", "overwrite_sums"]
@@ -22,12 +25,23 @@ __all__ = ["PASSES", "OptimizedClassifier", "optimize", "overwrite_sums"]
 def optimize(
     model: ImageClassifier, *, form: str | Sequence[str] = "auto", dtype: torch.dtype | None = None
 ) -> OptimizedClassifier:
-    """A rewritten copy of a network, for inference on the same device, in its dtype or another; `model` stays as it is.
+    """Make a rewritten copy of a network for inference on the same device.
 
-    `form` "auto" takes what was fastest for the family, device and dtype; otherwise it names passes (`PASSES`), which
-    are applied in their own order, and left out of `passes` where they find nothing to do. BN computes with its running
-    statistics, dropout does nothing, whatever mode `model` is in. Raises UsageError for what is not a network of the
-    zoo, for one that cannot be rewritten exactly, for an unknown pass, and for a dtype that is not floating.
+    The copy is in evaluation mode, whatever mode `model` is in: BN uses its running statistics, and
+    there is no dropout.
+
+    Args:
+        model: A network of the zoo. It is not changed.
+        form: "auto" chooses the passes that were fastest for this family, device and dtype. Otherwise
+            the name of a pass, or several names, from `PASSES`. Their order does not matter.
+        dtype: Type of the copy; None is that of `model`.
+
+    Returns:
+        The copy. Its attribute `passes` names the passes that changed something.
+
+    Raises:
+        UsageError: `model` is not a network of the zoo or cannot be rewritten exactly, a pass is
+            unknown, or `dtype` is not a floating type.
     """
     if not isinstance(model, ImageClassifier):
         raise UsageError(
@@ -38,10 +52,10 @@ def optimize(
     if not dtype.is_floating_point:
         raise UsageError(f"{dtype} is not a dtype for a network; torch.float32, bfloat16 and float16 are")
     family = type(model).__module__.rpartition(".")[2]
-    wanted = auto_form(family, reference.device.type, dtype) if form == "auto" else checked_form(form)
+    pass_names = choose_passes(family, reference.device.type, dtype) if form == "auto" else check_passes(form)
     with torch.inference_mode(False), torch.no_grad():
-        network = traced(model)
-        applied = tuple(name for name, rewrite in PASSES.items() if name in wanted and rewrite(network))
+        network = trace_network(model)
+        applied = tuple(name for name, rewrite in PASSES.items() if name in pass_names and rewrite(network))
         network.graph.lint()
         network.delete_all_unused_submodules()
         network.recompile()
@@ -49,16 +63,16 @@ def optimize(
 
 
 def overwrite_sums(model: ImageClassifier) -> nn.Module:
-    """Let a network compute the same logits, bit by bit, without the zero channels of padded shortcuts.
+    """Make a network that computes the same logits bit by bit, without the zero channels of padded shortcuts.
 
-    These shortcuts are added in place, and so are the other sums and the ReLUs (`slice_add` and `in_place`).
+    The passes `slice_add` and `in_place` compute these shortcuts, the other sums and the ReLUs in place.
 
     Args:
-        model: Network in evaluation mode, which stays as it is.
+        model: Network in evaluation mode. It is not changed.
 
     Returns:
-        A graph that has the same layers as `model`, with the same tensors; or `model` itself, where no shortcut is
-        padded, and where hooks watch the layers. A hook must be given maps that nobody overwrites.
+        A graph with the layers and tensors of `model` itself. It is `model` where no shortcut is padded,
+        or where layers have hooks, because a hook must get maps that are not overwritten later.
     """
     if has_hooks(model):
         return model
@@ -71,13 +85,24 @@ def overwrite_sums(model: ImageClassifier) -> nn.Module:
 
 
 class OptimizedClassifier(nn.Module):
-    """A rewritten network: images (N, in_chans, H, W) of any floating dtype to logits (N, num_classes) of its own.
+    """A rewritten network.
 
-    `passes` says which rewrites it went through. It is always in evaluation mode and has no gradients. There is no
-    `forward_features`: inner maps may have other channels than the plain network's.
+    It is always in evaluation mode and has no gradients. It has no `forward_features`, because its maps
+    may have other channels than those of the plain network.
+
+    Args:
+        network: The rewritten graph.
+        passes: Names of the passes that changed something.
+        model: The network that was rewritten.
+
+    Attributes:
+        network: See above.
+        passes: See above.
+        num_classes: Number of classes.
+        preprocessing: The preprocessing of the weights.
     """
 
-    _like: Tensor
+    _dtype_marker: Tensor
 
     def __init__(self, network: GraphModule, passes: tuple[str, ...], model: ImageClassifier) -> None:
         super().__init__()
@@ -85,23 +110,34 @@ class OptimizedClassifier(nn.Module):
         self.passes = passes
         self.num_classes = model.num_classes
         self.preprocessing: Any = model.preprocessing
-        self.register_buffer("_like", torch.empty(0), persistent=False)  # of the network's dtype, wherever it moves
+        # `to` converts this buffer with the network, so its dtype is always the network's.
+        self.register_buffer("_dtype_marker", torch.empty(0), persistent=False)
         super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_chans, H, W) to logits (N, num_classes). Raises UsageError for images that want a gradient."""
+        """Classify images.
+
+        Args:
+            x: Images (N, in_chans, H, W) of any floating dtype.
+
+        Returns:
+            Logits (N, num_classes) in the network's dtype.
+
+        Raises:
+            UsageError: The images require a gradient.
+        """
         if not is_recorded(x) and x.requires_grad and torch.is_grad_enabled():
             raise UsageError("an optimized network has no gradients; take them from the one it was made from")
-        x = x.to(self._like.dtype)
+        x = x.to(self._dtype_marker.dtype)
         if "channels_last" in self.passes:
             x = x.contiguous(memory_format=torch.channels_last)
         return self.network(x)
 
     def train(self, mode: bool = True) -> OptimizedClassifier:
-        """Nothing, or UsageError for training mode."""
+        """Stay in evaluation mode. Raise UsageError if `mode` is True."""
         if mode:
             raise UsageError("an optimized network is for inference; train the one it was made from")
         return self
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(passes={self.passes}, dtype={self._like.dtype})"
+        return f"{type(self).__name__}(passes={self.passes}, dtype={self._dtype_marker.dtype})"

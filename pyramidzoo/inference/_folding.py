@@ -1,4 +1,8 @@
-"""BN into the convolution beside it. A pass changes the graph in place and tells whether it found anything."""
+"""Passes that move BN into a convolution next to it.
+
+In evaluation mode BN computes s x + t with constants s and t for each channel. Each pass changes the
+graph in place, and returns whether it changed anything.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +12,79 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pyramidzoo.inference._graph import (
-    constant,
+    bn_scale_and_shift,
+    first_input,
+    frozen_parameter,
     is_relu,
     layer_of,
-    nodes_of,
-    only_user,
-    replace,
-    scale_and_shift,
-    source,
+    nodes_with_layer,
+    replace_node,
+    single_user,
 )
 from pyramidzoo.inference._layers import Clamp
 
 
 def fold_bn(graph_module: GraphModule) -> bool:
-    """conv-BN as one convolution: s * (W * x + b) + t = (s W) * x + (s b + t), for each output channel."""
-    found = False
-    for node, norm in nodes_of(graph_module, nn.BatchNorm2d):
-        conv = layer_of(graph_module, source(node))
-        if isinstance(conv, nn.Conv2d) and only_user(source(node)) is node:
-            graph_module.set_submodule(str(source(node).target), fuse_conv_bn_eval(conv, norm))
-            replace(node, source(node))
-            found = True
-    return found
+    """Replace conv-BN by one convolution.
+
+    For each output channel of a convolution with weights W and bias b:
+    s (W x + b) + t = (s W) x + (s b + t).
+    """
+    changed = False
+    for node, norm in nodes_with_layer(graph_module, nn.BatchNorm2d):
+        conv = layer_of(graph_module, first_input(node))
+        if isinstance(conv, nn.Conv2d) and single_user(first_input(node)) is node:
+            graph_module.set_submodule(str(first_input(node).target), fuse_conv_bn_eval(conv, norm))
+            replace_node(node, first_input(node))
+            changed = True
+    return changed
 
 
 def fold_bn_into_next_conv(graph_module: GraphModule) -> bool:
-    """BN-conv1x1 as one convolution: W (s x + t) + b = (W s) x + (W t + b), and without padding every pixel sees t."""
-    found = False
-    for node, norm in nodes_of(graph_module, nn.BatchNorm2d):
-        if _feeds_pointwise(graph_module, node):
-            scale, shift = scale_and_shift(norm)
+    """Replace BN-conv1x1 by one convolution.
+
+    For a convolution with weights W and bias b: W (s x + t) + b = (W s) x + (W t + b). A 1x1 convolution
+    has no padding, so W t is the same at every pixel.
+    """
+    changed = False
+    for node, norm in nodes_with_layer(graph_module, nn.BatchNorm2d):
+        if _feeds_only_conv1x1(graph_module, node):
+            scale, shift = bn_scale_and_shift(norm)
             for user in node.users:
-                _absorb(layer_of(graph_module, user), scale, shift)
-            replace(node, source(node))
-            found = True
-    return found
+                _fold_into_conv(layer_of(graph_module, user), scale, shift)
+            replace_node(node, first_input(node))
+            changed = True
+    return changed
 
 
 def clamp(graph_module: GraphModule) -> bool:
-    """BN-ReLU-conv1x1 as clamp-convolution: ReLU(s x + t) is s max(x, -t/s) + t for s > 0, s min(x, -t/s) + t for s < 0
-    and the constant ReLU(t) for s = 0, and the convolution takes the scale and the shift.
+    """Replace BN-ReLU-conv1x1 by a clamp and a convolution.
 
-    One pass over the map instead of two. Where -t/s is beyond single precision, the channel counts as constant too.
+    ReLU(s x + t) is s max(x, -t/s) + t for s > 0, s min(x, -t/s) + t for s < 0, and the constant ReLU(t)
+    for s = 0. The clamp computes the maximum or minimum. The convolution takes over scale and shift as in
+    `fold_bn_into_next_conv`. So one pass over the map replaces two.
+
+    A channel counts as constant too if -t/s is outside the range of float32.
     """
-    found = False
-    for node, norm in nodes_of(graph_module, nn.BatchNorm2d):
-        relu = only_user(node)
-        if relu is None or not is_relu(graph_module, relu) or not _feeds_pointwise(graph_module, relu):
+    changed = False
+    for node, norm in nodes_with_layer(graph_module, nn.BatchNorm2d):
+        relu = single_user(node)
+        if relu is None or not is_relu(graph_module, relu) or not _feeds_only_conv1x1(graph_module, relu):
             continue
-        scale, shift = scale_and_shift(norm)
+        scale, shift = bn_scale_and_shift(norm)
         bounds = Clamp(scale, shift)
         scale = torch.where(bounds.constant, 0.0, scale)
         shift = torch.where(bounds.constant, shift.relu(), shift)
         for user in relu.users:
-            _absorb(layer_of(graph_module, user), scale, shift)
+            _fold_into_conv(layer_of(graph_module, user), scale, shift)
         graph_module.set_submodule(str(node.target), bounds)
-        replace(relu, node)
-        found = True
-    return found
+        replace_node(relu, node)
+        changed = True
+    return changed
 
 
-def _feeds_pointwise(graph_module: GraphModule, node: Node) -> bool:
-    """Whether convolutions of single pixels, and nothing else, read a node's result."""
+def _feeds_only_conv1x1(graph_module: GraphModule, node: Node) -> bool:
+    """Tell whether 1x1 convolutions without groups, and nothing else, read a node's result."""
     users = [layer_of(graph_module, user) for user in node.users]
     return bool(users) and all(
         isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
@@ -77,9 +92,9 @@ def _feeds_pointwise(graph_module: GraphModule, node: Node) -> bool:
     )
 
 
-def _absorb(conv: nn.Module | None, scale: Tensor, shift: Tensor) -> None:
-    """Let a 1x1 convolution read x where it read scale * x + shift."""
+def _fold_into_conv(conv: nn.Module | None, scale: Tensor, shift: Tensor) -> None:
+    """Change a 1x1 convolution that reads scale * x + shift, so that it reads x."""
     assert isinstance(conv, nn.Conv2d)
     bias = conv.weight.flatten(1) @ shift
-    conv.bias = constant(bias if conv.bias is None else conv.bias + bias)
-    conv.weight = constant(conv.weight * scale.view(1, -1, 1, 1))
+    conv.bias = frozen_parameter(bias if conv.bias is None else conv.bias + bias)
+    conv.weight = frozen_parameter(conv.weight * scale.view(1, -1, 1, 1))

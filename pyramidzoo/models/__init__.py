@@ -1,4 +1,4 @@
-"""The graphs, one family a file: no weights, no URLs, no lists of names."""
+"""The networks, one family in each file. This package knows no weights and no URLs."""
 
 from __future__ import annotations
 
@@ -18,40 +18,59 @@ if TYPE_CHECKING:
 
 
 def model_class(architecture: Architecture) -> type[ImageClassifier]:
-    """The class of a row; only its own family is imported."""
+    """Get the class that builds an architecture.
+
+    Only the module of the architecture's own family is imported.
+
+    Args:
+        architecture: A row of the table of architectures.
+
+    Returns:
+        The class. Its constructor takes the `arguments` of the row.
+    """
     module = importlib.import_module(f"pyramidzoo.models.{architecture.family}")
-    found: type[ImageClassifier] = getattr(module, architecture.builder)
-    return found
+    network_class: type[ImageClassifier] = getattr(module, architecture.class_name)
+    return network_class
 
 
 def build(architecture: Architecture, **arguments: Any) -> ImageClassifier:
-    """A network of the table, randomly initialised; only its own family is imported.
+    """Build a network of the table with random weights.
 
-    `arguments` (num_classes, in_chans, drop_rate, ...) come on top of the table's. Raises TypeError for an argument the
-    family does not have or that would make another graph, ValueError for a value it cannot take.
+    Args:
+        architecture: A row of the table of architectures.
+        **arguments: Arguments of the constructor (`num_classes`, `in_chans`, `drop_rate`, ...).
+            They come on top of those of the row.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        TypeError: The family does not have an argument, or the argument would make another architecture.
+        ValueError: The network cannot take a value.
     """
-    builder = model_class(architecture)
-    fixed = (arguments.keys() - builder.free_arguments) & inspect.signature(builder).parameters.keys()
+    network_class = model_class(architecture)
+    parameters = inspect.signature(network_class).parameters
+    fixed = (arguments.keys() - network_class.overridable_arguments) & parameters.keys()
     if fixed:
         raise TypeError(f"{architecture.name} fixes {', '.join(sorted(fixed))}: another value is another architecture")
     if arguments.get("in_chans", 1) < 1:
         raise ValueError(f"in_chans is {arguments['in_chans']}; images have at least one channel")
-    settings = {"num_classes": architecture.num_classes, **architecture.arguments, **arguments}
-    return builder(**settings)
+    return network_class(**{"num_classes": architecture.num_classes, **architecture.arguments, **arguments})
 
 
 @contextlib.contextmanager
-def uninitialised() -> Iterator[None]:
-    """Networks built here, in this thread, hold whatever is in memory: for those whose every tensor a file replaces.
+def skip_initialisation() -> Iterator[None]:
+    """Build networks without initialising their tensors, inside a `with` statement and in this thread.
 
-    Faster than the meta device, on which PyTorch still walks through each initialisation.
+    The tensors hold whatever is in memory, so a file must replace every one of them. This is
+    faster than the meta device, on which PyTorch still runs through each initialisation.
     """
     with _NoInitialisation():
         yield
 
 
 class _NoInitialisation(TorchFunctionMode):
-    # those of torch.nn.init that announce themselves, and what the others end in
+    # Some functions of torch.nn.init can be intercepted themselves. The others end in these methods of a tensor.
     _SKIPPED = frozenset(
         [value for name, value in vars(torch.nn.init).items() if name.endswith("_") and not name.startswith("_")]
         + [Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_]

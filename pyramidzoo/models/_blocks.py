@@ -1,4 +1,4 @@
-"""What several families share exactly."""
+"""Layers, shortcuts and depth rules that several families share."""
 
 from __future__ import annotations
 
@@ -8,31 +8,35 @@ from torch.nn import functional as F
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """Make a 1x1 convolution without bias."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Make a 3x3 convolution with padding 1 and without bias."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
 
 
-def units_per_stage(network: str, depth: int, layers_per_unit: int) -> int:
-    """Units in each of the three CIFAR stages. Raises ValueError where the depth does not divide into them."""
-    units, rest = divmod(depth - 2, 3 * layers_per_unit)
-    if rest or units < 1:
-        raise ValueError(f"{network} has no depth {depth}: it must be {3 * layers_per_unit}n+2 with n >= 1")
-    return units
+def conv7x7(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Make the first convolution of most ImageNet networks: 7x7 with stride 2, padding 3 and without bias."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
+
+
+def relu_maxpool(x: Tensor) -> Tensor:
+    """End the stem of an ImageNet network: ReLU, then 3x3 max pooling with stride 2."""
+    return F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
 
 
 def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
-    """Put zero channels around those of a map.
+    """Put zero channels before and after the channels of a map.
 
     Args:
         x: Map (N, C, H, W).
-        before: How many zero channels come before those of x.
-        after: How many come after them.
+        before: Number of zero channels before those of `x`.
+        after: Number of zero channels after those of `x`.
 
     Returns:
-        Map (N, before + C + after, H, W); x itself where nothing is added.
+        Map (N, before + C + after, H, W). It is `x` itself where both numbers are 0.
 
     Raises:
         ValueError: A number is negative. `F.pad` would cut channels off.
@@ -43,14 +47,30 @@ def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
 
 
 def shortcut_a(x: Tensor, stride: int, before: int, after: int) -> Tensor:
-    """Take option A of He et al.: every `stride`-th pixel of x, and zero channels before and after those of x."""
+    """Compute the shortcut without parameters, option A of He et al. 2015.
+
+    Args:
+        x: Map (N, C, H, W).
+        stride: The shortcut takes every `stride`-th pixel of each row and column.
+        before: Number of zero channels before those of `x`.
+        after: Number of zero channels after those of `x`.
+
+    Returns:
+        Map (N, before + C + after, H / stride, W / stride), sides rounded up.
+    """
     return pad_channels(x[:, :, ::stride, ::stride] if stride > 1 else x, before, after)
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by sigmoid(conv1x1(ReLU(conv1x1(mean over the map)))), with a sixteenth as many in between.
+    """Squeeze-and-excitation: scale each channel by a number between 0 and 1.
+
+    The scales are sigmoid(fc2(ReLU(fc1(mean of each channel)))). `fc1` reduces the channels to a
+    sixteenth. Input and output are (N, C, H, W).
 
     Source: Hu et al. 2018, "Squeeze-and-Excitation Networks". Parameter names are timm's.
+
+    Args:
+        channels: Number of channels C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -59,25 +79,26 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(channels // 16, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of a map (N, C, H, W)."""
         scale = self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1))))
         return x * torch.sigmoid(scale)
 
 
-def conv7x7(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """The first convolution of most ImageNet networks: stride 2."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
-
-
-def relu_maxpool(x: Tensor) -> Tensor:
-    """ReLU and 3x3 max pooling with stride 2: how those networks' stems end."""
-    return F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
-
-
 def grouped_width(out_channels: int, cardinality: int, base_width: int) -> int:
-    """Channels of a bottleneck's grouped 3x3: `base_width` in each group where the output has 256."""
+    """Compute the channels of a ResNeXt block's grouped 3x3 convolution.
+
+    Args:
+        out_channels: Output channels of the block.
+        cardinality: Number of groups.
+        base_width: Channels of each group in a block with 256 output channels.
+
+    Returns:
+        The channels of all groups together.
+    """
     return cardinality * (out_channels // 4 * base_width // 64)
 
 
+# Depth of an ImageNet network: blocks in each of its four stages.
 _BASIC = {
     10: (1, 1, 1, 1),
     12: (2, 1, 1, 1),
@@ -99,9 +120,43 @@ _BOTTLENECK = {
 }
 
 
-def imagenet_blocks(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
-    """Units in each of the four ImageNet stages. Raises ValueError for a depth that nobody published."""
+def imagenet_blocks_per_stage(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
+    """Look up the blocks in each of the four stages of an ImageNet network.
+
+    Args:
+        network: What the network is called in the error message.
+        depth: Number of convolutions and linear layers, shortcuts not counted.
+        bottleneck: Blocks are bottlenecks (three convolutions), not basic blocks (two).
+
+    Returns:
+        The number of blocks in each stage.
+
+    Raises:
+        ValueError: Nobody published a network of this depth.
+    """
     table = _BOTTLENECK if bottleneck else _BASIC
     if depth not in table:
         raise ValueError(f"{network} has no depth {depth}: one of {', '.join(map(str, table))}")
     return table[depth]
+
+
+def cifar_blocks_per_stage(network: str, depth: int, layers_per_block: int) -> int:
+    """Compute the blocks in each of the three stages of a CIFAR network.
+
+    The stem and the classifier are two layers; the others are spread evenly over the stages.
+
+    Args:
+        network: What the network is called in the error message.
+        depth: Number of convolutions and linear layers, shortcuts not counted.
+        layers_per_block: Convolutions in each block: 2 in a basic block, 3 in a bottleneck.
+
+    Returns:
+        The number of blocks in each stage.
+
+    Raises:
+        ValueError: The layers cannot be spread evenly.
+    """
+    blocks, rest = divmod(depth - 2, 3 * layers_per_block)
+    if rest or blocks < 1:
+        raise ValueError(f"{network} has no depth {depth}: it must be {3 * layers_per_block}n+2 with n >= 1")
+    return blocks

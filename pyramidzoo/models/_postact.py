@@ -1,4 +1,4 @@
-"""Post-activation units and trunk (He et al. 2015): what ResNets, ResNeXts, SE-ResNets and wide_resnet50_2 share.
+"""Post-activation blocks (He et al. 2015). ResNet, ResNeXt, SE-ResNet and wide_resnet50_2 share them.
 
 Parameter names are torchvision's.
 """
@@ -11,14 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, relu_maxpool, shortcut_a
-from pyramidzoo.models._interface import ImageClassifier, checked_choice
+from pyramidzoo.models._interface import ImageClassifier, check_choice
 
 
 class BasicBlock(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN-[SE] plus shortcut, then ReLU.
 
-    Shortcut "A": every second pixel, zero channels half before and half after. "B": strided conv1x1 and BN. `channels`
-    are those between the two convolutions, `strides` theirs.
+    Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride), where stride is the
+    product of `strides`.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        inner_channels: Channels between the two convolutions; None is `out_channels`.
+        strides: Strides of the two convolutions.
+        shortcut: "A" takes every `stride`-th pixel and adds zero channels, half of them before the
+            others and half after. "B" is a strided conv1x1 and BN where the shape changes.
+        se: The branch ends with squeeze-and-excitation.
     """
 
     def __init__(
@@ -26,13 +35,13 @@ class BasicBlock(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        channels: int | None = None,
+        inner_channels: int | None = None,
         strides: tuple[int, int] = (1, 1),
         shortcut: Literal["A", "B"] = "B",
         se: bool = False,
     ) -> None:
         super().__init__()
-        inner = out_channels if channels is None else channels
+        inner = out_channels if inner_channels is None else inner_channels
         self.stride = strides[0] * strides[1]
         self.pad_before = (out_channels - in_channels) // 2
         self.pad_after = out_channels - in_channels - self.pad_before
@@ -41,10 +50,12 @@ class BasicBlock(nn.Module):
         self.conv2 = conv3x3(inner, out_channels, strides[1])
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.se = SqueezeExcitation(out_channels) if se else None
-        needed = shortcut == "B" and (in_channels != out_channels or self.stride > 1)
-        self.downsample = _projection(in_channels, out_channels, self.stride) if needed else None
+        has_new_shape = in_channels != out_channels or self.stride > 1
+        has_projection = shortcut == "B" and has_new_shape
+        self.downsample = _projection(in_channels, out_channels, self.stride) if has_projection else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the block on a map (N, in_channels, H, W)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.se is not None:
@@ -57,9 +68,24 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN-[SE] plus shortcut, then ReLU.
 
-    `inner` channels in `groups` groups between the 1x1 convolutions; `stride_in` says which convolution is strided: the
-    first 1x1 in He et al., the 3x3 in fb.resnet.torch and torchvision. The shortcut is conv and BN where the shape
-    changes. SENet-154's units begin with half the inner channels (`first`) and have a 3x3 shortcut (`shortcut_kernel`).
+    Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride). The shortcut is a
+    strided convolution and BN where the shape changes.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        inner_channels: Channels that the 3x3 convolution writes.
+        stride: Stride of the block.
+        groups: Groups of the 3x3 convolution.
+        stride_in: Which convolution is strided: the first "1x1" (He et al.) or the "3x3"
+            (fb.resnet.torch and torchvision).
+        se: The branch ends with squeeze-and-excitation.
+        first_channels: Channels that the first 1x1 convolution writes; None is `inner_channels`.
+            SENet-154 has half as many.
+        shortcut_kernel: Kernel size of the shortcut's convolution: 3 in SENet-154, else 1.
+
+    Raises:
+        ValueError: `stride_in` has another value.
     """
 
     def __init__(
@@ -67,29 +93,29 @@ class Bottleneck(nn.Module):
         in_channels: int,
         out_channels: int,
         *,
-        inner: int,
+        inner_channels: int,
         stride: int = 1,
         groups: int = 1,
         stride_in: Literal["1x1", "3x3"] = "3x3",
         se: bool = False,
-        first: int | None = None,
+        first_channels: int | None = None,
         shortcut_kernel: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
-        checked_choice("stride_in", stride_in, "1x1", "3x3")
-        strides = (stride, 1) if stride_in == "1x1" else (1, stride)
-        first = inner if first is None else first
-        self.conv1 = conv1x1(in_channels, first, strides[0])
+        check_choice("stride_in", stride_in, "1x1", "3x3")
+        first = inner_channels if first_channels is None else first_channels
+        self.conv1 = conv1x1(in_channels, first, stride if stride_in == "1x1" else 1)
         self.bn1 = nn.BatchNorm2d(first)
-        self.conv2 = nn.Conv2d(first, inner, 3, stride=strides[1], padding=1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = conv1x1(inner, out_channels)
+        self.conv2 = conv3x3(first, inner_channels, stride if stride_in == "3x3" else 1, groups)
+        self.bn2 = nn.BatchNorm2d(inner_channels)
+        self.conv3 = conv1x1(inner_channels, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.se = SqueezeExcitation(out_channels) if se else None
-        needed = in_channels != out_channels or stride > 1
-        self.downsample = _projection(in_channels, out_channels, stride, shortcut_kernel) if needed else None
+        has_new_shape = in_channels != out_channels or stride > 1
+        self.downsample = _projection(in_channels, out_channels, stride, shortcut_kernel) if has_new_shape else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the block on a map (N, in_channels, H, W)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -99,25 +125,27 @@ class Bottleneck(nn.Module):
 
 
 def _projection(in_channels: int, out_channels: int, stride: int, kernel: int = 1) -> nn.Sequential:
+    """Make the shortcut with parameters, option B of He et al. 2015."""
     convolution = conv1x1 if kernel == 1 else conv3x3
     return nn.Sequential(convolution(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
 
 class PostActNet(ImageClassifier):
-    """The trunk: conv-BN-ReLU and stages."""
+    """A network for small images: conv-BN-ReLU, then the stages."""
 
     conv1: nn.Module
     bn1: nn.Module
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(x)))
-
     def forward_features(self, x: Tensor) -> Tensor:
-        return self._stages(self._stem(x))
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self._run_stages(x)
 
 
 class ImagePostActNet(PostActNet):
-    """The same for large images: the stem ends with max pooling."""
+    """A network for large images: conv-BN-ReLU and max pooling, then the stages."""
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return relu_maxpool(self.bn1(self.conv1(x)))
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
+        x = relu_maxpool(self.bn1(self.conv1(x)))
+        return self._run_stages(x)

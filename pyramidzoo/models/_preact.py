@@ -1,4 +1,4 @@
-"""Pre-activation units and trunk (He et al. 2016): what PreResNets, wide ResNets and SE-PreResNets share."""
+"""Pre-activation blocks (He et al. 2016). PreResNet, wide ResNet and SE-PreResNet share them."""
 
 from __future__ import annotations
 
@@ -8,62 +8,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, relu_maxpool, shortcut_a
-from pyramidzoo.models._interface import ImageClassifier, checked_choice
+from pyramidzoo.models._interface import ImageClassifier, check_choice
 
 
-class _Unit(nn.Module):
-    """What both units do around their convolutions.
+class PreActBlock(nn.Module):
+    """BN-ReLU-conv3x3-BN-ReLU-[dropout]-conv3x3-[BN]-[SE] plus shortcut. Nothing follows the sum.
 
-    `shared`: the first BN-ReLU feeds the shortcut too. Where channels change the shortcut is a bare strided conv1x1
-    (`projection`), or every second pixel followed by zero channels. `first_relu` False drops the ReLU after the first
-    BN, except where it is shared; `last_bn` ends the branch with a BN (both as in hysts' ablation); `first_bn` False is
-    for an input that is activated already; `se` scales the branch's channels.
+    Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the first convolution and of the shortcut.
+        shared: The first BN-ReLU feeds the shortcut too. Otherwise the shortcut reads the raw input.
+        projection: The shortcut is a strided conv1x1 where the channels change. Otherwise it takes
+            every `stride`-th pixel and adds zero channels after the others.
+        drop_rate: Probability of dropout in front of the second convolution.
+        first_relu: A ReLU follows the first BN. There always is one where `shared` is set. hysts'
+            ablation has networks without it.
+        last_bn: The branch ends with a BN, as in hysts' ablation.
+        se: The branch ends with squeeze-and-excitation.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        stride: int,
-        shared: bool,
-        first_bn: bool,
-        first_relu: bool,
-    ) -> None:
-        super().__init__()
-        self.shared = shared
-        self.stride = stride
-        self.first_relu = first_relu or shared
-        self.bn1 = nn.BatchNorm2d(in_channels) if first_bn else nn.Identity()
-
-    def _end(self, in_channels: int, out_channels: int, *, projection: bool, last_bn: bool, se: bool) -> None:
-        self.last_bn = nn.BatchNorm2d(out_channels) if last_bn else None
-        self.se = SqueezeExcitation(out_channels) if se else None
-        self.pad_after = out_channels - in_channels
-        needed = projection and in_channels != out_channels
-        self.downsample = conv1x1(in_channels, out_channels, self.stride) if needed else None
-
-    def residual(self, x: Tensor) -> Tensor:
-        """From after the first BN-ReLU to the end of the last convolution."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(x)
-        if self.first_relu:
-            y = F.relu(y)
-        shortcut = y if self.shared else x
-        y = self.residual(y)
-        if self.last_bn is not None:
-            y = self.last_bn(y)
-        if self.se is not None:
-            y = self.se(y)
-        if self.downsample is not None:
-            return y + self.downsample(shortcut)
-        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
-
-
-class PreActBlock(_Unit):
-    """BN-ReLU-conv3x3-BN-ReLU-[dropout]-conv3x3 plus a shortcut, nothing after the sum."""
 
     def __init__(
         self,
@@ -78,25 +43,59 @@ class PreActBlock(_Unit):
         last_bn: bool = False,
         se: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride=stride, shared=shared, first_bn=True, first_relu=first_relu)
+        super().__init__()
+        self.shared = shared
+        self.stride = stride
+        self.first_relu = first_relu or shared
         self.drop_rate = drop_rate
+        self.pad_after = out_channels - in_channels
+        self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv3x3(in_channels, out_channels, stride)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = conv3x3(out_channels, out_channels)
-        self._end(in_channels, out_channels, projection=projection, last_bn=last_bn, se=se)
+        self.last_bn = nn.BatchNorm2d(out_channels) if last_bn else None
+        self.se = SqueezeExcitation(out_channels) if se else None
+        has_projection = projection and in_channels != out_channels
+        self.downsample = conv1x1(in_channels, out_channels, stride) if has_projection else None
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn2(self.conv1(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the block on a map (N, in_channels, H, W)."""
+        y = self.bn1(x)
+        if self.first_relu:
+            y = F.relu(y)
+        shortcut = y if self.shared else x
+        y = F.relu(self.bn2(self.conv1(y)))
         if self.drop_rate:
-            x = F.dropout(x, self.drop_rate, self.training)
-        return self.conv2(x)
+            y = F.dropout(y, self.drop_rate, self.training)
+        y = self.conv2(y)
+        if self.last_bn is not None:
+            y = self.last_bn(y)
+        if self.se is not None:
+            y = self.se(y)
+        if self.downsample is not None:
+            return y + self.downsample(shortcut)
+        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
 
 
-class PreActBottleneck(_Unit):
-    """BN-ReLU-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1 plus a shortcut, nothing after the sum.
+class PreActBottleneck(nn.Module):
+    """BN-ReLU-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-[SE] plus shortcut. Nothing follows the sum.
 
-    The inner width is a quarter of the output. `stride_in` says which convolution is strided: the first 1x1 in He et
-    al.'s code, the 3x3 in fb.resnet.torch and what follows it.
+    Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride). Between the 1x1
+    convolutions there are a quarter of the output's channels. The shortcut is a strided conv1x1
+    where the channels change.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the block.
+        shared: The first BN-ReLU feeds the shortcut too. Otherwise the shortcut reads the raw input.
+        stride_in: Which convolution is strided: the first "1x1" (He et al.'s code) or the "3x3"
+            (fb.resnet.torch and the code that follows it).
+        first_bn: The block begins with BN. Otherwise it begins with the ReLU.
+        se: The branch ends with squeeze-and-excitation.
+
+    Raises:
+        ValueError: `stride_in` has another value.
     """
 
     def __init__(
@@ -110,38 +109,53 @@ class PreActBottleneck(_Unit):
         first_bn: bool = True,
         se: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, stride=stride, shared=shared, first_bn=first_bn, first_relu=True)
-        checked_choice("stride_in", stride_in, "1x1", "3x3")
+        super().__init__()
+        check_choice("stride_in", stride_in, "1x1", "3x3")
+        self.shared = shared
+        self.stride = stride
+        self.pad_after = out_channels - in_channels
         inner = out_channels // 4
+        self.bn1 = nn.BatchNorm2d(in_channels) if first_bn else nn.Identity()
         self.conv1 = conv1x1(in_channels, inner, stride if stride_in == "1x1" else 1)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv2 = conv3x3(inner, inner, stride if stride_in == "3x3" else 1)
         self.bn3 = nn.BatchNorm2d(inner)
         self.conv3 = conv1x1(inner, out_channels)
-        self._end(in_channels, out_channels, projection=True, last_bn=False, se=se)
+        self.se = SqueezeExcitation(out_channels) if se else None
+        self.downsample = conv1x1(in_channels, out_channels, stride) if in_channels != out_channels else None
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.conv2(F.relu(self.bn2(self.conv1(x))))
-        return self.conv3(F.relu(self.bn3(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the block on a map (N, in_channels, H, W)."""
+        y = F.relu(self.bn1(x))
+        shortcut = y if self.shared else x
+        y = F.relu(self.bn2(self.conv1(y)))
+        y = F.relu(self.bn3(self.conv2(y)))
+        y = self.conv3(y)
+        if self.se is not None:
+            y = self.se(y)
+        if self.downsample is not None:
+            return y + self.downsample(shortcut)
+        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
 
 
 class PreActNet(ImageClassifier):
-    """The trunk: a convolution, stages, BN-ReLU."""
+    """A network for small images: one convolution, the stages, BN-ReLU."""
 
     conv1: nn.Conv2d
     norm: nn.Module
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return self.conv1(x)
-
     def forward_features(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self._stages(self._stem(x))))
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
+        x = self._run_stages(self.conv1(x))
+        return F.relu(self.norm(x))
 
 
 class ImagePreActNet(PreActNet):
-    """The same for large images: the stem is conv-BN-ReLU and max pooling."""
+    """A network for large images: conv-BN-ReLU and max pooling, the stages, BN-ReLU."""
 
     bn1: nn.BatchNorm2d
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return relu_maxpool(self.bn1(self.conv1(x)))
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
+        x = relu_maxpool(self.bn1(self.conv1(x)))
+        return F.relu(self.norm(self._run_stages(x)))

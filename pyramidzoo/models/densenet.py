@@ -1,11 +1,13 @@
 """Densely connected networks (Huang et al. 2017, "Densely Connected Convolutional Networks").
 
-Parameter names are torchvision's, whose ImageNet networks load the same files.
+Parameter names are torchvision's, so its files for ImageNet networks load without a conversion.
+Facts about the CIFAR networks are from liuzhuang13/DenseNet.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,13 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7
-from pyramidzoo.models._interface import ImageClassifier, Stage, checked_rate
+from pyramidzoo.models._interface import ImageClassifier, Stage, check_drop_rate, linear_classifier
 
 _IMAGENET_LAYERS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-[conv1x1(4k)-dropout-BN-ReLU]-conv3x3(k)-dropout; its k channels come after those of its input."""
+    """BN-ReLU-[conv1x1-dropout-BN-ReLU]-conv3x3-dropout. The result comes after the channels of the input.
+
+    Maps (N, in_channels, H, W) become (N, in_channels + growth_rate, H, W).
+
+    Args:
+        in_channels: Channels of the input.
+        growth_rate: Channels that the layer adds.
+        bottleneck: A conv1x1 with four times `growth_rate` channels comes first.
+        drop_rate: Probability of dropout after each convolution.
+    """
 
     def __init__(self, in_channels: int, growth_rate: int, *, bottleneck: bool, drop_rate: float) -> None:
         super().__init__()
@@ -34,17 +45,26 @@ class DenseLayer(nn.Module):
             self.conv1 = conv3x3(in_channels, growth_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._dropped(self.conv1(F.relu(self.norm1(x))))
+        """Run the layer on a map (N, in_channels, H, W)."""
+        y = self._dropout(self.conv1(F.relu(self.norm1(x))))
         if self.bottleneck:
-            y = self._dropped(self.conv2(F.relu(self.norm2(y))))
+            y = self._dropout(self.conv2(F.relu(self.norm2(y))))
         return torch.cat((x, y), dim=1)
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    def _dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.drop_rate, self.training) if self.drop_rate else x
 
 
 class Transition(nn.Module):
-    """BN-ReLU-conv1x1-dropout and 2x2 average pooling."""
+    """BN-ReLU-conv1x1-dropout and 2x2 average pooling.
+
+    Maps (N, in_channels, H, W) become (N, out_channels, H / 2, W / 2).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        drop_rate: Probability of dropout after the convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, drop_rate: float) -> None:
         super().__init__()
@@ -53,6 +73,7 @@ class Transition(nn.Module):
         self.conv = conv1x1(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the layer on a map (N, in_channels, H, W)."""
         x = self.conv(F.relu(self.norm(x)))
         if self.drop_rate:
             x = F.dropout(x, self.drop_rate, self.training)
@@ -60,7 +81,7 @@ class Transition(nn.Module):
 
 
 class _DenseNet(ImageClassifier):
-    """A stem, dense blocks with transitions between them, BN-ReLU; the two public classes say which and how many."""
+    """A stem, dense blocks with transitions between them, BN-ReLU."""
 
     stem_name = "features.conv0"
     classifier_name = "classifier"
@@ -68,54 +89,77 @@ class _DenseNet(ImageClassifier):
     def __init__(
         self,
         *,
-        layers: tuple[int, ...],
+        layers_per_block: Sequence[int],
         growth_rate: int,
         bottleneck: bool,
         compression: float,
         stem: dict[str, nn.Module],
-        channels: int,
-        reduction: int,
+        stem_channels: int,
+        stem_reduction: int,
         num_classes: int,
         drop_rate: float,
     ) -> None:
-        blocks: dict[str, nn.Module] = dict(stem)
-        rate, features = checked_rate(drop_rate), []
-        for index, count in enumerate(layers, start=1):
-            units: dict[str, nn.Module] = {}
-            for k in range(1, count + 1):
-                units[f"denselayer{k}"] = DenseLayer(channels, growth_rate, bottleneck=bottleneck, drop_rate=rate)
+        check_drop_rate(drop_rate)
+        features, feature_info = dict(stem), []
+        channels, reduction = stem_channels, stem_reduction
+        for number, layer_count in enumerate(layers_per_block, start=1):
+            layers: dict[str, nn.Module] = {}
+            for layer in range(1, layer_count + 1):
+                layers[f"denselayer{layer}"] = DenseLayer(
+                    channels, growth_rate, bottleneck=bottleneck, drop_rate=drop_rate
+                )
                 channels += growth_rate
-            name = f"denseblock{index}"
-            blocks[name] = Stage(OrderedDict(units))
-            features.append({"num_chs": channels, "reduction": reduction, "module": f"features.{name}"})
-            if index < len(layers):
-                narrowed = int(channels * compression)
-                blocks[f"transition{index}"] = Transition(channels, narrowed, drop_rate=rate)
-                channels, reduction = narrowed, reduction * 2
+            name = f"denseblock{number}"
+            features[name] = Stage(OrderedDict(layers))
+            feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"features.{name}"})
+            if number < len(layers_per_block):
+                compressed = int(channels * compression)
+                features[f"transition{number}"] = Transition(channels, compressed, drop_rate=drop_rate)
+                channels, reduction = compressed, reduction * 2
+        features["norm5"] = nn.BatchNorm2d(channels)
         super().__init__(num_classes=num_classes, num_features=channels)
-        self.feature_info = features
-        self.features = nn.Sequential(OrderedDict({**blocks, "norm5": nn.BatchNorm2d(channels)}))
-        self._complete("fan_out")
+        self.feature_info = feature_info
+        self.features = nn.Sequential(OrderedDict(features))
+        self.classifier = linear_classifier(channels, num_classes)
+        self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
         return F.relu(self.features(x))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        block = r"^features\.(?:denseblock|transition)(\d+)"
-        fine = [
+        """Get patterns of parameter names, see `ImageClassifier.group_matcher`."""
+        coarse_blocks = r"^features\.(?:denseblock|transition)(\d+)"
+        fine_blocks = [
             (r"^features\.denseblock(\d+)\.denselayer(\d+)", None),
             (r"^features\.transition(\d+)", (99999,)),
             (r"^features\.norm5", (99999,)),
         ]
-        return {"stem": r"^features\.conv0|^features\.norm0", "blocks": block if coarse else fine}
+        return {
+            "stem": r"^features\.conv0|^features\.norm0",
+            "blocks": coarse_blocks if coarse else fine_blocks,
+        }
 
 
 class CifarDenseNet(_DenseNet):
-    """DenseNet on 32x32 images: conv3x3, three blocks of (depth - 4) / 3 layers, half as many with `bottleneck`.
+    """DenseNet for 32x32 images: conv3x3, three dense blocks with transitions between them, BN-ReLU.
 
-    The published plain networks have 16 stem channels and no `compression`, the BC ones 2k and 0.5. `drop_rate` is the
-    dropout after every convolution but the first (the authors use 0.2 without augmentation). Raises ValueError for
-    another depth. Facts from liuzhuang13/DenseNet.
+    The published plain networks have 16 stem channels and no compression. The BC networks have twice
+    `growth_rate` stem channels and compression 0.5.
+
+    Args:
+        depth: 3n+4 for n layers in each dense block; 6n+4 with `bottleneck`.
+        growth_rate: Channels that each layer adds.
+        bottleneck: Each layer begins with a conv1x1.
+        compression: Factor for the channels in each transition.
+        stem_channels: Channels of the stem.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout after every convolution but the first (the authors use 0.2
+            without augmentation).
+
+    Raises:
+        ValueError: There is no network of this depth.
     """
 
     def __init__(
@@ -130,27 +174,35 @@ class CifarDenseNet(_DenseNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        step = 6 if bottleneck else 3
-        count, rest = divmod(depth - 4, step)
-        if rest or count < 1:
-            raise ValueError(f"A CIFAR DenseNet has no depth {depth}: it must be {step}n+4 with n >= 1")
+        convolutions = 6 if bottleneck else 3  # for one more layer in each of the three blocks
+        n, rest = divmod(depth - 4, convolutions)
+        if rest or n < 1:
+            raise ValueError(f"A CIFAR DenseNet has no depth {depth}: it must be {convolutions}n+4 with n >= 1")
         super().__init__(
-            layers=(count, count, count),
+            layers_per_block=(n, n, n),
             growth_rate=growth_rate,
             bottleneck=bottleneck,
             compression=compression,
             stem={"conv0": conv3x3(in_chans, stem_channels)},
-            channels=stem_channels,
-            reduction=1,
+            stem_channels=stem_channels,
+            stem_reduction=1,
             num_classes=num_classes,
             drop_rate=drop_rate,
         )
 
 
 class ImageDenseNet(_DenseNet):
-    """DenseNet-BC on 224x224 images: conv7x7(2k)-BN-ReLU, 3x3 max pooling, four blocks.
+    """DenseNet-BC for 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four dense blocks, BN-ReLU.
 
-    `drop_rate` as above. Raises ValueError for a depth other than 121, 161, 169, 201.
+    Args:
+        depth: 121, 161, 169 or 201.
+        growth_rate: Channels that each layer adds. The stem has twice as many.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout after every convolution but the first.
+
+    Raises:
+        ValueError: `depth` is another number.
     """
 
     def __init__(
@@ -158,21 +210,21 @@ class ImageDenseNet(_DenseNet):
     ) -> None:
         if depth not in _IMAGENET_LAYERS:
             raise ValueError(f"An ImageNet DenseNet has no depth {depth}: one of {sorted(_IMAGENET_LAYERS)}")
-        channels = 2 * growth_rate
+        stem_channels = 2 * growth_rate
         stem: dict[str, nn.Module] = {
-            "conv0": conv7x7(in_chans, channels),
-            "norm0": nn.BatchNorm2d(channels),
+            "conv0": conv7x7(in_chans, stem_channels),
+            "norm0": nn.BatchNorm2d(stem_channels),
             "relu0": nn.ReLU(),
             "pool0": nn.MaxPool2d(3, stride=2, padding=1),
         }
         super().__init__(
-            layers=_IMAGENET_LAYERS[depth],
+            layers_per_block=_IMAGENET_LAYERS[depth],
             growth_rate=growth_rate,
             bottleneck=True,
             compression=0.5,
             stem=stem,
-            channels=channels,
-            reduction=4,
+            stem_channels=stem_channels,
+            stem_reduction=4,
             num_classes=num_classes,
             drop_rate=drop_rate,
         )

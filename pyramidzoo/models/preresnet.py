@@ -6,20 +6,30 @@ from typing import Literal
 
 from torch import nn
 
-from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._interface import checked_choice
+from pyramidzoo.models._blocks import cifar_blocks_per_stage, conv3x3, conv7x7, imagenet_blocks_per_stage
+from pyramidzoo.models._interface import check_choice, linear_classifier
 from pyramidzoo.models._preact import ImagePreActNet, PreActBlock, PreActBottleneck, PreActNet
 
 
 class CifarPreResNet(PreActNet):
-    """PreResNet of basic units, depth 6n+2, on 32x32 images: conv3x3(16 * width), three stages, BN-ReLU.
+    """PreResNet of basic blocks for 32x32 images: conv3x3, three stages of 16, 32, 64 channels, BN-ReLU.
 
-    Stages have 16, 32, 64 channels times `width`. `shared_stages` says in which of them the first unit's BN-ReLU feeds
-    its shortcut as well: all in He et al., fb.resnet.torch and hysts' default; only the first in most of hysts'
-    ablation networks; all but the first in pytorchcv. `shortcut` "A" adds zero channels after the existing ones where
-    "B" has a bare conv1x1. `first_relu` False and `last_bn` are hysts' ablations of the unit. Raises ValueError for
-    other depths.
+    Args:
+        depth: 6n+2 for n blocks in each stage.
+        width: Factor for the channels of the stem and of the stages.
+        shortcut: "B" is a conv1x1 without BN where the channels change. "A" adds zero channels after
+            the others.
+        shared_stages: For each stage, whether the first BN-ReLU of its first block feeds the shortcut
+            too. All do in He et al., fb.resnet.torch and hysts' default. Only the first stage does in
+            most networks of hysts' ablation. All but the first stage do in pytorchcv.
+        first_relu: A ReLU follows the first BN of each block. hysts' ablation has networks without it.
+        last_bn: The branch of each block ends with a BN, as in hysts' ablation.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: There is no network of this depth, or `shortcut` has another value.
     """
 
     def __init__(
@@ -36,32 +46,46 @@ class CifarPreResNet(PreActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=64 * width, drop_rate=drop_rate)
-        checked_choice("shortcut", shortcut, "A", "B")
-        n = _blocks.units_per_stage("A CIFAR PreResNet", depth, 2)
+        check_choice("shortcut", shortcut, "A", "B")
+        n = cifar_blocks_per_stage("A CIFAR PreResNet", depth, 2)
         self.conv1 = conv3x3(in_chans, 16 * width)
-
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            return PreActBlock(
-                channels,
-                out,
-                stride=stride,
-                shared=k == 0 and shared_stages[stage],
-                projection=shortcut == "B",
-                first_relu=first_relu,
-                last_bn=last_bn,
-            )
-
-        self._add_stages((n, n, n), [w * width for w in (16, 32, 64)], unit, channels=16 * width, reduction=1)
+        channels = 16 * width
+        for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                block = PreActBlock(
+                    channels,
+                    out,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    shared=index == 0 and shared_stages[stage],
+                    projection=shortcut == "B",
+                    first_relu=first_relu,
+                    last_bn=last_bn,
+                )
+                blocks.append(block)
+                channels = out
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(64 * width)
-        self._complete("fan_out")
+        self.fc = linear_classifier(64 * width, num_classes)
+        self._init_weights("fan_out")
 
 
 class CifarBottleneckPreResNet(PreActNet):
-    """PreResNet of bottlenecks, depth 9n+2, on 32x32 images: conv3x3(16), stages at 64, 128, 256 channels, BN-ReLU.
+    """PreResNet of bottlenecks for 32x32 images: conv3x3, three stages of 64, 128, 256 channels, BN-ReLU.
 
-    `stride_in` says which convolution is strided: the first 1x1 (He et al.) or the 3x3 (fb.resnet.torch, pytorchcv).
-    `first_width` is 16 in hysts' networks, whose first stage stays as narrow as the stem; `shared_stages` are none in
-    bearpaw's. Raises ValueError for other depths.
+    Args:
+        depth: 9n+2 for n blocks in each stage.
+        stride_in: Which convolution is strided: the first "1x1" (He et al.) or the "3x3"
+            (fb.resnet.torch, pytorchcv).
+        first_width: Channels of the first stage. hysts' networks have 16, as many as the stem.
+        shared_stages: For each stage, whether the first BN-ReLU of its first block feeds the shortcut
+            too. None does in bearpaw's networks.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: There is no network of this depth, or `stride_in` has another value.
     """
 
     def __init__(
@@ -76,28 +100,40 @@ class CifarBottleneckPreResNet(PreActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=256, drop_rate=drop_rate)
-        n = _blocks.units_per_stage("A CIFAR PreResNet of bottlenecks", depth, 3)
+        n = cifar_blocks_per_stage("A CIFAR PreResNet of bottlenecks", depth, 3)
         self.conv1 = conv3x3(in_chans, 16)
-        self._add_stages(
-            (n, n, n),
-            (first_width, 128, 256),
-            lambda channels, out, stride, stage, k: PreActBottleneck(
-                channels, out, stride=stride, shared=k == 0 and shared_stages[stage], stride_in=stride_in
-            ),
-            channels=16,
-            reduction=1,
-        )
+        channels = 16
+        for stage, width in enumerate((first_width, 128, 256)):
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                stride = 2 if stage > 0 and index == 0 else 1
+                shared = index == 0 and shared_stages[stage]
+                blocks.append(PreActBottleneck(channels, width, stride=stride, shared=shared, stride_in=stride_in))
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(256)
-        self._complete("fan_out")
+        self.fc = linear_classifier(256, num_classes)
+        self._init_weights("fan_out")
 
 
 class ImagePreResNet(ImagePreActNet):
-    """PreResNet on 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, stages at 64, 128, 256, 512 channels, BN-ReLU.
+    """PreResNet for 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages of 64 to 512 channels, BN-ReLU.
 
-    Basic units or, at four times as many channels, `bottleneck` ones. `first_bn`: whether the very first unit has a
-    BN-ReLU of its own (pytorchcv) although its input is activated (fb.resnet.torch has none). The first identity of
-    basic units is the raw input; `width` scales all channels but the last unit's. Raises ValueError for an unknown
-    depth.
+    Where the channels change, the first BN-ReLU of a block feeds the shortcut too.
+
+    Args:
+        depth: Number of convolutions and linear layers.
+        bottleneck: Blocks are bottlenecks with four times as many channels, not basic blocks.
+        stride_in: Which convolution of a bottleneck is strided: the first "1x1" or the "3x3".
+        first_bn: The very first bottleneck begins with a BN, as in pytorchcv. fb.resnet.torch has
+            none there, because the stem has normalised its input.
+        width: Factor for the channels of the stem and of all blocks but the last.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: Nobody published a network of this depth, or `stride_in` has another value.
     """
 
     def __init__(
@@ -112,21 +148,32 @@ class ImagePreResNet(ImagePreActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_blocks("An ImageNet PreResNet", depth, bottleneck)
-        widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
-        features = 2048 if bottleneck else 512
-        super().__init__(num_classes=num_classes, num_features=features, drop_rate=drop_rate)
-        stem = int(64 * width)
-        self.conv1 = conv7x7(in_chans, stem)
-        self.bn1 = nn.BatchNorm2d(stem)
-
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            shared = channels != out
-            if not bottleneck:
-                return PreActBlock(channels, out, stride=stride, shared=shared)
-            own = first_bn or stage > 0 or k > 0
-            return PreActBottleneck(channels, out, stride=stride, shared=shared, stride_in=stride_in, first_bn=own)
-
-        self._add_stages(counts, widths, unit, channels=stem, reduction=4)
-        self.norm = nn.BatchNorm2d(features)
-        self._complete("fan_out")
+        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet PreResNet", depth, bottleneck)
+        num_features = 2048 if bottleneck else 512
+        super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
+        channels = int(64 * width)
+        self.conv1 = conv7x7(in_chans, channels)
+        self.bn1 = nn.BatchNorm2d(channels)
+        for stage, count in enumerate(blocks_per_stage):
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                is_first = stage == 0 and index == 0
+                is_last = stage == 3 and index == count - 1
+                stage_width = int(64 * 2**stage * width) * (4 if bottleneck else 1)
+                out = num_features if is_last else stage_width
+                shared = channels != out
+                block: nn.Module
+                if bottleneck:
+                    has_bn = first_bn or not is_first
+                    block = PreActBottleneck(
+                        channels, out, stride=stride, shared=shared, stride_in=stride_in, first_bn=has_bn
+                    )
+                else:
+                    block = PreActBlock(channels, out, stride=stride, shared=shared)
+                blocks.append(block)
+                channels = out
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.norm = nn.BatchNorm2d(num_features)
+        self.fc = linear_classifier(num_features, num_classes)
+        self._init_weights("fan_out")

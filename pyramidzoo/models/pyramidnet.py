@@ -1,6 +1,7 @@
 """Pyramidal residual networks (Han, Kim & Kim 2017, "Deep Pyramidal Residual Networks").
 
-Every unit is a little wider than the one before. Facts from jhkim89/PyramidNet (Torch7) and PyramidNet-caffe.
+Each block is a little wider than the block before it. Facts are from jhkim89/PyramidNet (Torch7)
+and PyramidNet-caffe.
 """
 
 from __future__ import annotations
@@ -10,125 +11,143 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7, pad_channels
-from pyramidzoo.models._interface import ImageClassifier
+from pyramidzoo.models._blocks import (
+    cifar_blocks_per_stage,
+    conv1x1,
+    conv3x3,
+    conv7x7,
+    imagenet_blocks_per_stage,
+    pad_channels,
+    relu_maxpool,
+)
+from pyramidzoo.models._interface import ImageClassifier, linear_classifier
 
 
-def block_widths(base: int, alpha: float, units: int, *, multiplicative: bool = False) -> list[int]:
-    """Channels of every unit: from `base`, alpha is added (or multiplied) in equal steps over all units.
+def block_widths(base: int, alpha: float, blocks: int, *, multiplicative: bool = False) -> list[int]:
+    """Compute the channels of each block, which grow in equal steps.
 
-    One double accumulates and only its reading is rounded, half up, as in the authors' Lua: rounding the accumulator,
-    or computing k * alpha / units, gives other networks (56 layers of bottlenecks, alpha 31, unit 9: 31, not 32).
+    As in the authors' Lua code, one double accumulates the steps, and only the number that is read
+    from it is rounded, half up. Rounding the accumulator, or computing k * alpha / blocks, gives other
+    networks: of 18 bottlenecks with alpha 31, block 9 would have width 32 instead of 31.
+
+    Args:
+        base: Width in front of the first block.
+        alpha: What is added to the width over all blocks, or its factor over all blocks.
+        blocks: Number of blocks.
+        multiplicative: The steps multiply instead of adding.
+
+    Returns:
+        The width of each block.
     """
-    widths, x = [], float(base)
-    for _ in range(units):
-        x = x * alpha ** (1 / units) if multiplicative else x + alpha / units
-        widths.append(math.floor(x + 0.5))
+    widths, width = [], float(base)
+    for _ in range(blocks):
+        width = width * alpha ** (1 / blocks) if multiplicative else width + alpha / blocks
+        widths.append(math.floor(width + 0.5))
     return widths
 
 
-class _Unit(nn.Module):
-    """What both units end with: the sum with the average-pooled raw input, which zero channels make as wide."""
+def pyramid_shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
+    """Compute the shortcut of a block: average pooling where it is strided, then zero channels after the others.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.pad_after = out_channels - in_channels
+    Args:
+        x: Input of the block (N, C, H, W).
+        stride: Stride of the block, 1 or 2.
+        added_channels: Number of zero channels.
 
-    def residual(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    Returns:
+        Map (N, C + added_channels, H / stride, W / stride).
+    """
+    if stride == 2:
+        # ceil_mode matters for odd sides only. The strided convolution rounds up as well.
+        x = F.avg_pool2d(x, 2, ceil_mode=True)
+    return pad_channels(x, before=0, after=added_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.residual(x)
-        # ceil_mode matters on odd maps alone, where the strided convolution rounds up as well
-        shortcut = F.avg_pool2d(x, 2, ceil_mode=True) if self.stride == 2 else x
-        return y + pad_channels(shortcut, before=0, after=self.pad_after)
 
+class BasicBlock(nn.Module):
+    """BN-conv3x3-BN-ReLU-conv3x3-BN plus shortcut.
 
-class BasicBlock(_Unit):
-    """BN-conv3x3-BN-ReLU-conv3x3-BN plus shortcut; no ReLU before the first convolution, none after the sum."""
+    There is no ReLU in front of the first convolution, and none after the sum. Maps (N, in_channels,
+    H, W) become (N, width, H / stride, W / stride).
+
+    Args:
+        in_channels: Channels of the input.
+        width: Channels of both convolutions and of the output.
+        stride: Stride of the first convolution, 1 or 2.
+    """
 
     expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
-        super().__init__(in_channels, width, stride)
+        super().__init__()
+        self.stride = stride
+        self.added_channels = width - in_channels
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv3x3(in_channels, width, stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width)
         self.bn3 = nn.BatchNorm2d(width)
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.conv1(self.bn1(x))
-        x = self.conv2(F.relu(self.bn2(x)))
-        return self.bn3(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the block on a map (N, in_channels, H, W)."""
+        y = self.conv1(self.bn1(x))
+        y = self.conv2(F.relu(self.bn2(y)))
+        y = self.bn3(y)
+        return y + pyramid_shortcut(x, self.stride, self.added_channels)
 
 
-class Bottleneck(_Unit):
-    """BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1(4 * width)-BN plus shortcut."""
+class Bottleneck(nn.Module):
+    """BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN plus shortcut.
+
+    There is no ReLU in front of the first convolution, and none after the sum. Maps (N, in_channels,
+    H, W) become (N, 4 * width, H / stride, W / stride).
+
+    Args:
+        in_channels: Channels of the input.
+        width: Channels between the 1x1 convolutions, a quarter of the output's.
+        stride: Stride of the 3x3 convolution, 1 or 2.
+    """
 
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
-        super().__init__(in_channels, width * self.expansion, stride)
+        super().__init__()
+        self.stride = stride
+        self.added_channels = 4 * width - in_channels
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv1x1(in_channels, width)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width, stride)
         self.bn3 = nn.BatchNorm2d(width)
-        self.conv3 = conv1x1(width, width * self.expansion)
-        self.bn4 = nn.BatchNorm2d(width * self.expansion)
+        self.conv3 = conv1x1(width, 4 * width)
+        self.bn4 = nn.BatchNorm2d(4 * width)
 
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.conv1(self.bn1(x))
-        x = self.conv2(F.relu(self.bn2(x)))
-        x = self.conv3(F.relu(self.bn3(x)))
-        return self.bn4(x)
-
-
-class _PyramidNet(ImageClassifier):
-    """Stem, stages of ever wider units, BN-ReLU; the two public classes say which stem and how many units."""
-
-    def __init__(
-        self,
-        *,
-        units: tuple[int, ...],
-        widths: list[int],
-        unit: type[BasicBlock] | type[Bottleneck],
-        stem: nn.Conv2d,
-        first_reduction: int,
-        num_classes: int,
-        drop_rate: float,
-    ) -> None:
-        super().__init__(num_classes=num_classes, num_features=widths[-1] * unit.expansion, drop_rate=drop_rate)
-        self.block_widths = tuple(widths)
-        self.conv1 = stem
-        self.bn1 = nn.BatchNorm2d(stem.out_channels)
-        channels, remaining = stem.out_channels, iter(widths)
-        for stage, count in enumerate(units):
-            members: list[nn.Module] = []
-            for k in range(count):
-                width = next(remaining)
-                members.append(unit(channels, width, 2 if stage > 0 and k == 0 else 1))
-                channels = width * unit.expansion
-            self._add_stage(members, channels=channels, reduction=first_reduction * 2**stage)
-        self.norm = nn.BatchNorm2d(channels)
-        self._complete("fan_out")
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self._stages(self._stem(x))))
-
-    def _stem(self, x: Tensor) -> Tensor:
-        return self.bn1(self.conv1(x))
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the block on a map (N, in_channels, H, W)."""
+        y = self.conv1(self.bn1(x))
+        y = self.conv2(F.relu(self.bn2(y)))
+        y = self.conv3(F.relu(self.bn3(y)))
+        y = self.bn4(y)
+        return y + pyramid_shortcut(x, self.stride, self.added_channels)
 
 
-class CifarPyramidNet(_PyramidNet):
-    """PyramidNet on 32x32 images: conv3x3(16)-BN without ReLU, three stages; `block_widths` lists all widths.
+class CifarPyramidNet(ImageClassifier):
+    """PyramidNet for 32x32 images: conv3x3-BN without ReLU, three stages, BN-ReLU.
 
-    Basic units (depth 6n+2) or `bottleneck` ones (9n+2); depth alone cannot tell them apart (164 is both). alpha is
-    the total over the network, added or, with `multiplicative`, multiplied. `stem_channels` is 64 in one early
-    reimplementation only. Raises ValueError for other depths.
+    Args:
+        depth: 6n+2 for n basic blocks in each stage, 9n+2 for n bottlenecks. 164 is both.
+        alpha: What is added to the width over the whole network, or its factor.
+        bottleneck: Blocks are bottlenecks, not basic blocks.
+        multiplicative: The width is multiplied from block to block instead of added to.
+        stem_channels: Channels of the stem: 64 in one early reimplementation, else 16.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Attributes:
+        block_widths: The width of each block.
+
+    Raises:
+        ValueError: There is no network of this depth.
     """
 
     def __init__(
@@ -143,38 +162,71 @@ class CifarPyramidNet(_PyramidNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        n = _blocks.units_per_stage("A CIFAR PyramidNet", depth, 3 if bottleneck else 2)
-        super().__init__(
-            units=(n, n, n),
-            widths=block_widths(16, alpha, 3 * n, multiplicative=multiplicative),
-            unit=Bottleneck if bottleneck else BasicBlock,
-            stem=conv3x3(in_chans, stem_channels),
-            first_reduction=1,
-            num_classes=num_classes,
-            drop_rate=drop_rate,
-        )
+        n = cifar_blocks_per_stage("A CIFAR PyramidNet", depth, 3 if bottleneck else 2)
+        widths = block_widths(16, alpha, 3 * n, multiplicative=multiplicative)
+        block_class = Bottleneck if bottleneck else BasicBlock
+        num_features = widths[-1] * block_class.expansion
+        super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
+        self.block_widths = tuple(widths)
+        self.conv1 = conv3x3(in_chans, stem_channels)
+        self.bn1 = nn.BatchNorm2d(stem_channels)
+        channels = stem_channels
+        for stage in range(3):
+            blocks: list[nn.Module] = []
+            for index, width in enumerate(widths[stage * n : (stage + 1) * n]):
+                blocks.append(block_class(channels, width, stride=2 if stage > 0 and index == 0 else 1))
+                channels = width * block_class.expansion
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
+        self.norm = nn.BatchNorm2d(num_features)
+        self.fc = linear_classifier(num_features, num_classes)
+        self._init_weights("fan_out")
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
+        x = self.bn1(self.conv1(x))
+        return F.relu(self.norm(self._run_stages(x)))
 
 
-class ImagePyramidNet(_PyramidNet):
-    """PyramidNet on 224x224 images: conv7x7(64)-BN-ReLU, 3x3 max pooling, four stages of bottlenecks, additive.
+class ImagePyramidNet(ImageClassifier):
+    """PyramidNet for 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages of bottlenecks, BN-ReLU.
 
-    `drop_rate` is the dropout in front of the classifier (0.5 in the authors' alpha = 450 network). Raises ValueError
-    for an unknown depth.
+    Args:
+        depth: Number of convolutions and linear layers.
+        alpha: What is added to the width over the whole network.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier (0.5 in the authors' network
+            with alpha 450).
+
+    Attributes:
+        block_widths: The width of each block.
+
+    Raises:
+        ValueError: Nobody published a network of this depth.
     """
 
     def __init__(
         self, *, depth: int, alpha: float, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        units = _blocks.imagenet_blocks("An ImageNet PyramidNet", depth, bottleneck=True)
-        super().__init__(
-            units=units,
-            widths=block_widths(64, alpha, sum(units)),
-            unit=Bottleneck,
-            stem=conv7x7(in_chans, 64),
-            first_reduction=4,
-            num_classes=num_classes,
-            drop_rate=drop_rate,
-        )
+        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet PyramidNet", depth, bottleneck=True)
+        widths = block_widths(64, alpha, sum(blocks_per_stage))
+        super().__init__(num_classes=num_classes, num_features=4 * widths[-1], drop_rate=drop_rate)
+        self.block_widths = tuple(widths)
+        self.conv1 = conv7x7(in_chans, 64)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels, next_width = 64, iter(widths)
+        for stage, count in enumerate(blocks_per_stage):
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                width = next(next_width)
+                blocks.append(Bottleneck(channels, width, stride=2 if stage > 0 and index == 0 else 1))
+                channels = 4 * width
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.norm = nn.BatchNorm2d(channels)
+        self.fc = linear_classifier(channels, num_classes)
+        self._init_weights("fan_out")
 
-    def _stem(self, x: Tensor) -> Tensor:
-        return _blocks.relu_maxpool(self.bn1(self.conv1(x)))
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
+        x = relu_maxpool(self.bn1(self.conv1(x)))
+        return F.relu(self.norm(self._run_stages(x)))

@@ -1,6 +1,6 @@
-"""Residual networks, post-activation (He et al. 2015, "Deep Residual Learning for Image Recognition").
+"""Residual networks with post-activation (He et al. 2015, "Deep Residual Learning for Image Recognition").
 
-Parameter names are torchvision's, whose ImageNet networks load the same files.
+Parameter names are torchvision's, so its files for ImageNet networks load without a conversion.
 """
 
 from __future__ import annotations
@@ -9,18 +9,25 @@ from typing import Literal
 
 from torch import nn
 
-from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._interface import checked_choice
+from pyramidzoo.models._blocks import cifar_blocks_per_stage, conv3x3, conv7x7, imagenet_blocks_per_stage
+from pyramidzoo.models._interface import check_choice, linear_classifier
 from pyramidzoo.models._postact import BasicBlock, Bottleneck, ImagePostActNet, PostActNet
 
 
 class CifarResNet(PostActNet):
-    """ResNet of depth 6n+2 on 32x32 images: conv3x3-BN-ReLU, n units each at 16, 32 and 64 channels.
+    """ResNet of basic blocks for 32x32 images: conv3x3-BN-ReLU, three stages of 16, 32, 64 channels.
 
-    `transition` "first": a stage's first convolution halves the map and widens (He et al.; akamaster's code, whose
-    option A pads on both sides). "last": the second convolution of the stage's last unit does so for the next stage
-    (fattorib/ResNets-CIFAR10). Raises ValueError for a depth that is not 6n+2.
+    Args:
+        depth: 6n+2 for n blocks in each stage.
+        shortcut: "A" adds zero channels on both sides, as akamaster's code does. "B" is conv1x1-BN.
+        transition: Where the map becomes smaller and wider: in the "first" convolution of a stage
+            (He et al.), or in the "last" convolution of the stage before (fattorib/ResNets-CIFAR10).
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: There is no network of this depth, or an argument has another value.
     """
 
     def __init__(
@@ -34,54 +41,77 @@ class CifarResNet(PostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=64, drop_rate=drop_rate)
-        checked_choice("shortcut", shortcut, "A", "B")
-        checked_choice("transition", transition, "first", "last")
-        n = _blocks.units_per_stage("A CIFAR ResNet", depth, 2)
+        check_choice("shortcut", shortcut, "A", "B")
+        check_choice("transition", transition, "first", "last")
+        n = cifar_blocks_per_stage("A CIFAR ResNet", depth, 2)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
         channels, reduction = 16, 1
         for width, next_width in ((16, 32), (32, 64), (64, 64)):
-            units: list[nn.Module] = []
-            for k in range(n):
+            blocks: list[nn.Module] = []
+            for index in range(n):
                 if transition == "first":
-                    inner, out, strides = width, width, (width // channels, 1)
+                    out_channels, strides = width, (width // channels, 1)
                 else:
-                    out = next_width if k == n - 1 else width
-                    inner, strides = width, (1, out // width)
-                units.append(BasicBlock(channels, out, channels=inner, strides=strides, shortcut=shortcut))
-                channels, reduction = out, reduction * strides[0] * strides[1]
-            self._add_stage(units, channels=channels, reduction=reduction)
-        # fattorib starts from fan-in, He et al. and fb.resnet.torch from fan-out
-        self._complete("fan_out" if transition == "first" else "fan_in")
+                    out_channels = next_width if index == n - 1 else width
+                    strides = (1, out_channels // width)
+                blocks.append(
+                    BasicBlock(channels, out_channels, inner_channels=width, strides=strides, shortcut=shortcut)
+                )
+                channels = out_channels
+                reduction *= strides[0] * strides[1]
+            self._add_stage(blocks, channels=channels, reduction=reduction)
+        self.fc = linear_classifier(64, num_classes)
+        # fattorib's networks start from fan-in; He et al.'s and fb.resnet.torch's start from fan-out.
+        self._init_weights("fan_out" if transition == "first" else "fan_in")
 
 
 class CifarBottleneckResNet(PostActNet):
-    """ResNet of depth 9n+2 on 32x32 images: conv3x3-BN-ReLU, n bottlenecks each at 64, 128 and 256 channels.
+    """ResNet of bottlenecks for 32x32 images: conv3x3-BN-ReLU, three stages of 64, 128, 256 channels.
 
-    The stride is in the 3x3, shortcuts are conv1x1 and BN. Raises ValueError for another depth.
+    The stride is in the 3x3 convolution. Shortcuts are conv1x1-BN where the shape changes.
+
+    Args:
+        depth: 9n+2 for n blocks in each stage.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: There is no network of this depth.
     """
 
     def __init__(self, *, depth: int, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
         super().__init__(num_classes=num_classes, num_features=256, drop_rate=drop_rate)
-        n = _blocks.units_per_stage("A CIFAR ResNet of bottlenecks", depth, 3)
+        n = cifar_blocks_per_stage("A CIFAR ResNet of bottlenecks", depth, 3)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
-        self._add_stages(
-            (n, n, n),
-            (64, 128, 256),
-            lambda channels, out, stride, *_: Bottleneck(channels, out, inner=out // 4, stride=stride),
-            channels=16,
-            reduction=1,
-        )
-        self._complete("fan_out")
+        channels = 16
+        for stage, width in enumerate((64, 128, 256)):
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(Bottleneck(channels, width, inner_channels=width // 4, stride=stride))
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
+        self.fc = linear_classifier(256, num_classes)
+        self._init_weights("fan_out")
 
 
 class ImageResNet(ImagePostActNet):
-    """ResNet on 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages at 64, 128, 256, 512 channels.
+    """ResNet for 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages of 64, 128, 256, 512 channels.
 
-    Basic units or, at four times as many channels, `bottleneck` ones, strided in the 3x3 or the first 1x1
-    (`stride_in`). `width` scales the channels of stem and units, all but the last unit's (pytorchcv). Raises ValueError
-    for an unknown depth.
+    Args:
+        depth: Number of convolutions and linear layers.
+        bottleneck: Blocks are bottlenecks with four times as many channels, not basic blocks.
+        stride_in: Which convolution of a bottleneck is strided: the first "1x1" or the "3x3".
+        width: Factor for the channels of the stem and of all blocks but the last, as in pytorchcv.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: Nobody published a network of this depth, or `stride_in` has another value.
     """
 
     def __init__(
@@ -95,18 +125,26 @@ class ImageResNet(ImagePostActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_blocks("An ImageNet ResNet", depth, bottleneck)
-        widths = [int(w * width) * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
-        features = 2048 if bottleneck else 512
-        super().__init__(num_classes=num_classes, num_features=features, drop_rate=drop_rate)
-        stem = int(64 * width)
-        self.conv1 = conv7x7(in_chans, stem)
-        self.bn1 = nn.BatchNorm2d(stem)
-
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            if bottleneck:
-                return Bottleneck(channels, out, inner=out // 4, stride=stride, stride_in=stride_in)
-            return BasicBlock(channels, out, strides=(stride, 1))
-
-        self._add_stages(counts, widths, unit, channels=stem, reduction=4)
-        self._complete("fan_out")
+        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet ResNet", depth, bottleneck)
+        num_features = 2048 if bottleneck else 512
+        super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
+        channels = int(64 * width)
+        self.conv1 = conv7x7(in_chans, channels)
+        self.bn1 = nn.BatchNorm2d(channels)
+        for stage, count in enumerate(blocks_per_stage):
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                is_last = stage == 3 and index == count - 1
+                stage_width = int(64 * 2**stage * width) * (4 if bottleneck else 1)
+                out = num_features if is_last else stage_width
+                if bottleneck:
+                    blocks.append(
+                        Bottleneck(channels, out, inner_channels=out // 4, stride=stride, stride_in=stride_in)
+                    )
+                else:
+                    blocks.append(BasicBlock(channels, out, strides=(stride, 1)))
+                channels = out
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.fc = linear_classifier(num_features, num_classes)
+        self._init_weights("fan_out")

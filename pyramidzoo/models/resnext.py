@@ -1,33 +1,38 @@
-"""Aggregated residual networks (Xie et al. 2017, "Aggregated Residual Transformations for Deep Neural Networks").
+"""ResNeXt (Xie et al. 2017, "Aggregated Residual Transformations for Deep Neural Networks").
 
-Post-activation, as facebookresearch/ResNeXt builds them (the paper's CIFAR networks were pre-activated). Parameter
-names are torchvision's, whose ImageNet networks load the same files.
+The blocks are post-activation, as facebookresearch/ResNeXt builds them. The CIFAR networks of the
+paper were pre-activation. Parameter names are torchvision's, so its files for ImageNet networks
+load without a conversion.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._interface import BlockFactory
+from pyramidzoo.models._blocks import (
+    cifar_blocks_per_stage,
+    conv3x3,
+    conv7x7,
+    grouped_width,
+    imagenet_blocks_per_stage,
+)
+from pyramidzoo.models._interface import linear_classifier
 from pyramidzoo.models._postact import Bottleneck, ImagePostActNet, PostActNet
 
 
-def _grouped(cardinality: int, base_width: int) -> BlockFactory:
-    """Bottlenecks whose 3x3 has `cardinality` groups."""
-
-    def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-        inner = _blocks.grouped_width(out, cardinality, base_width)
-        return Bottleneck(channels, out, inner=inner, stride=stride, groups=cardinality)
-
-    return unit
-
-
 class CifarResNeXt(PostActNet):
-    """ResNeXt of depth 9n+2 on 32x32 images: conv3x3(64)-BN-ReLU, three stages at 256, 512, 1024 channels.
+    """ResNeXt for 32x32 images: conv3x3-BN-ReLU, three stages of 256, 512, 1024 channels.
 
-    Raises ValueError for another depth.
+    Args:
+        depth: 9n+2 for n blocks in each stage.
+        cardinality: Groups of each 3x3 convolution.
+        base_width: Channels of each group in the first stage.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: There is no network of this depth.
     """
 
     def __init__(
@@ -41,18 +46,35 @@ class CifarResNeXt(PostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=1024, drop_rate=drop_rate)
-        n = _blocks.units_per_stage("A CIFAR ResNeXt", depth, 3)
+        n = cifar_blocks_per_stage("A CIFAR ResNeXt", depth, 3)
         self.conv1 = conv3x3(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
-        unit = _grouped(cardinality, base_width)
-        self._add_stages((n, n, n), (256, 512, 1024), unit, channels=64, reduction=1)
-        self._complete("fan_out")
+        channels = 64
+        for stage, width in enumerate((256, 512, 1024)):
+            inner = grouped_width(width, cardinality, base_width)
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(Bottleneck(channels, width, inner_channels=inner, stride=stride, groups=cardinality))
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
+        self.fc = linear_classifier(1024, num_classes)
+        self._init_weights("fan_out")
 
 
 class ImageResNeXt(ImagePostActNet):
-    """ResNeXt on 224x224 images: conv7x7(64)-BN-ReLU, 3x3 max pooling, four stages at 256 to 2048 channels.
+    """ResNeXt for 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages of 256 to 2048 channels.
 
-    Raises ValueError for an unknown depth.
+    Args:
+        depth: Number of convolutions and linear layers.
+        cardinality: Groups of each 3x3 convolution.
+        base_width: Channels of each group in the first stage.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: Nobody published a network of this depth.
     """
 
     def __init__(
@@ -66,9 +88,18 @@ class ImageResNeXt(ImagePostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        counts = _blocks.imagenet_blocks("An ImageNet ResNeXt", depth, bottleneck=True)
+        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet ResNeXt", depth, bottleneck=True)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
-        unit = _grouped(cardinality, base_width)
-        self._add_stages(counts, (256, 512, 1024, 2048), unit, channels=64, reduction=4)
-        self._complete("fan_out")
+        channels = 64
+        for stage, count in enumerate(blocks_per_stage):
+            width = 256 * 2**stage
+            inner = grouped_width(width, cardinality, base_width)
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(Bottleneck(channels, width, inner_channels=inner, stride=stride, groups=cardinality))
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.fc = linear_classifier(2048, num_classes)
+        self._init_weights("fan_out")

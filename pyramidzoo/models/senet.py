@@ -1,6 +1,7 @@
-"""Squeeze-and-excitation networks (Hu et al. 2018): each unit scales the channels of its branch before the sum.
+"""Squeeze-and-excitation networks (Hu et al. 2018, "Squeeze-and-Excitation Networks").
 
-Parameter names of the post-activation networks are timm's, whose ImageNet networks load the same files.
+Each block scales the channels of its branch before the sum. Parameter names of the post-activation
+networks are timm's, so its files for ImageNet networks load without a conversion.
 """
 
 from __future__ import annotations
@@ -11,84 +12,94 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv3x3, conv7x7
+from pyramidzoo.models._blocks import conv3x3, conv7x7, grouped_width
+from pyramidzoo.models._interface import linear_classifier
 from pyramidzoo.models._postact import BasicBlock, Bottleneck, ImagePostActNet, PostActNet
 from pyramidzoo.models._preact import ImagePreActNet, PreActBlock, PreActBottleneck, PreActNet
 
 
-def _basic(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-    return PreActBlock(channels, out, stride=stride, shared=channels != out, se=True)
-
-
-def _bottleneck(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-    return PreActBottleneck(channels, out, stride=stride, shared=channels != out, stride_in="3x3", se=True)
-
-
 class CifarSEResNet(PostActNet):
-    """SE-ResNet on 32x32 images: conv3x3(16)-BN-ReLU, three stages, shortcuts of conv1x1 and BN.
+    """SE-ResNet for 32x32 images: conv3x3-BN-ReLU, three stages. The graph is pytorchcv's.
 
-    Basic units (depth 6n+2) at 16, 32, 64 channels, or `bottleneck` ones (9n+2) at 64, 128, 256, strided in the 3x3.
-    Raises ValueError for other depths. Graph of pytorchcv.
+    Args:
+        depth: 6n+2 for n basic blocks in each stage, 9n+2 for n bottlenecks.
+        bottleneck: Blocks are bottlenecks (64, 128, 256 channels), not basic blocks (16, 32, 64).
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: There is no network of this depth.
     """
 
     def __init__(
-        self,
-        *,
-        depth: int,
-        bottleneck: bool = False,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
+        self, *, depth: int, bottleneck: bool = False, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        widths = [w * (4 if bottleneck else 1) for w in (16, 32, 64)]
+        widths = (64, 128, 256) if bottleneck else (16, 32, 64)
         super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
-        n = _blocks.units_per_stage("A CIFAR SE-ResNet", depth, 3 if bottleneck else 2)
+        n = _blocks.cifar_blocks_per_stage("A CIFAR SE-ResNet", depth, 3 if bottleneck else 2)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
-
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            if bottleneck:
-                return Bottleneck(channels, out, inner=out // 4, stride=stride, se=True)
-            return BasicBlock(channels, out, strides=(stride, 1), se=True)
-
-        self._add_stages((n, n, n), widths, unit, channels=16, reduction=1)
-        self._complete("fan_out")
+        channels = 16
+        for stage, width in enumerate(widths):
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                stride = 2 if stage > 0 and index == 0 else 1
+                if bottleneck:
+                    blocks.append(Bottleneck(channels, width, inner_channels=width // 4, stride=stride, se=True))
+                else:
+                    blocks.append(BasicBlock(channels, width, strides=(stride, 1), se=True))
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
+        self.fc = linear_classifier(channels, num_classes)
+        self._init_weights("fan_out")
 
 
 class CifarSEPreResNet(PreActNet):
-    """SE-PreResNet on 32x32 images, as pytorchcv has it: the stem has a BN-ReLU, and nothing follows the last sum.
+    """SE-PreResNet for 32x32 images: conv3x3-BN-ReLU and three stages. Nothing follows the last sum.
 
-    Basic units (depth 6n+2, raw first identity) or `bottleneck` ones (9n+2, strided in the 3x3). Raises ValueError for
-    other depths.
+    The graph is pytorchcv's. Arguments and errors are those of `CifarSEResNet`.
     """
 
     def __init__(
-        self,
-        *,
-        depth: int,
-        bottleneck: bool = False,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
+        self, *, depth: int, bottleneck: bool = False, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        widths = [w * (4 if bottleneck else 1) for w in (16, 32, 64)]
+        widths = (64, 128, 256) if bottleneck else (16, 32, 64)
         super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
-        n = _blocks.units_per_stage("A CIFAR SE-PreResNet", depth, 3 if bottleneck else 2)
+        n = _blocks.cifar_blocks_per_stage("A CIFAR SE-PreResNet", depth, 3 if bottleneck else 2)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
-
-        unit = _bottleneck if bottleneck else _basic
-        self._add_stages((n, n, n), widths, unit, channels=16, reduction=1)
-        self._complete("fan_out")
+        channels = 16
+        for stage, width in enumerate(widths):
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                blocks.append(_preact_block(channels, width, 2 if stage > 0 and index == 0 else 1, bottleneck))
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
+        self.fc = linear_classifier(channels, num_classes)
+        self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self._stages(F.relu(self.bn1(self.conv1(x))))
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
+        return self._run_stages(F.relu(self.bn1(self.conv1(x))))
 
 
 class ImageSEResNet(ImagePostActNet):
-    """SE-ResNet or, with a `cardinality`, SE-ResNeXt on 224x224 images; stem and stages as in the plain networks.
+    """SE-ResNet or SE-ResNeXt for 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages.
 
-    `stride_in` is "1x1" in the authors' Caffe release and "3x3" in timm. Raises ValueError for an unknown depth.
+    Args:
+        depth: Number of convolutions and linear layers without those of squeeze-and-excitation.
+        bottleneck: Blocks are bottlenecks (256 to 2048 channels), not basic blocks (64 to 512).
+        stride_in: Which convolution of a bottleneck is strided: the first "1x1" (the authors' Caffe
+            networks) or the "3x3" (timm).
+        cardinality: Groups of each 3x3 convolution in bottlenecks; more than one in SE-ResNeXt.
+        base_width: Channels of each group in the first stage.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: Nobody published a network of this depth, or `stride_in` has another value.
     """
 
     def __init__(
@@ -103,28 +114,43 @@ class ImageSEResNet(ImagePostActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_blocks("An ImageNet SE-ResNet", depth, bottleneck)
-        widths = [w * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
-        super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
+        blocks_per_stage = _blocks.imagenet_blocks_per_stage("An ImageNet SE-ResNet", depth, bottleneck)
+        num_features = 2048 if bottleneck else 512
+        super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
-
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            if not bottleneck:
-                return BasicBlock(channels, out, strides=(stride, 1), se=True)
-            inner = _blocks.grouped_width(out, cardinality, base_width)
-            return Bottleneck(
-                channels, out, inner=inner, stride=stride, groups=cardinality, stride_in=stride_in, se=True
-            )
-
-        self._add_stages(counts, widths, unit, channels=64, reduction=4)
-        self._complete("fan_out")
+        channels = 64
+        for stage, count in enumerate(blocks_per_stage):
+            width = 64 * 2**stage * (4 if bottleneck else 1)
+            inner = grouped_width(width, cardinality, base_width)
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                block: nn.Module
+                if bottleneck:
+                    block = Bottleneck(
+                        channels,
+                        width,
+                        inner_channels=inner,
+                        stride=stride,
+                        groups=cardinality,
+                        stride_in=stride_in,
+                        se=True,
+                    )
+                else:
+                    block = BasicBlock(channels, width, strides=(stride, 1), se=True)
+                blocks.append(block)
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.fc = linear_classifier(channels, num_classes)
+        self._init_weights("fan_out")
 
 
 class ImageSEPreResNet(ImagePreActNet):
-    """SE-PreResNet on 224x224 images, as pytorchcv has it: PreResNet's stem, stages and last BN-ReLU.
+    """SE-PreResNet for 224x224 images: conv7x7-BN-ReLU, 3x3 max pooling, four stages, BN-ReLU.
 
-    Basic units or `bottleneck` ones, strided in the 3x3. Raises ValueError for an unknown depth.
+    The graph is pytorchcv's. A bottleneck is strided in its 3x3 convolution. Arguments and errors are
+    those that `ImageSEResNet` has too.
     """
 
     def __init__(
@@ -136,38 +162,50 @@ class ImageSEPreResNet(ImagePreActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        counts = _blocks.imagenet_blocks("An ImageNet SE-PreResNet", depth, bottleneck)
-        widths = [w * (4 if bottleneck else 1) for w in (64, 128, 256, 512)]
-        super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
+        blocks_per_stage = _blocks.imagenet_blocks_per_stage("An ImageNet SE-PreResNet", depth, bottleneck)
+        num_features = 2048 if bottleneck else 512
+        super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
-
-        unit = _bottleneck if bottleneck else _basic
-        self._add_stages(counts, widths, unit, channels=64, reduction=4)
-        self.norm = nn.BatchNorm2d(widths[-1])
-        self._complete("fan_out")
+        channels = 64
+        for stage, count in enumerate(blocks_per_stage):
+            width = 64 * 2**stage * (4 if bottleneck else 1)
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                blocks.append(_preact_block(channels, width, 2 if stage > 0 and index == 0 else 1, bottleneck))
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.norm = nn.BatchNorm2d(channels)
+        self.fc = linear_classifier(channels, num_classes)
+        self._init_weights("fan_out")
 
 
 class SENet(ImagePostActNet):
-    """SENet-154 and its small siblings: three 3x3 convolutions as stem, 3x3 shortcuts from stage 2 on.
+    """SENet-154 and its smaller siblings: a stem of three conv3x3, 3x3 max pooling, four stages of bottlenecks.
 
-    Depth is 3n+4 for n units. A unit's first 1x1 has half the channels of its grouped 3x3. `drop_rate` is the dropout
-    in front of the classifier (the authors use 0.2). Raises ValueError for an unknown depth.
+    The shortcuts with parameters are 3x3 convolutions from the second stage on. The first 1x1
+    convolution of a block writes half as many channels as the grouped 3x3 convolution.
+
+    Args:
+        depth: 3n+4 for n blocks: all convolutions and linear layers without those of
+            squeeze-and-excitation.
+        cardinality: Groups of each 3x3 convolution.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier (the authors use 0.2).
+
+    Raises:
+        ValueError: Nobody published a network of this depth.
     """
 
     stem_name = "conv1.0"
 
     def __init__(
-        self,
-        *,
-        depth: int,
-        cardinality: int,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
+        self, *, depth: int, cardinality: int, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        counts = _blocks.imagenet_blocks("A SENet (two layers of stem left out)", depth - 2, bottleneck=True)
+        network = "A SENet (two layers of stem left out)"
+        blocks_per_stage = _blocks.imagenet_blocks_per_stage(network, depth - 2, bottleneck=True)
         self.conv1 = nn.Sequential(
             conv3x3(in_chans, 64, 2),
             nn.BatchNorm2d(64),
@@ -178,19 +216,32 @@ class SENet(ImagePostActNet):
             conv3x3(64, 128),
         )
         self.bn1 = nn.BatchNorm2d(128)
+        channels = 128
+        for stage, count in enumerate(blocks_per_stage):
+            width = 256 * 2**stage
+            inner = grouped_width(width, cardinality, 4)
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                block = Bottleneck(
+                    channels,
+                    width,
+                    inner_channels=inner,
+                    first_channels=inner // 2,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    groups=cardinality,
+                    se=True,
+                    shortcut_kernel=3 if stage > 0 else 1,
+                )
+                blocks.append(block)
+                channels = width
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.fc = linear_classifier(2048, num_classes)
+        self._init_weights("fan_out")
 
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            inner = _blocks.grouped_width(out, cardinality, 4)
-            return Bottleneck(
-                channels,
-                out,
-                inner=inner,
-                stride=stride,
-                groups=cardinality,
-                se=True,
-                first=inner // 2,
-                shortcut_kernel=3 if stage > 0 else 1,
-            )
 
-        self._add_stages(counts, (256, 512, 1024, 2048), unit, channels=128, reduction=4)
-        self._complete("fan_out")
+def _preact_block(in_channels: int, out_channels: int, stride: int, bottleneck: bool) -> nn.Module:
+    """Make a pre-activation block with squeeze-and-excitation; a bottleneck is strided in its 3x3."""
+    shared = in_channels != out_channels
+    if bottleneck:
+        return PreActBottleneck(in_channels, out_channels, stride=stride, shared=shared, stride_in="3x3", se=True)
+    return PreActBlock(in_channels, out_channels, stride=stride, shared=shared, se=True)

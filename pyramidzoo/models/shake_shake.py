@@ -1,4 +1,4 @@
-"""Shake-shake regularised networks (Gastaldi 2017, "Shake-Shake regularization")."""
+"""Shake-shake networks (Gastaldi 2017, "Shake-Shake regularization")."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv1x1, conv3x3
-from pyramidzoo.models._interface import ImageClassifier, checked_choice
+from pyramidzoo.models._blocks import cifar_blocks_per_stage, conv1x1, conv3x3
+from pyramidzoo.models._interface import ImageClassifier, check_choice, linear_classifier
 
 ForwardRule = Literal["shake", "even"]
 BackwardRule = Literal["shake", "even", "keep"]
@@ -18,7 +17,13 @@ Level = Literal["image", "batch"]
 
 
 class Branch(nn.Module):
-    """ReLU-conv3x3-BN-ReLU-conv3x3-BN."""
+    """ReLU-conv3x3-BN-ReLU-conv3x3-BN.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of both convolutions.
+        stride: Stride of the first convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -28,14 +33,23 @@ class Branch(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         x = F.relu(self.bn1(self.conv1(F.relu(x))))
         return self.bn2(self.conv2(x))
 
 
 class Shortcut(nn.Module):
-    """ReLU, then half the channels from pixels (s*i, s*j), half from their neighbours by `offset`; BN.
+    """ReLU, two conv1x1 with half of the output's channels each, and BN.
 
-    `offset` -1 shifts the map right and down under a zero row and column (Gastaldi), +1 left and up (hysts).
+    The first convolution reads every `stride`-th pixel of each row and column. The second reads the
+    diagonal neighbours of these pixels.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the block.
+        offset: -1 takes the neighbours above and to the left (Gastaldi), +1 those below and to the
+            right (hysts). Pixels outside the map are zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, offset: Literal[-1, 1]) -> None:
@@ -47,17 +61,29 @@ class Shortcut(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         x = F.relu(x)
-        here = x[:, :, :: self.stride, :: self.stride]
-        beside = F.pad(x, self.padding)[:, :, :: self.stride, :: self.stride]
-        return self.bn(torch.cat((self.conv1(here), self.conv2(beside)), dim=1))
+        pixels = x[:, :, :: self.stride, :: self.stride]
+        neighbours = F.pad(x, self.padding)[:, :, :: self.stride, :: self.stride]
+        return self.bn(torch.cat((self.conv1(pixels), self.conv2(neighbours)), dim=1))
 
 
-class ShakeShakeUnit(nn.Module):
-    """Shortcut + a * branch1 + (1 - a) * branch2, and a ReLU after the sum in pytorchcv only.
+class ShakeShakeBlock(nn.Module):
+    """The shortcut plus a * branch1 + (1 - a) * branch2.
 
-    In training a is drawn from U(0, 1), and the gradient passes with a number b of its own instead; in evaluation both
-    are 0.5. `level` "image" draws for each image, "batch" for all at once.
+    In training, a is a random number from U(0, 1), and the backward pass uses another number b in its
+    place. In evaluation both are 0.5. Maps (N, in_channels, H, W) become (N, out_channels, H / stride,
+    W / stride).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Stride of the branches and of the shortcut.
+        offset: See `Shortcut`.
+        last_relu: A ReLU follows the sum, as in pytorchcv.
+        forward_rule: "shake" draws a, "even" is 0.5.
+        backward_rule: "shake" draws b, "even" is 0.5, "keep" uses a.
+        level: Draw a number for each "image", or one for the whole "batch".
     """
 
     def __init__(
@@ -68,22 +94,26 @@ class ShakeShakeUnit(nn.Module):
         stride: int,
         offset: Literal[-1, 1],
         last_relu: bool,
-        rules: tuple[ForwardRule, BackwardRule, Level],
+        forward_rule: ForwardRule,
+        backward_rule: BackwardRule,
+        level: Level,
     ) -> None:
         super().__init__()
-        self.forward_rule, self.backward_rule, self.level = rules
+        self.forward_rule, self.backward_rule, self.level = forward_rule, backward_rule, level
         self.last_relu = last_relu
         self.branch1 = Branch(in_channels, out_channels, stride)
         self.branch2 = Branch(in_channels, out_channels, stride)
-        needed = in_channels != out_channels
-        self.shortcut = Shortcut(in_channels, out_channels, stride, offset=offset) if needed else None
+        has_shortcut = in_channels != out_channels
+        self.shortcut = Shortcut(in_channels, out_channels, stride, offset=offset) if has_shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._mixed(self.branch1(x), self.branch2(x))
+        """Run the block on a map (N, in_channels, H, W)."""
+        y = self._mix(self.branch1(x), self.branch2(x))
         y = y + (x if self.shortcut is None else self.shortcut(x))
         return F.relu(y) if self.last_relu else y
 
-    def _mixed(self, y1: Tensor, y2: Tensor) -> Tensor:
+    def _mix(self, y1: Tensor, y2: Tensor) -> Tensor:
+        """Mix the results of the two branches."""
         if not self.training:
             return 0.5 * (y1 + y2)
         like = y1[:, :1, :1, :1] if self.level == "image" else y1[:1, :1, :1, :1]
@@ -91,21 +121,36 @@ class ShakeShakeUnit(nn.Module):
         if self.backward_rule == "keep":
             return a * y1 + (1 - a) * y2
         b = torch.rand_like(like) if self.backward_rule == "shake" else torch.full_like(like, 0.5)
-        seen = b * y1 + (1 - b) * y2
-        # the value with a, the gradient with b: what is added has no gradient
-        return seen + ((a - b) * (y1 - y2)).detach()
+        mixed_with_b = b * y1 + (1 - b) * y2
+        # The correction turns the value into that with a. It has no gradient, so the gradient is that with b.
+        return mixed_with_b + ((a - b) * (y1 - y2)).detach()
 
 
 class CifarShakeShake(ImageClassifier):
-    """Shake-shake of depth 6n+2 with 2 branches of `width` channels in stage 1: conv3x3-BN, n units a stage.
+    """Shake-shake network of two branches for 32x32 images: conv3x3-BN, three stages.
 
-    `variant` says whose graph: "gastaldi" (16 stem channels, no ReLU but at the start of branches and at the end),
-    "hysts" before 2020-04-18 (a stem of `width` channels with ReLU, no projection in stage 1, the other neighbours, no
-    ReLU at the end), "pytorchcv" (16 stem channels with ReLU, a ReLU after every sum). Equal parameters hide other
-    functions. The three rules are those of training, "S-S-I" in the tables. Raises ValueError for another depth.
+    The three variants have equal parameters but compute different functions. "gastaldi" has 16 stem
+    channels, no ReLU after the stem, and a ReLU after the last stage. "hysts" (before 2020-04-18) has
+    a stem of `width` channels with ReLU, no projection in the first stage, the other neighbours in the
+    shortcuts, and no ReLU at the end. "pytorchcv" has 16 stem channels with ReLU, and a ReLU after
+    every sum.
+
+    Args:
+        depth: 6n+2 for n blocks in each stage.
+        width: Channels of each branch in the first stage.
+        variant: Whose graph it is.
+        forward_rule: How training mixes the branches in the forward pass; see `ShakeShakeBlock`.
+        backward_rule: How training mixes the gradients.
+        level: Whether training draws random numbers for each image or for each batch.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: There is no network of this depth, or an argument has another value.
     """
 
-    free_arguments = ImageClassifier.free_arguments | {"forward_rule", "backward_rule", "level"}
+    overridable_arguments = ImageClassifier.overridable_arguments | {"forward_rule", "backward_rule", "level"}
 
     def __init__(
         self,
@@ -121,31 +166,37 @@ class CifarShakeShake(ImageClassifier):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=4 * width, drop_rate=drop_rate)
-        n = _blocks.units_per_stage("A shake-shake network", depth, 2)
-        checked_choice("variant", variant, "gastaldi", "hysts", "pytorchcv")
-        checked_choice("forward_rule", forward_rule, "shake", "even")
-        checked_choice("backward_rule", backward_rule, "shake", "even", "keep")
-        checked_choice("level", level, "image", "batch")
-        hysts = variant == "hysts"
-        self.stem_relu, self.last_relu = variant != "gastaldi", not hysts
-        stem = width if hysts else 16
-        self.conv1 = conv3x3(in_chans, stem)
-        self.bn1 = nn.BatchNorm2d(stem)
-
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            return ShakeShakeUnit(
-                channels,
-                out,
-                stride=stride,
-                offset=1 if hysts else -1,
-                last_relu=variant == "pytorchcv",
-                rules=(forward_rule, backward_rule, level),
-            )
-
-        self._add_stages((n, n, n), (width, 2 * width, 4 * width), unit, channels=stem, reduction=1)
-        self._complete("fan_out")
+        n = cifar_blocks_per_stage("A shake-shake network", depth, 2)
+        check_choice("variant", variant, "gastaldi", "hysts", "pytorchcv")
+        check_choice("forward_rule", forward_rule, "shake", "even")
+        check_choice("backward_rule", backward_rule, "shake", "even", "keep")
+        check_choice("level", level, "image", "batch")
+        self.stem_relu = variant != "gastaldi"
+        self.last_relu = variant != "hysts"
+        channels = width if variant == "hysts" else 16
+        self.conv1 = conv3x3(in_chans, channels)
+        self.bn1 = nn.BatchNorm2d(channels)
+        for stage, out in enumerate((width, 2 * width, 4 * width)):
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                block = ShakeShakeBlock(
+                    channels,
+                    out,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    offset=1 if variant == "hysts" else -1,
+                    last_relu=variant == "pytorchcv",
+                    forward_rule=forward_rule,
+                    backward_rule=backward_rule,
+                    level=level,
+                )
+                blocks.append(block)
+                channels = out
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
+        self.fc = linear_classifier(4 * width, num_classes)
+        self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
         x = self.bn1(self.conv1(x))
-        x = self._stages(F.relu(x) if self.stem_relu else x)
+        x = self._run_stages(F.relu(x) if self.stem_relu else x)
         return F.relu(x) if self.last_relu else x

@@ -1,33 +1,39 @@
-"""Plain convolutional networks with BN (Simonyan & Zisserman 2015, "Very Deep Convolutional Networks ...").
+"""VGG with BN (Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image Recognition").
 
-`features` is numbered as torchvision numbers it, so that its ImageNet networks load the same files.
+The layers of `features` have torchvision's numbers, so its files for ImageNet networks load without
+a conversion.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._interface import ImageClassifier, Stage
+from pyramidzoo.models._interface import ImageClassifier, Stage, linear_classifier
 
+# Depth of a network: convolutions in each of its five stages.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class _Features(Stage):
-    """All layers in one row, as torchvision has them; a unit ends with its pooling."""
+    """All layers in one sequence, as in torchvision. Each pooling ends a block."""
 
-    def units(self) -> Iterator[nn.Module]:
+    def blocks(self) -> Iterator[nn.Module]:
+        """Iterate over the parts that gradient checkpointing recomputes."""
         ends = [index + 1 for index, layer in enumerate(self) if isinstance(layer, nn.MaxPool2d)]
         return (self[start:end] for start, end in itertools.pairwise((0, *ends)))
 
 
 class _Vgg(ImageClassifier):
-    """Five stages of conv3x3-BN-ReLU, each ended by 2x2 max pooling; `one_relu`: only each stage's first has a ReLU."""
+    """Five stages of conv3x3-BN-ReLU. Each ends with 2x2 max pooling.
+
+    With `one_relu`, only the first convolution of each stage has a ReLU.
+    """
 
     stem_name = "features.0"
 
@@ -45,9 +51,10 @@ class _Vgg(ImageClassifier):
         layers: list[nn.Module] = []
         channels = in_chans
         for stage, (count, width) in enumerate(zip(stages, _WIDTHS, strict=True)):
-            for k in range(count):
-                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=conv_bias), nn.BatchNorm2d(width)]
-                if k == 0 or not one_relu:
+            for index in range(count):
+                layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=conv_bias))
+                layers.append(nn.BatchNorm2d(width))
+                if index == 0 or not one_relu:
                     layers.append(nn.ReLU())
                 channels = width
             layers.append(nn.MaxPool2d(2))
@@ -56,23 +63,30 @@ class _Vgg(ImageClassifier):
         self.features = _Features(*layers)
 
     def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map (N, 512, H / 32, W / 32) of images (N, in_chans, H, W)."""
         return self.features(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Get patterns of parameter names, see `ImageClassifier.group_matcher`."""
         return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
 
-    def _complete(self, mode: Literal["fan_in", "fan_out"]) -> None:
-        super()._complete(mode)
+    def _zero_conv_biases(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
 
 class CifarVgg(_Vgg):
-    """VGG with BN on 32x32 images and one linear layer: 13 convolutions for depth 14 or 15, 16 for 17 or 19.
+    """VGG with BN for 32x32 images: five stages and one linear layer.
 
-    `one_relu` is hysts' network before 2020-09-03, whose ReLUs of a stage bore one name, so that a stage had one, after
-    its first BN.
+    Args:
+        stages: Convolutions in each stage: 13 in all for depth 14 and 15, 16 for depth 17 and 19.
+        conv_bias: Convolutions have a bias.
+        one_relu: Only the first convolution of each stage has a ReLU. This is hysts' network before
+            2020-09-03: all ReLUs of a stage had the same name, so only the first one existed.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
     """
 
     def __init__(
@@ -93,17 +107,31 @@ class CifarVgg(_Vgg):
             in_chans=in_chans,
             drop_rate=drop_rate,
         )
-        self._complete("fan_out")
+        self.fc = linear_classifier(_WIDTHS[-1], num_classes)
+        self._init_weights("fan_out")
+        self._zero_conv_biases()
         for module in self.modules():
             if one_relu and isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight)  # as hysts' networks of that time began
+                nn.init.uniform_(module.weight)  # hysts' networks of that time started with these scales.
 
 
 class ImageVgg(_Vgg):
-    """VGG-11, 13, 16 or 19 with BN and three linear layers over a map of `pool` x `pool` pixels.
+    """VGG with BN for 224x224 images: five stages and three linear layers.
 
-    224x224 images and 4096 `hidden` features in the paper; 1 and 512 in chenyaofo's CIFAR networks. `drop_rate` is the
-    dropout after both hidden layers (the authors use 0.5). Raises ValueError for another depth.
+    chenyaofo's networks for 32x32 images have the same graph with smaller linear layers.
+
+    Args:
+        depth: 11, 13, 16 or 19.
+        conv_bias: Convolutions have a bias.
+        pool: Rows and columns of the map that the linear layers read: 7 in the paper, 1 in
+            chenyaofo's networks.
+        hidden: Features of the first two linear layers: 4096 in the paper, 512 in chenyaofo's networks.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout after each of the first two linear layers (the authors use 0.5).
+
+    Raises:
+        ValueError: `depth` is another number.
     """
 
     classifier_name = "classifier.6"
@@ -133,12 +161,16 @@ class ImageVgg(_Vgg):
             nn.Linear(hidden, hidden),
             nn.ReLU(),
             nn.Dropout(drop_rate),
+            linear_classifier(hidden, num_classes),
         )
-        self._complete("fan_out")
+        self._init_weights("fan_out")
+        self._zero_conv_biases()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Classify a feature map (N, 512, h, w), see `ImageClassifier.forward_head`."""
         x = F.adaptive_avg_pool2d(x, self.pool).flatten(1)
         for name, layer in self.classifier.named_children():
-            if not (pre_logits and self.classifier_name.endswith(name)):
-                x = layer(x)
+            if pre_logits and self.classifier_name.endswith(name):
+                break
+            x = layer(x)
         return x

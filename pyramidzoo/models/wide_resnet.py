@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from torch import nn
 
-from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv3x3, conv7x7
-from pyramidzoo.models._interface import checked_rate
+from pyramidzoo.models._blocks import conv3x3, conv7x7, imagenet_blocks_per_stage
+from pyramidzoo.models._interface import check_drop_rate, linear_classifier
 from pyramidzoo.models._postact import Bottleneck, ImagePostActNet
 from pyramidzoo.models._preact import PreActBlock, PreActNet
 
 
 class WideResNet(PreActNet):
-    """WRN-depth-width: conv3x3(16), three stages of n pre-activation units at 16, 32, 64 times `width`, BN-ReLU.
+    """WRN-depth-width for 32x32 images: conv3x3, three stages of pre-activation blocks, BN-ReLU.
 
-    Depth is 6n+4. `drop_rate` is the dropout between a unit's two convolutions, after the second BN-ReLU (the authors
-    use 0.3 on CIFAR, 0.4 on SVHN). Where channels change, BN-ReLU feeds a bare conv1x1 shortcut too; elsewhere the raw
-    input passes. Raises ValueError for other depths.
+    The stages have 16, 32 and 64 channels times `width`. Where the channels change, the first BN-ReLU
+    of a block also feeds the shortcut, a conv1x1. Elsewhere the shortcut is the raw input.
+
+    Args:
+        depth: 6n+4 for n blocks in each stage.
+        width: Factor for the channels of the stages.
+        drop_rate: Probability of dropout between the two convolutions of a block, after the second
+            BN-ReLU. The authors use 0.3 on CIFAR and 0.4 on SVHN.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+
+    Raises:
+        ValueError: There is no network of this depth.
     """
 
     def __init__(
@@ -26,39 +35,57 @@ class WideResNet(PreActNet):
         n, rest = divmod(depth - 4, 6)
         if rest or n < 1:
             raise ValueError(f"A wide ResNet has no depth {depth}: it must be 6n+4 with n >= 1")
-        rate = checked_rate(drop_rate)
+        check_drop_rate(drop_rate)
         self.conv1 = conv3x3(in_chans, 16)
-
-        def unit(channels: int, out: int, stride: int, stage: int, k: int) -> nn.Module:
-            return PreActBlock(channels, out, stride=stride, shared=channels != out, drop_rate=rate)
-
-        self._add_stages((n, n, n), [w * width for w in (16, 32, 64)], unit, channels=16, reduction=1)
+        channels = 16
+        for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
+            blocks: list[nn.Module] = []
+            for index in range(n):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(PreActBlock(channels, out, stride=stride, shared=channels != out, drop_rate=drop_rate))
+                channels = out
+            self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(64 * width)
-        self._complete("fan_in")
+        self.fc = linear_classifier(64 * width, num_classes)
+        self._init_weights("fan_in")
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # Torch7's BN scale starts at U(0, 1), and the authors' PyTorch code writes it out
+                # Torch7's BN scale starts at U(0, 1). The authors' PyTorch code does the same explicitly.
                 nn.init.uniform_(module.weight)
 
 
 class ImageWideResNet(ImagePostActNet):
-    """An ImageNet ResNet of bottlenecks with inner widths times `width`, outer ones unchanged, strided in the 3x3.
+    """Wide ResNet for 224x224 images: the ResNet of bottlenecks with wider 3x3 convolutions.
 
-    Parameter names are torchvision's, which loads the same files. Raises ValueError for an unknown depth.
+    The output channels of the blocks stay 256 to 2048. The stride is in the 3x3. Parameter names are
+    torchvision's, so its files load without a conversion.
+
+    Args:
+        depth: Number of convolutions and linear layers.
+        width: Factor for the channels between the 1x1 convolutions of a block.
+        num_classes: Number of classes.
+        in_chans: Channels of the images.
+        drop_rate: Probability of dropout in front of the classifier.
+
+    Raises:
+        ValueError: Nobody published a network of this depth.
     """
 
     def __init__(
         self, *, depth: int, width: int, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        counts = _blocks.imagenet_blocks("An ImageNet wide ResNet", depth, bottleneck=True)
+        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet wide ResNet", depth, bottleneck=True)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
-        self._add_stages(
-            counts,
-            (256, 512, 1024, 2048),
-            lambda channels, out, stride, *_: Bottleneck(channels, out, inner=out // 4 * width, stride=stride),
-            channels=64,
-            reduction=4,
-        )
-        self._complete("fan_in")
+        channels = 64
+        for stage, count in enumerate(blocks_per_stage):
+            out = 256 * 2**stage
+            blocks: list[nn.Module] = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(Bottleneck(channels, out, inner_channels=out // 4 * width, stride=stride))
+                channels = out
+            self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
+        self.fc = linear_classifier(2048, num_classes)
+        self._init_weights("fan_in")

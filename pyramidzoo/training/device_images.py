@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import torch
 
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._splits import ImageSet
 
 _GPU_TEST_BATCH = 1000
 
@@ -53,3 +56,25 @@ class TestImages:
     def __init__(self, images: ImageSet, device: torch.device) -> None:
         self.images, self.labels = images.images.to(device), images.labels.to(device)
         self.batch_size = _GPU_TEST_BATCH if device.type == "cuda" else None
+
+
+def join_splits(splits: Sequence[ImageSet]) -> ImageSet:
+    """Join the splits that a recipe trains on into one, in order.
+
+    Args:
+        splits: splits of one dataset.
+
+    Returns:
+        The only split itself; or all images, whose fingerprint is the sha256 of the splits' fingerprints.
+    """
+    first = splits[0]
+    if len(splits) == 1:
+        return first
+    return ImageSet(
+        name=first.name,
+        split="+".join(split.split for split in splits),
+        classes=first.classes,
+        images=torch.cat([split.images for split in splits]),
+        labels=torch.cat([split.labels for split in splits]),
+        fingerprint=hashlib.sha256("".join(split.fingerprint for split in splits).encode()).hexdigest(),
+    )

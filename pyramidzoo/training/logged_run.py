@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyramidzoo.checkpoints.safetensors_file import Description, check_finite, read_metadata, write_tensors
+from pyramidzoo.checkpoints.description import Description
+from pyramidzoo.checkpoints.finite_values import check_finite
+from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.metrics import error_percent
@@ -149,7 +151,6 @@ class LoggedRun:
         self.task, self.data, self.settings = task, data, settings
         self.path = settings.output / f"{task.stem}.safetensors"
         self.log = settings.output / f"{task.stem}.csv"
-        self.json_log = settings.output / f"{task.stem}.jsonl"
         self.checkpoint = settings.output / f"{task.stem}.checkpoint"
         # everything that decides the result; files and checkpoints of other values are another run's
         self.identity: dict[str, Any] = {
@@ -247,7 +248,6 @@ class LoggedRun:
         lines = [dataclasses.asdict(epoch) for epoch in self.epochs]
         if lines:
             write_text(self.log, render(lines, "csv") + "\n")
-            write_text(self.json_log, "".join(json.dumps(line) + "\n" for line in lines))
         with self.training.on_stream():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.state().items()}
         tensors["order"] = self.generator_state

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from pyramidzoo.data.datasets import ImageSet
+from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.evaluation.environment import strict_arithmetic
+from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.files import make_folder
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
@@ -171,7 +171,7 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
         for split in (images, test):
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
-            split.require(recipe.preprocessing, f"recipe {recipe.name}")
+            split.check_preprocessing(recipe.preprocessing, f"recipe {recipe.name}")
         used = len(images) - recipe.hold_out
         if used < 1 or recipe.steps_per_epoch(used) == 0:
             left_out = f" after {recipe.hold_out} are left out" if recipe.hold_out else ""

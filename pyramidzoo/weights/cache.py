@@ -1,4 +1,7 @@
-"""The folder of converted weights, the sidecars that say what each file must be, and one process at a time for each."""
+"""The folder of converted weights: its files, their sidecars, its locks and its temporary folders.
+
+A sidecar is a JSON file beside a converted file. It says where the file came from and which hashes it has.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +11,34 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import WeightsEntry
+from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
-from pyramidzoo.files import user_path, write_text
+from pyramidzoo.files import expand_user_path, write_text
+from pyramidzoo.weights.context import raise_if_cancelled
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_PATIENCE_SECONDS = 2, 1800  # before it is said that we wait; until what the others do is no longer waited for
-
-_stop: ContextVar[threading.Event | None] = ContextVar("_stop", default=None)
-
-
-class Cancelled(Exception):
-    """What this thread fetches is no longer wanted."""
-
-
-@contextlib.contextmanager
-def cancel_on(stop: threading.Event) -> Iterator[None]:
-    """From when it is set, what this thread fetches is no longer wanted."""
-    token = _stop.set(stop)
-    try:
-        yield
-    finally:
-        _stop.reset(token)
-
-
-def raise_if_cancelled() -> None:
-    """Raises Interrupted where whoever wants what this thread fetches has left."""
-    stop = _stop.get()
-    if stop and stop.is_set():
-        raise Cancelled
+_SECONDS_UNTIL_MESSAGE = 2  # we wait so long for a lock before we say that we wait
+_SECONDS_UNTIL_NO_LOCK = 1800  # after so long we go on without the lock
 
 
 def cache_dir() -> Path:
-    """`PYRAMIDZOO_CACHE`, else `pyramidzoo` in `XDG_CACHE_HOME` or ~/.cache."""
-    named = os.environ.get("PYRAMIDZOO_CACHE")
-    if named:
-        return user_path(named)
+    """Return the folder of the cache.
+
+    It is `PYRAMIDZOO_CACHE` if that is set. Otherwise it is the folder `pyramidzoo` in `XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        UnavailableError: If no variable is set and this user has no home folder.
+    """
+    chosen = os.environ.get("PYRAMIDZOO_CACHE")
+    if chosen:
+        return expand_user_path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"
@@ -61,88 +47,109 @@ def cache_dir() -> Path:
 
 
 def cache_paths(entry: WeightsEntry) -> tuple[Path, Path]:
-    """The entry's converted file in the cache, and the sidecar that says what it must be."""
+    """Return the paths of an entry's converted file in the cache and of its sidecar. Neither needs to exist."""
     folder = cache_dir() / "weights"
     return folder / f"{entry.id}.safetensors", folder / f"{entry.id}.json"
 
 
-def sidecar(entry: WeightsEntry) -> dict[str, Any]:
-    """What was noted of the entry's file; nothing where there is no readable sidecar.
+def read_sidecar(entry: WeightsEntry) -> dict[str, Any]:
+    """Read the sidecar of an entry.
 
-    `url` it came from, `source_sha256` of what came, `commit` of a Hub file; of a converted one also the published hash
-    (`origin`), `sha256` and `tensors_sha256`.
+    Returns:
+        `url`, the address that the file came from; `source_sha256`, the hash of the file that came; `commit` if it came
+        from the Hub. For a converted file also `layout`, `origin` (the published hash), `sha256` and `tensors_sha256`.
+        Empty if there is no readable sidecar.
     """
     try:
-        noted = json.loads(cache_paths(entry)[1].read_text(encoding="utf-8"))
+        content = json.loads(cache_paths(entry)[1].read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return noted if isinstance(noted, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def sidecar_for(entry: WeightsEntry, url: str) -> dict[str, Any]:
-    """What was noted of the file that came from this address; nothing where none did."""
-    noted = sidecar(entry)
-    return noted if noted.get("url") == url else {}
+def read_sidecar_for(entry: WeightsEntry, url: str) -> dict[str, Any]:
+    """Read the sidecar of an entry if it is about a file from this address; otherwise return an empty dict."""
+    content = read_sidecar(entry)
+    return content if content.get("url") == url else {}
 
 
 def check_sidecar(entry: WeightsEntry, url: str, sha256: str) -> None:
-    """Require what was noted when the first file came from this address, if one did. Raises IntegrityError."""
-    before = sidecar_for(entry, url).get("source_sha256")
-    if before not in (None, sha256):
+    """Compare a downloaded file with the first file that came from the same address.
+
+    Args:
+        entry: The entry that the file is for.
+        url: The address that the file came from.
+        sha256: The hash of the file.
+
+    Raises:
+        IntegrityError: If the sidecar holds another hash for this address.
+    """
+    first_sha256 = read_sidecar_for(entry, url).get("source_sha256")
+    if first_sha256 not in (None, sha256):
         raise IntegrityError(
-            f"{url} has sha256 {sha256} now; the file noted when it first came had {before}. If the new one is to be "
-            f"trusted, delete {cache_paths(entry)[1]} and fetch again"
+            f"{url} has sha256 {sha256} now; the first file from there had {first_sha256}. If you trust the new "
+            f"file, delete {cache_paths(entry)[1]} and fetch again"
         )
 
 
-def write_sidecar(entry: WeightsEntry, facts: dict[str, Any], *, published: bool) -> None:
-    """Replace what is noted of the entry's file; `published` is whether anybody has published a hash of it.
+def write_sidecar(entry: WeightsEntry, content: dict[str, Any], *, published: bool) -> None:
+    """Replace the sidecar of an entry.
 
-    If nobody has, the first note is said on stderr: from then on it is all that vouches for the file. Raises
-    NotWritableError.
+    If nobody has published a hash of the file, the new sidecar is the only thing that later files are compared with.
+    A message on stderr says so when the first hash is written.
+
+    Args:
+        entry: The entry that the sidecar is for.
+        content: The fields, as `read_sidecar` returns them.
+        published: Whether anybody has published a hash of the file.
+
+    Raises:
+        NotWritableError: If the cache cannot be written to.
     """
-    before = sidecar(entry)
-    if facts == before:
+    old_content = read_sidecar(entry)
+    if content == old_content:
         return
-    write_text(cache_paths(entry)[1], json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    if not published and before.get("source_sha256") != facts["source_sha256"]:
+    write_text(cache_paths(entry)[1], json.dumps(content, indent=1, sort_keys=True) + "\n")
+    if not published and old_content.get("source_sha256") != content["source_sha256"]:
         print(
-            f"pyramidzoo: nobody has published a hash for {entry.id} ({facts['url']}); sha256 of what came: "
-            f"{facts['source_sha256']}; noted, any later file must match",
+            f"pyramidzoo: nobody has published a hash for {entry.id} ({content['url']}); the file that came has sha256 "
+            f"{content['source_sha256']}; from now on, every file from there must match it",
             file=sys.stderr,
         )
 
 
 @contextlib.contextmanager
 def entry_lock(entry: WeightsEntry) -> Iterator[None]:
-    """Have the other processes of this machine that want the same weights wait: one downloads, the others find it.
+    """Let only one process of this machine fetch an entry at a time.
 
-    What an earlier one left behind when it was killed is swept up. The kernel releases the lock of a dead process.
-    Nothing depends on the lock but bandwidth (files are replaced as a whole), so where none can be had (a folder that
-    cannot be written to, a file system without locks, a process that holds it for half an hour), it is done without.
+    The others wait, and then find the file in the cache. The operating system releases the lock of a process that
+    dies. Whoever gets the lock deletes what a killed process left behind.
+
+    The lock only saves bandwidth, because files are always replaced as a whole. So the block also runs without a lock
+    where none can be had: the folder is not writable, the file system has no locks, or another process holds the lock
+    for half an hour.
     """
     from filelock import FileLock, Timeout
 
     path = cache_dir() / "locks" / f"{entry.id}.lock"
-    said, patience = _PATIENCE_SECONDS
     with contextlib.ExitStack() as stack:
         lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(lock.acquire(timeout=said))
+                stack.enter_context(lock.acquire(timeout=_SECONDS_UNTIL_MESSAGE))
             except Timeout:
                 print(f"pyramidzoo: waiting for another process that fetches {entry.id}", file=sys.stderr)
-                _acquire(lock, patience)
+                _acquire_unless_cancelled(lock, _SECONDS_UNTIL_NO_LOCK)
                 stack.callback(lock.release)
-            _sweep(entry)
-        except (OSError, NotImplementedError):  # a Timeout is an OSError too
+            _delete_leftovers(entry)
+        except (OSError, NotImplementedError):  # this includes Timeout, which is an OSError
             pass
         yield
 
 
-def _acquire(lock: FileLock, seconds: float) -> None:
-    """Wait for a lock, as long as what it guards is wanted. Raises Interrupted, and filelock's Timeout."""
+def _acquire_unless_cancelled(lock: FileLock, seconds: float) -> None:
+    """Wait for a lock. Raises Cancelled, and Timeout of filelock when the seconds have passed."""
     from filelock import Timeout
 
     end = time.monotonic() + seconds
@@ -158,25 +165,34 @@ def _acquire(lock: FileLock, seconds: float) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(entry: WeightsEntry) -> Iterator[Path]:
-    """A folder in the cache for what is on its way, gone afterwards. Raises NotWritableError."""
+    """Make a folder in the cache for a download, and delete it when the block ends.
+
+    Raises:
+        NotWritableError: If the cache cannot be written to.
+    """
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=_prefix(entry), dir=cache_dir())
+        folder = tempfile.TemporaryDirectory(prefix=_temporary_prefix(entry), dir=cache_dir())
     except OSError as error:
-        raise NotWritableError(
-            f"cannot write to the cache {cache_dir()}: {error.strerror or error}; name another in PYRAMIDZOO_CACHE"
-        ) from error
+        raise cannot_write(cache_dir(), error) from error
     with folder as name:
         yield Path(name)
 
 
-def _prefix(entry: WeightsEntry) -> str:
+def cannot_write(folder: Path, error: OSError) -> NotWritableError:
+    """Make the error for a folder of the cache that cannot be written to."""
+    return NotWritableError(
+        f"cannot write to {folder}: {error.strerror or error}; name another folder for the cache in PYRAMIDZOO_CACHE"
+    )
+
+
+def _temporary_prefix(entry: WeightsEntry) -> str:
     return f".download-{entry.id}-"
 
 
-def _sweep(entry: WeightsEntry) -> None:
-    """Delete what a process that was killed had under way for this entry; whoever calls holds its lock."""
-    for folder in cache_dir().glob(f"{_prefix(entry)}*"):
+def _delete_leftovers(entry: WeightsEntry) -> None:
+    """Delete unfinished files of a process that was killed. The caller must hold the lock of the entry."""
+    for folder in cache_dir().glob(f"{_temporary_prefix(entry)}*"):
         shutil.rmtree(folder, ignore_errors=True)
     for path in cache_paths(entry):
         for part in path.parent.glob(f".{path.name}.*.part"):

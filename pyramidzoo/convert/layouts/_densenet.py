@@ -1,4 +1,4 @@
-"""What layouts of DenseNets share: which network has the authors' stem, and what a layer's name says."""
+"""What the layouts of DenseNets share: the parts of a layer's name, and which networks have the authors' stem."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ _PLACE = re.compile(r"features\.(?:denseblock(\d)\.denselayer(\d+)|transition(\d
 
 
 class Place(NamedTuple):
-    """Part `bn` or `conv` of dense layer `layer` in `block`, both counted from 1, or of the transition after `block`.
+    """The place of a convolution or BN in a dense layer or in a transition.
 
-    `number` says which of a dense layer's two, and is 1 in a transition.
+    Attributes:
+        block: The number of the dense block, counted from 1; of a transition, the block before it.
+        layer: The number of the dense layer in its block, counted from 1; None in a transition.
+        part: "bn" or "conv".
+        number: 1 or 2, because a dense layer can have two of each; 1 in a transition.
     """
 
     block: int
@@ -23,18 +27,18 @@ class Place(NamedTuple):
 
 
 def place_of(module: str) -> Place | None:
-    """The place of a convolution or BN between stem and head; None for those two."""
-    found = _PLACE.fullmatch(module)
-    if found is None:
+    """Return the place of a convolution or BN; None for stem and head."""
+    match = _PLACE.fullmatch(module)
+    if match is None:
         return None
-    block, layer, transition, kind, number = found.groups()
+    block, layer, transition, kind, number = match.groups()
     part = "bn" if kind == "norm" else kind
     return Place(int(block or transition), int(layer) if layer else None, part, int(number or 1))
 
 
 def is_densenet_bc(row: Architecture) -> bool:
-    """Whether this is a CIFAR DenseNet-BC with the authors' stem of 2k channels."""
+    """Return whether this is a CIFAR DenseNet-BC with the authors' stem of 2k channels."""
     given = row.arguments
-    if row.builder != "CifarDenseNet" or not given.get("bottleneck"):
+    if row.class_name != "CifarDenseNet" or not given.get("bottleneck"):
         return False
     return given.get("compression") == 0.5 and given.get("stem_channels") == 2 * given["growth_rate"]

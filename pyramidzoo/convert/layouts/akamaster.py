@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.convert._layout import IMAGENET_CONSTANTS, Layout
+from pyramidzoo.convert.layout import Layout
+from pyramidzoo.convert.layouts._shared import IMAGENET_CONSTANTS
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
@@ -13,7 +14,7 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
 LAYOUT = Layout(
     name="akamaster",
     repository="akamaster/pytorch_resnet_cifar10",
-    supports=lambda row: row.builder == "CifarResNet" and set(row.arguments) == {"depth"},  # option A, as He et al.
+    supports=lambda row: row.class_name == "CifarResNet" and set(row.arguments) == {"depth"},  # option A, as He et al.
     containers=("state_dict.module.",),
     foreign_name=_foreign_name,
     preprocessing={"cifar10": IMAGENET_CONSTANTS},

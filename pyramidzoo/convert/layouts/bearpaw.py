@@ -1,19 +1,21 @@
 """bearpaw/pytorch-classification: {state_dict, optimizer, ...} saved from a DataParallel wrapper.
 
-What its code of 2017 builds is not what its names say: from depth 44 on its ResNets and PreResNets are bottlenecks with
-(depth - 2) / 6 units a stage, so that its "ResNet-110" is `resnet164` (1.70M parameters in its table). Those PreResNets
-project the raw input, in every stage. ResNeXts come from prlz77/ResNeXt.pytorch, WRNs from xternalz/WideResNet-pytorch.
+Its code of 2017 does not build what its names say. From depth 44 on its ResNets and PreResNets have
+bottlenecks, with (depth - 2) / 6 blocks a stage, so that its "ResNet-110" is `resnet164` (1.70M
+parameters in its table). Those PreResNets project the raw input, in every stage. ResNeXts come from
+prlz77/ResNeXt.pytorch, WRNs from xternalz/WideResNet-pytorch.
 """
 
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, Layout
+from pyramidzoo.convert.layout import Layout
 from pyramidzoo.convert.layouts._densenet import is_densenet_bc, place_of
+from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS
 
 _DENSE_TOP = {"features.conv0": "conv1", "features.norm5": "bn", "classifier": "fc"}
-_NEXT_TOP = {"conv1": "conv_1_3x3", "bn1": "bn_1", "fc": "classifier"}
-_NEXT_UNIT = {
+_RESNEXT_TOP = {"conv1": "conv_1_3x3", "bn1": "bn_1", "fc": "classifier"}
+_RESNEXT_BLOCK = {
     "conv1": "conv_reduce",
     "bn1": "bn_reduce",
     "conv2": "conv_conv",
@@ -27,17 +29,17 @@ _NEXT_UNIT = {
 
 def _supports(row: Architecture) -> bool:
     given = row.arguments
-    raw = given.get("shared_stages") == (False, False, False) and "first_width" not in given
+    projects_raw_input = given.get("shared_stages") == (False, False, False) and "first_width" not in given
     return {
         "CifarVgg": row.name == "vgg19_bn_bearpaw",
         "CifarResNet": given.get("shortcut") == "B",
         "CifarBottleneckResNet": True,
-        "CifarPreResNet": raw,
-        "CifarBottleneckPreResNet": raw and given.get("stride_in") == "3x3",
+        "CifarPreResNet": projects_raw_input,
+        "CifarBottleneckPreResNet": projects_raw_input and given.get("stride_in") == "3x3",
         "WideResNet": True,
         "CifarResNeXt": True,
         "CifarDenseNet": is_densenet_bc(row),
-    }.get(row.builder, False)
+    }.get(row.class_name, False)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
@@ -52,14 +54,14 @@ def _module(module: str, row: Architecture) -> str:
         return _of_densenet(module)
     if not module.startswith("layer"):
         if row.family == "resnext":
-            return _NEXT_TOP[module]
+            return _RESNEXT_TOP[module]
         norm = {"wide_resnet": "bn1", "preresnet": "bn"}.get(row.family)
         return norm if norm and module == "norm" else module
-    stage, unit, part = module.split(".", 2)
+    stage, block, part = module.split(".", 2)
     if row.family == "resnext":
-        return f"stage_{stage[5:]}.stage_{stage[5:]}_bottleneck_{unit}.{_NEXT_UNIT[part]}"
+        return f"stage_{stage[5:]}.stage_{stage[5:]}_bottleneck_{block}.{_RESNEXT_BLOCK[part]}"
     if row.family == "wide_resnet":
-        return f"block{stage[5:]}.layer.{unit}.{'convShortcut' if part == 'downsample' else part}"
+        return f"block{stage[5:]}.layer.{block}.{'convShortcut' if part == 'downsample' else part}"
     if row.family == "preresnet" and part == "downsample":
         return f"{module}.0"
     return module
@@ -80,6 +82,6 @@ LAYOUT = Layout(
     supports=_supports,
     foreign_name=_foreign_name,
     containers=("state_dict.module.",),
-    beside=("optimizer.",),
+    ignored_prefixes=("optimizer.",),
     preprocessing={"cifar10": CIFAR10_CONSTANTS, "cifar100": CIFAR10_CONSTANTS},
 )

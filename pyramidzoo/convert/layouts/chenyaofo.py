@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.convert.layout import Layout
+from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS, PLAIN_OR_WRAPPED, TRAINING_STATE
 
 _CIFAR100 = Preprocessing(input_size=(3, 32, 32), mean=(0.5070, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2761))
 
 
 def _supports(row: Architecture) -> bool:
-    if row.builder == "ImageVgg":
+    if row.class_name == "ImageVgg":
         return row.arguments.get("pool", 7) == 1
-    return row.builder == "CifarResNet" and row.arguments.get("shortcut") == "B"
+    return row.class_name == "CifarResNet" and row.arguments.get("shortcut") == "B"
 
 
 LAYOUT = Layout(
@@ -20,6 +21,6 @@ LAYOUT = Layout(
     repository="chenyaofo/pytorch-cifar-models",
     supports=_supports,
     containers=PLAIN_OR_WRAPPED,
-    beside=TRAINING_STATE,
+    ignored_prefixes=TRAINING_STATE,
     preprocessing={"cifar10": CIFAR10_CONSTANTS, "cifar100": _CIFAR100},
 )

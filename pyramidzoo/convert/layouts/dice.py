@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, Layout
+from pyramidzoo.convert.layout import Layout
 from pyramidzoo.convert.layouts._densenet import is_densenet_bc, place_of
+from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS
 
 _TOP = {"features.conv0": "conv1", "features.norm5": "bn1", "classifier": "fc"}
 

@@ -1,15 +1,17 @@
 """dyhan0920/PyramidNet-PyTorch and clovaai/CutMix-PyTorch, which uses its code: {state_dict, optimizer, ...}.
 
-CutMix-PyTorch saves from a DataParallel wrapper; dyhan0920's ImageNet file is read with or without one.
+CutMix-PyTorch saves from a DataParallel wrapper; dyhan0920's ImageNet file is read with or without
+one.
 """
 
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.catalog.manifest import Preprocessing
-from pyramidzoo.convert._layout import IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE, Layout
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.convert.layout import Layout
+from pyramidzoo.convert.layouts._shared import IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE
 
-# CIFAR-10's constants on CIFAR-100 too
+# The authors use CIFAR-10's constants for CIFAR-100 too.
 _CIFAR = Preprocessing(
     input_size=(3, 32, 32),
     mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
@@ -18,8 +20,8 @@ _CIFAR = Preprocessing(
 
 
 def _supports(row: Architecture) -> bool:
-    other = row.arguments.get("multiplicative") or row.arguments.get("stem_channels", 16) != 16
-    return row.builder == "ImagePyramidNet" or (row.builder == "CifarPyramidNet" and not other)
+    is_other_graph = row.arguments.get("multiplicative") or row.arguments.get("stem_channels", 16) != 16
+    return row.class_name == "ImagePyramidNet" or (row.class_name == "CifarPyramidNet" and not is_other_graph)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
@@ -32,6 +34,6 @@ LAYOUT = Layout(
     supports=_supports,
     foreign_name=_foreign_name,
     containers=tuple(reversed(PLAIN_OR_WRAPPED)),
-    beside=TRAINING_STATE,
+    ignored_prefixes=TRAINING_STATE,
     preprocessing={"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet1k": IMAGENET_224},
 )

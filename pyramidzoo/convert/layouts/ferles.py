@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.convert._layout import CIFAR10_CONSTANTS, Layout
+from pyramidzoo.convert.layout import Layout
+from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS
 
-_BLOCKS = {"layer1": "block1", "layer2": "block2", "layer3": "block3"}
+_STAGES = {"layer1": "block1", "layer2": "block2", "layer3": "block3"}
 _PARTS = {
     "bn1": "batch_norm1",
     "conv1": "conv1",
@@ -17,16 +18,16 @@ _PARTS = {
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
     top, _, rest = name.partition(".")
-    if top in _BLOCKS:
-        unit, part, value = rest.split(".")
-        return f"{_BLOCKS[top]}.nblockLayer.{unit}.{_PARTS[part]}.{value}"
+    if top in _STAGES:
+        block, part, value = rest.split(".")
+        return f"{_STAGES[top]}.nblockLayer.{block}.{_PARTS[part]}.{value}"
     return f"batch_norm.{rest}" if top == "norm" else name
 
 
 LAYOUT = Layout(
     name="ferles",
     repository="AlexandrosFerles/NIPS_2019_Reproducibilty_Challenge_Zero-shot_Knowledge_Transfer_via_Adversarial_Belief_Matching",
-    supports=lambda row: row.builder == "WideResNet",
+    supports=lambda row: row.class_name == "WideResNet",
     foreign_name=_foreign_name,
     preprocessing={"cifar10": CIFAR10_CONSTANTS},
 )

@@ -1,16 +1,16 @@
 """szagoruyko/functional-zoo: WRN-50-2 as a dictionary of tensors, exported from the authors' Torch7 file.
 
-BN is folded into the convolutions (see `_folded`), the stride is in the 3x3.
+BN is folded into the convolutions, see `_folded.py`. The stride of a block is in its 3x3
+convolution.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import Signature
-from pyramidzoo.convert._layout import IMAGENET_224, Layout, TensorSource
+from pyramidzoo.checkpoints.signatures import Signature
+from pyramidzoo.convert.layout import Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
+from pyramidzoo.convert.layouts._shared import IMAGENET_224_BICUBIC
 
 _CONVOLUTIONS = {"conv1": "conv0", "conv2": "conv1", "conv3": "conv2", "downsample.0": "conv_dim"}
 
@@ -18,8 +18,8 @@ _CONVOLUTIONS = {"conv1": "conv0", "conv2": "conv1", "conv3": "conv2", "downsamp
 def _module(module: str) -> str:
     if not module.startswith("layer"):
         return "conv0" if module == "conv1" else module
-    stage, unit, part = module.split(".", 2)
-    return f"group{int(stage[5:]) - 1}.block{unit}.{_CONVOLUTIONS[part]}"
+    stage, block, part = module.split(".", 2)
+    return f"group{int(stage[5:]) - 1}.block{block}.{_CONVOLUTIONS[part]}"
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
@@ -37,10 +37,9 @@ def _source(name: str, part: Signature, architecture: Architecture) -> TensorSou
 LAYOUT = Layout(
     name="functional_zoo",
     repository="szagoruyko/functional-zoo",
-    supports=lambda row: row.builder == "ImageWideResNet" and row.arguments["depth"] == 50,
+    supports=lambda row: row.class_name == "ImageWideResNet" and row.arguments["depth"] == 50,
     foreign_name=_foreign_name,
     source=_source,
     remark=_folded.remark,
-    # exported from the authors' Torch7 network, whose images are resized so
-    preprocessing={"imagenet1k": dataclasses.replace(IMAGENET_224, interpolation="bicubic")},
+    preprocessing={"imagenet1k": IMAGENET_224_BICUBIC},  # as the Torch7 network that it was exported from
 )

@@ -1,13 +1,19 @@
 """pytorchcv (osmr/imgclsmob): zips around state dicts, `features.stageN.unitM.body.convK.conv|bn` and `output`.
 
-A BN comes after its convolution in post-activation networks and before it in pre-activation ones, in a block of that
-convolution's name either way. PyramidNets keep a unit's last BN in the unit, plain DenseNets call their only
-convolution `conv`. `wrn50_2` has its BN folded (see `_folded`). Its names for the zoo's networks:
+* A BN comes after its convolution in post-activation networks, and before it in pre-activation
+  networks. In both it is in a module with the convolution's name.
+* The last BN of a PyramidNet's block is directly in the block.
+* DenseNets without bottlenecks call the only convolution of a layer `conv`.
+* `wrn50_2` has its BN folded into its convolutions, see `_folded.py`.
 
-    resnet20_cifar10 resnet20_b            preresnet20_cifar10 preresnet20_rawid    resnet164bn_cifar10 resnet164
-    preresnet164bn_cifar10 preresnet164_s3 densenet40_k12_cifar10 densenet_c_40_k12 wrn28_10_cifar10 wrn_28_10
-    resnet50 resnet50_s1                   resnet50b resnet50                       resnetbc26b resnet26_bottleneck
-    bn_vgg16 vgg16_bn_nobias               bn_vgg16b vgg16_bn                       wrn50_2 wide_resnet50_2
+pytorchcv calls a block "unit". Some of its names, each with the zoo's name of the same network:
+
+    resnet20_cifar10        resnet20_b             densenet40_k12_cifar10  densenet_c_40_k12
+    resnet164bn_cifar10     resnet164              wrn28_10_cifar10        wrn_28_10
+    resnet50                resnet50_s1            preresnet20_cifar10     preresnet20_rawid
+    resnet50b               resnet50               preresnet164bn_cifar10  preresnet164_s3
+    resnetbc26b             resnet26_bottleneck    bn_vgg16                vgg16_bn_nobias
+    wrn50_2                 wide_resnet50_2        bn_vgg16b               vgg16_bn
 """
 
 from __future__ import annotations
@@ -15,24 +21,18 @@ from __future__ import annotations
 import re
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import Signature
-from pyramidzoo.convert._layout import (
-    CIFAR10_CONSTANTS,
-    IMAGENET_224,
-    PLAIN_OR_WRAPPED,
-    TRAINING_STATE,
-    Layout,
-    TensorSource,
-)
+from pyramidzoo.checkpoints.signatures import Signature
+from pyramidzoo.convert.layout import Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
 from pyramidzoo.convert.layouts._densenet import place_of
+from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE
 from pyramidzoo.models.vgg import STAGES as VGG_STAGES
 
 _BLOCK = ("init_block.conv", "init_block.bn")
 _BLOCK_AND_POOL = ("init_block.conv.conv", "init_block.conv.bn")
 _BARE = ("init_block", "")
 
-# convolution and BN of the stem, by the zoo's builder
+# The names of the stem's convolution and BN, by the zoo's class.
 _STEMS = {
     "CifarResNet": _BLOCK,
     "CifarBottleneckResNet": _BLOCK,
@@ -64,7 +64,7 @@ _SENET = {
     "fc": "output.fc",
 }
 _VGG_HEAD = {"classifier.0": "output.fc1.fc", "classifier.3": "output.fc2.fc", "classifier.6": "output.fc3"}
-_IN_UNIT = {
+_IN_BLOCK_MODULE = {
     "downsample": "identity_conv",
     "downsample.0": "identity_conv.conv",
     "downsample.1": "identity_conv.bn",
@@ -74,7 +74,7 @@ _IN_UNIT = {
     "shortcut.conv2": "identity_branch.conv2",
     "shortcut.bn": "identity_branch.bn",
 }
-_IN_BLOCK = re.compile(r"(?:(branch\d)\.)?(conv|bn)(\d)")
+_BRANCH_MODULE = re.compile(r"(?:(branch\d)\.)?(conv|bn)(\d)")
 
 
 def _supports(row: Architecture) -> bool:
@@ -90,45 +90,45 @@ def _supports(row: Architecture) -> bool:
         "CifarShakeShake": given.get("variant") == "pytorchcv",
         "CifarVgg": False,
         "ImageVgg": given.get("pool", 7) == 7,
-    }.get(row.builder, True)
+    }.get(row.class_name, True)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
     module, _, value = name.rpartition(".")
-    if architecture.builder == "ImageVgg":
+    if architecture.class_name == "ImageVgg":
         return f"{_of_vgg(module, architecture)}.{value}"
-    if architecture.builder.endswith("DenseNet"):
+    if architecture.class_name.endswith("DenseNet"):
         return f"{_of_densenet(module, architecture)}.{value}"
     return f"{_of_residual_network(module, architecture)}.{value}"
 
 
 def _of_residual_network(module: str, row: Architecture) -> str:
-    if row.builder == "SENet" and module in _SENET:
+    if row.class_name == "SENet" and module in _SENET:
         return _SENET[module]
     if not module.startswith("layer"):
-        stem = _STEMS.get(row.builder, _BARE)
+        stem = _STEMS.get(row.class_name, _BARE)
         top = {"conv1": stem[0], "bn1": stem[1], "norm": "post_activ.bn"}
         return f"features.{top[module]}" if module in top else "output"
-    stage, unit, part = module.split(".", 2)
-    return f"features.stage{stage[5:]}.unit{int(unit) + 1}.{_IN_UNIT.get(part) or _of_block(part, row)}"
+    stage, block, part = module.split(".", 2)
+    return f"features.stage{stage[5:]}.unit{int(block) + 1}.{_IN_BLOCK_MODULE.get(part) or _of_block(part, row)}"
 
 
 def _of_block(part: str, row: Architecture) -> str:
     """A convolution or BN of a residual branch: `conv2` -> `body.conv2.conv`, `branch1.bn2` -> `branch1.conv2.bn`."""
-    found = _IN_BLOCK.fullmatch(part)
-    assert found is not None, part
-    branch, kind, number = found.groups()
+    match = _BRANCH_MODULE.fullmatch(part)
+    assert match is not None, part
+    branch, kind, number = match.groups()
     if row.family == "pyramidnet" and part == _last_norm(row):
         return "bn"
     return f"{branch or 'body'}.conv{number}.{kind}"
 
 
 def _last_norm(row: Architecture) -> str:
-    return "bn4" if row.builder == "ImagePyramidNet" or row.arguments.get("bottleneck") else "bn3"
+    return "bn4" if row.class_name == "ImagePyramidNet" or row.arguments.get("bottleneck") else "bn3"
 
 
 def _of_densenet(module: str, row: Architecture) -> str:
-    stem = _STEMS[row.builder]
+    stem = _STEMS[row.class_name]
     top = {"features.conv0": stem[0], "features.norm0": stem[1], "features.norm5": "post_activ.bn"}
     if module in top:
         return f"features.{top[module]}"
@@ -136,9 +136,9 @@ def _of_densenet(module: str, row: Architecture) -> str:
     if place is None:
         return "output"
     if place.layer is None:
-        stage = place.block + 1  # a transition opens the next stage there
+        stage = place.block + 1  # In pytorchcv a transition belongs to the stage after it.
         return f"features.stage{stage}.trans{stage}.conv.{place.part}"
-    plain = row.builder == "CifarDenseNet" and not row.arguments.get("bottleneck")
+    plain = row.class_name == "CifarDenseNet" and not row.arguments.get("bottleneck")
     return f"features.stage{place.block}.unit{place.layer}.conv{'' if plain else place.number}.{place.part}"
 
 
@@ -149,12 +149,12 @@ def _of_vgg(module: str, row: Architecture) -> str:
     for stage, count in enumerate(VGG_STAGES[row.arguments["depth"]], start=1):
         if index < 3 * count:
             return f"features.stage{stage}.unit{index // 3 + 1}.{('conv', 'bn')[index % 3]}"
-        index -= 3 * count + 1  # convolution, BN, ReLU; and the stage's pooling
+        index -= 3 * count + 1  # A convolution, BN and ReLU for each layer, and the stage's pooling.
     raise AssertionError(module)
 
 
 def _is_folded(row: Architecture) -> bool:
-    return row.builder == "ImageWideResNet"
+    return row.class_name == "ImageWideResNet"
 
 
 def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
@@ -173,8 +173,8 @@ LAYOUT = Layout(
     source=_source,
     remark=lambda row: _folded.remark(row) if _is_folded(row) else None,
     containers=PLAIN_OR_WRAPPED,
-    beside=TRAINING_STATE,
-    # one set of constants for all three, as its training code has it
+    ignored_prefixes=TRAINING_STATE,
+    # Its training code has one set of constants for all CIFAR-like datasets.
     preprocessing={
         "cifar10": CIFAR10_CONSTANTS,
         "cifar100": CIFAR10_CONSTANTS,

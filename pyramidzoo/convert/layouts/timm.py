@@ -1,26 +1,40 @@
 """huggingface/pytorch-image-models: torchvision's names, except the head of its VGGs.
 
-There the two hidden linear layers are convolutions (7x7 and 1x1) in `pre_logits`: the same numbers in another shape.
-The squeeze-and-excitation networks are those of timm's own `ResNet` class (`seresnet50`, `senet154`, its gluon
-weights); `legacy_se*` are other networks (their first pooling has other windows) under other names. Its `resnet26` is
-of bottlenecks, the zoo's `resnet26_bottleneck`; its SE networks of basic units squeeze to other widths.
+* In timm's VGGs the two hidden linear layers are convolutions (7x7 and 1x1) in `pre_logits`: the
+  same numbers in another shape.
+* The squeeze-and-excitation networks are those of timm's own `ResNet` class (`seresnet50`,
+  `senet154`, its gluon weights). `legacy_se*` are other networks, because their first pooling has
+  other windows.
+* timm's `resnet26` has bottlenecks. It is the zoo's `resnet26_bottleneck`.
+* timm's SE networks of basic blocks squeeze to other widths, and are not in the zoo.
 
-Input size, crop and interpolation differ from one timm file to the next, so there is no default preprocessing.
+Input size, crop and interpolation differ from one timm file to the next, so there is no default
+preprocessing.
 """
 
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.safetensors_file import Signature
-from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, TRAINING_STATE, Layout, TensorSource
-from pyramidzoo.convert.layouts.torchvision import TWINS as OF_TORCHVISION
+from pyramidzoo.checkpoints.signatures import Signature
+from pyramidzoo.convert.layout import Layout, TensorSource
+from pyramidzoo.convert.layouts._shared import PLAIN_OR_WRAPPED, TRAINING_STATE
+from pyramidzoo.convert.layouts.torchvision import SHARED_ARCHITECTURES as SHARED_WITH_TORCHVISION
 
 _HEAD = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
-TWINS = OF_TORCHVISION | {
+
+# The networks of the zoo that are timm's.
+SHARED_ARCHITECTURES = SHARED_WITH_TORCHVISION | {
     *("resnet26_bottleneck", "resnext101_32x4d"),
     *("seresnet50", "seresnet101", "seresnet152", "senet154"),
     *("seresnext50_32x4d", "seresnext101_32x4d", "seresnext101_32x8d", "seresnext101_64x4d"),
 }
+
+_OTHER_NAMES = {"resnet26_bottleneck": "resnet26"}
+
+
+def get_timm_name(architecture: str) -> str:
+    """Return timm's name of a network that is one of `SHARED_ARCHITECTURES`."""
+    return _OTHER_NAMES.get(architecture, architecture)
 
 
 def _foreign_name(name: str, architecture: Architecture) -> str:
@@ -39,10 +53,10 @@ def _source(name: str, part: Signature, architecture: Architecture) -> TensorSou
 LAYOUT = Layout(
     name="timm",
     repository="huggingface/pytorch-image-models",
-    supports=lambda row: row.name in TWINS,
+    supports=lambda row: row.name in SHARED_ARCHITECTURES,
     foreign_name=_foreign_name,
     source=_source,
     containers=PLAIN_OR_WRAPPED,
-    beside=TRAINING_STATE,
+    ignored_prefixes=TRAINING_STATE,
     preprocessing={},
 )

@@ -1,14 +1,15 @@
-"""The zoo's own names: state dicts of its networks, saved by whoever trained them. Any other layout comes first."""
+"""The zoo's own names: state dicts of its networks, saved by whoever trained them. Other layouts are tried before."""
 
 from __future__ import annotations
 
-from pyramidzoo.convert._layout import PLAIN_OR_WRAPPED, TRAINING_STATE, Layout
+from pyramidzoo.convert.layout import Layout
+from pyramidzoo.convert.layouts._shared import PLAIN_OR_WRAPPED, TRAINING_STATE
 
 LAYOUT = Layout(
     name="zoo",
     repository="pyramidzoo",
     supports=lambda row: True,
     containers=PLAIN_OR_WRAPPED,
-    beside=TRAINING_STATE,
+    ignored_prefixes=TRAINING_STATE,
     preprocessing={},
 )

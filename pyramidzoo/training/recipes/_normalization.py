@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 
 _SMALL = (3, 32, 32)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pyramidzoo.catalog.manifest import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.training.recipes._normalization import CIFAR10_HYSTS, FASHION_MNIST_HYSTS, MNIST_HYSTS
 from pyramidzoo.training.recipes._recipe import Recipe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyramidzoo.training.recipes._normalization import CIFAR10_FB, IMAGENET, SVHN_UNIT
+from pyramidzoo.training.recipes._normalization import CIFAR10_FB, SVHN_UNIT
 from pyramidzoo.training.recipes._recipe import Recipe
 
 _SOURCE = "szagoruyko/wide-residual-networks, scripts/train_cifar.sh and train.lua"
@@ -63,6 +63,7 @@ def recipes() -> Iterator[Recipe]:
         arguments={"drop_rate": 0.3},
         notes=(*with_dropout, *constants),
         rows={"W1:4": "wrn_28_10", "W2:2": "wrn_40_10"},
+        quoted={},
     )
     yield Recipe(
         name="wrn_svhn",
@@ -88,28 +89,4 @@ def recipes() -> Iterator[Recipe]:
             "The paper trains on the splits train and extra together.",
         ),
         rows={"W2:3": "wrn_16_8"},
-    )
-    yield Recipe(
-        name="wrn_imagenet",
-        dataset="imagenet1k",
-        preprocessing=IMAGENET,
-        epochs=90,
-        batch_size=256,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=1e-4,
-        schedule="steps",
-        milestones=(30, 60),
-        padding=0,
-        flip=True,
-        random_area=(0.08, 1.0),
-        color_jitter=0.4,
-        lighting=0.1,
-        source="facebookarchive/fb.resnet.torch, TRAINING.md, opts.lua, train.lua and datasets/imagenet.lua",
-        notes=(
-            "The authors' repository has the trained network, but no command for ImageNet. These are the defaults of "
-            "the code in which the network was trained, with the batch size of its examples, 256.",
-            "The table prints a top-5 error of 5.79. The same repository prints 6.03 for the same network.",
-        ),
-        rows={"W2:4": "wide_resnet50_2"},
     )

@@ -1,0 +1,95 @@
+"""How an image becomes the input of a network, as a record, and the check that a normalization is plausible."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyramidzoo.json_records import InvalidRecordError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input that a set of weights was trained with.
+
+    Attributes:
+        input_size: Channels, height and width of the input; height and width in pixels.
+        mean: Mean of each channel, of pixel values from 0 to 1. Each lies within [0, 1].
+        std: Standard deviation of each channel, of pixel values from 0 to 1. Each lies within (0, 1].
+        resize: Pixels of the shorter side after resizing; None if the image is not resized.
+        crop: Pixels of a side of the center crop; None if the image is not cropped.
+        interpolation: "bilinear" or "bicubic"; None if the image is not resized.
+
+    Raises:
+        InvalidRecord: If a size or a normalization is impossible. It is a UsageError. Code that reads a record from a
+            file turns it into an IntegrityError that names the file.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
+            raise InvalidRecordError("input_size must be three positive integers: channels, height, width")
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise InvalidRecordError("input_size, mean and std do not have the same number of channels")
+        require_plausible_normalization(self.mean, self.std)
+
+    def sha256(self) -> str:
+        """Compute the hash of all fields, written as canonical JSON.
+
+        Returns:
+            64 hex digits. Equal hashes mean equal preprocessing.
+        """
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require_plausible_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Require a mean and a standard deviation that pixel values from 0 to 1 can have.
+
+    A mean or a standard deviation above 1 was most likely measured on pixel values from 0 to 255. The error message
+    then shows the numbers divided by 255. Nothing is converted here.
+
+    Args:
+        mean: The mean of each channel.
+        std: The standard deviation of each channel.
+
+    Raises:
+        InvalidRecord: If a mean does not lie within [0, 1] or a standard deviation does not lie within (0, 1]. NaN
+            and infinity lie in neither.
+    """
+    problems = []
+    if not all(0 <= value <= 1 for value in mean):
+        problems.append(f"the mean {_format_numbers(mean)} is not within 0 to 1")
+    if not all(0 < value <= 1 for value in std):
+        problems.append(f"the standard deviation {_format_numbers(std)} is not above 0 and at most 1")
+    if not problems:
+        return
+    problem = " and ".join(problems)
+    values = (*mean, *std)
+    if any(value > 1 for value in values) and all(0 <= value <= 255 for value in values) and min(std) > 0:
+        raise InvalidRecordError(
+            f"{problem}; values from 0 to 255 must be divided by 255, which gives the mean "
+            f"{_format_numbers(_scale_to_one(mean))} and the standard deviation {_format_numbers(_scale_to_one(std))}"
+        )
+    raise InvalidRecordError(
+        f"{problem}; give those of values from 0 to 1 (values from 0 to 255 must be divided by 255)"
+    )
+
+
+def _scale_to_one(values: Sequence[float]) -> list[float]:
+    """Divide values by 255 if one of them is above 1."""
+    return [value / 255 for value in values] if max(values) > 1 else list(values)
+
+
+def _format_numbers(values: Sequence[float]) -> str:
+    """Write numbers as a user types them after `--mean`. A file may hold very long ones, so each is cut."""
+    return " ".join(f"{value!r:.40}" for value in values)

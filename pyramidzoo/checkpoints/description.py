@@ -1,0 +1,90 @@
+"""The description of a network in the metadata of its safetensors file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyramidzoo import json_records
+from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.checkpoints.safetensors_file import read_metadata
+from pyramidzoo.errors import IntegrityError
+
+MAX_CLASSES = 1_000_000  # A file that says it has more is damaged. No memory is allocated for it.
+_KEY = "pyramidzoo"  # of the metadata
+_OWN_ARGUMENTS = {"num_classes", "in_chans", "weights", "pretrained"}  # of `create_model`
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a weights file says about itself: enough to build its network and to evaluate it.
+
+    Attributes:
+        architecture: The name of the architecture, as "wrn_28_10".
+        arguments: Arguments of the network beside those that the architecture's name stands for.
+        dataset: The dataset that the network was trained on, as "cifar10".
+        num_classes: The number of classes.
+        preprocessing: How images are prepared for the network.
+        layout: The layout that the file was converted from; None if the network was trained here.
+        origin_sha256: The sha256 of the file that it was converted from; None if the network was
+            trained here.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    dataset: str
+    num_classes: int
+    preprocessing: Preprocessing
+    layout: str | None
+    origin_sha256: str | None
+
+    def __post_init__(self) -> None:
+        reserved = self.arguments.keys() & _OWN_ARGUMENTS
+        if reserved or not 0 < self.num_classes < MAX_CLASSES:
+            raise json_records.InvalidRecordError(
+                f"num_classes is {self.num_classes}, and arguments name {sorted(reserved)}"
+            )
+        if (self.layout is None) != (self.origin_sha256 is None):
+            raise json_records.InvalidRecordError("layout and origin_sha256 belong together")
+        if self.origin_sha256 is not None:
+            json_records.require_hex(self.origin_sha256, 64)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata of a safetensors file that has this description."""
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content |= {"arguments": dict(self.arguments), "preprocessing": dataclasses.asdict(self.preprocessing)}
+        # timm, transformers and the Hub's viewer look for "format".
+        return {"format": "pt", _KEY: json.dumps(content, sort_keys=True)}
+
+    @classmethod
+    def of(cls, path: Path, metadata: Mapping[str, str] | None = None) -> Description | None:
+        """Read the description in a safetensors file.
+
+        Args:
+            path: The file.
+            metadata: The file's metadata, if they were read already.
+
+        Returns:
+            The description, or None if another program wrote the file.
+
+        Raises:
+            IntegrityError: The file or its description is damaged.
+            UnavailableError: The file cannot be read.
+        """
+        text = (read_metadata(path) if metadata is None else metadata).get(_KEY)
+        if text is None:
+            return None
+        try:
+            content = json.loads(text)
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["preprocessing"].items()}
+            return json_records.make_record(
+                cls, {**content, "preprocessing": json_records.make_record(Preprocessing, settings)}
+            )
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+            raise IntegrityError(
+                f"{path}: its metadata do not describe a network ({error}); convert it again"
+            ) from error

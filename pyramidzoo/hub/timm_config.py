@@ -1,0 +1,56 @@
+"""The configuration file of a published repository: what timm reads to build the network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.weights_entry import WeightsEntry
+from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES, get_timm_name
+from pyramidzoo.models._interface import ImageClassifier
+from pyramidzoo.timm_adapter import PREFIX, complete_cfg, make_weights_cfg
+
+
+def find_timm_name(entry: WeightsEntry) -> str | None:
+    """Return timm's own name of the network, or None if no class of timm reads our file."""
+    if entry.architecture not in SHARED_ARCHITECTURES or entry.arguments:
+        return None
+    return get_timm_name(entry.architecture)
+
+
+def make_timm_config(entry: WeightsEntry, model: ImageClassifier, timm_name: str | None) -> dict[str, Any]:
+    """Make the content of `config.json`.
+
+    Args:
+        entry: The weights.
+        model: The network with these weights.
+        timm_name: timm's own name of the network, from `find_timm_name`. With None, timm has to build the network
+            through `pyramidzoo.register_with_timm()`.
+
+    Returns:
+        What timm reads, and a `pyramidzoo` object with what pyramidzoo knows.
+    """
+    cfg = complete_cfg(make_weights_cfg(get_architecture(entry.architecture), entry), model)
+    if timm_name and timm_name.startswith("vgg"):
+        # timm turns the hidden linear layers of a VGG's head into convolutions when it loads them.
+        cfg = dataclasses.replace(cfg, classifier="head.fc")
+    pretrained_cfg = {
+        name: value for name, value in dataclasses.asdict(cfg).items() if name != "url" and value is not None
+    }
+    channels = entry.preprocessing.input_size[0]
+    arguments = {**entry.arguments, **({"in_chans": channels} if channels != 3 else {})}
+    return {
+        "architecture": timm_name or PREFIX + entry.architecture,
+        "num_classes": entry.num_classes,
+        "num_features": model.num_features,
+        "pretrained_cfg": {**pretrained_cfg, "tag": entry.tag},
+        **({"model_args": arguments} if arguments else {}),
+        "pyramidzoo": {
+            "id": entry.id,
+            "architecture": entry.architecture,
+            "arguments": dict(entry.arguments),
+            "dataset": entry.dataset,
+            "preprocessing": dataclasses.asdict(entry.preprocessing),
+        },
+    }
