@@ -195,7 +195,7 @@ class TorchSgd:
                 else:
                     self.state[name] = self.state[name] * 0.9 + dfdx
                 dfdx = dfdx + 0.9 * self.state[name] if self.nesterov else self.state[name]
-                x += -rate * dfdx
+                x.add_(dfdx, alpha=-rate)
 
 
 def fb_input(image: Tensor, draws: Draws, place: int, recipe: Recipe, mode: str = "constant") -> Tensor:
