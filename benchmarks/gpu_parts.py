@@ -240,7 +240,7 @@ def run_table(results: Results, options: argparse.Namespace, way: str, seconds: 
 
         began = last = time.perf_counter()
         records = evaluate_all(names, load_network, partial(plan, engine=engine), Worker())
-        for name, record in zip(names, records, strict=False):
+        for name, record in zip(names, records, strict=True):
             now = time.perf_counter()
             is_record = isinstance(record, Record)
             rows.append(

@@ -11,9 +11,37 @@ _HE15 = "He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:151
 _HE16 = "He et al. 2016, Identity Mappings in Deep Residual Networks (arXiv:1603.05027), appendix"
 
 
+_HE2015_CIFAR10 = Recipe(
+    name="he2015_cifar10",
+    dataset="cifar10",
+    preprocessing=CIFAR10_FB,
+    epochs=165,
+    steps=64_000,
+    batch_size=128,
+    learning_rate=0.1,
+    momentum=0.9,
+    nesterov=False,
+    weight_decay=1e-4,
+    schedule="steps",
+    milestones=(32_000, 48_000),
+    padding=4,
+    pad_with="mean",
+    flip=True,
+    drop_incomplete=True,
+    source=_HE15,
+    notes=(
+        "The paper subtracts the mean of each pixel. The mean and standard deviation of each channel are used "
+        "here, as in the authors' later code.",
+        "The paper does not say whether the 64,000 steps use 45,000 or 50,000 images. All 50,000 are used here.",
+        "The paper does not say what the last batch of an epoch is. Incomplete batches are left out here.",
+    ),
+    rows={"F1:1": "resnet20", "F1:2": "resnet32", "F1:3": "resnet44", "F1:4": "resnet56"},
+)
+
+
 def recipes() -> Iterator[Recipe]:
     """Yield the recipes of this module."""
-    yield from _he2015()
+    yield _HE2015_CIFAR10
     yield from _he2016()
     yield from _fattorib()
     yield Recipe(
@@ -44,55 +72,11 @@ def recipes() -> Iterator[Recipe]:
     )
 
 
-def _he2015() -> Iterator[Recipe]:
-    yield Recipe(
-        name="he2015_cifar10",
-        dataset="cifar10",
-        preprocessing=CIFAR10_FB,
-        epochs=165,
-        steps=64_000,
-        batch_size=128,
-        learning_rate=0.1,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=1e-4,
-        schedule="steps",
-        milestones=(32_000, 48_000),
-        padding=4,
-        pad_with="mean",
-        flip=True,
-        drop_incomplete=True,
-        source=_HE15,
-        notes=(
-            "The paper subtracts the mean of each pixel. The mean and standard deviation of each channel are used "
-            "here, as in the authors' later code.",
-            "The paper does not say whether the 64,000 steps use 45,000 or 50,000 images. All 50,000 are used here.",
-            "The paper does not say what the last batch of an epoch is. Incomplete batches are left out here.",
-        ),
-        rows={"F1:1": "resnet20", "F1:2": "resnet32", "F1:3": "resnet44", "F1:4": "resnet56"},
-    )
-
-
 def _he2016() -> Iterator[Recipe]:
-    cifar10 = Recipe(
+    cifar10 = _HE2015_CIFAR10.replace(
         name="he2016_cifar10",
-        dataset="cifar10",
-        preprocessing=CIFAR10_FB,
-        epochs=165,
-        steps=64_000,
         warmup_steps=400,
         warmup_rate=0.01,
-        batch_size=128,
-        learning_rate=0.1,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=1e-4,
-        schedule="steps",
-        milestones=(32_000, 48_000),
-        padding=4,
-        pad_with="mean",
-        flip=True,
-        drop_incomplete=True,
         source=_HE16,
         notes=(
             "The paper starts with learning rate 0.01 for 400 steps.",
