@@ -12,7 +12,7 @@ import pytest
 E = TypeVar("E", bound=Exception)
 
 # pytest names the folder of `tmp_path` after the test, so the folder could contain any of the words.
-_FOLDER_OF_A_TEST = re.compile(r"\S*/test_\w*/")
+_FOLDER_OF_A_TEST = re.compile(r"\S*/test_\w*/?")
 
 
 def require_words(message: str, *words: str) -> None:
