@@ -605,22 +605,22 @@ def _make_manifests() -> tuple[Original, ...]:
 
 def _find_values(text: str) -> Iterator[tuple[int, int]]:
     """Yield the span of each string and number: nobody could notice another name, hash or count there."""
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', text):
-        yield found.span()
+    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', text):
+        yield match.span()
 
 
 def _list_objects(document: Any) -> list[dict[str, Any]]:
     """Return all objects whose fields have fixed names and types."""
-    found, free = [], ("arguments", "statistics", "versions")
+    objects, free_names = [], ("arguments", "statistics", "versions")
     pending = list(document["weights"].values())
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
-            found.append(value)
-            pending += [item for name, item in value.items() if name not in free]
+            objects.append(value)
+            pending += [item for name, item in value.items() if name not in free_names]
         elif isinstance(value, list):
             pending += value
-    return found
+    return objects
 
 
 def change_manifest_field(rng: random.Random, original: Original) -> bytes:
@@ -703,9 +703,9 @@ def change_manifest_text(rng: random.Random, original: Original) -> bytes:
     document = json.loads(text)
     depth = rng.choice((1000, 100_000))
     name = rng.choice(["format", "weights", *ENTRIES, "architecture", "sha256", "default"])
-    found = rng.choice(list(re.finditer(rf'"{re.escape(name)}": ', text)))
-    place, key = found.start(), found.group()
-    value, _ = json.JSONDecoder().raw_decode(text, found.end())
+    key_match = rng.choice(list(re.finditer(rf'"{re.escape(name)}": ', text)))
+    place, key = key_match.start(), key_match.group()
+    value, _ = json.JSONDecoder().raw_decode(text, key_match.end())
     return rng.choice(
         [
             json.dumps(document).encode(),
