@@ -357,8 +357,8 @@ def test_a_file_gives_the_order_of_the_classes(tmp_path: Path) -> None:
     assert read_labels(tree, class_order=order) == read_labels(tree, class_order=str(order)) == [1, 2, 10, 999]
     first_missing = ", ".join(sorted(names[:4])[:3])
     for lines, words in [
-        (names[1:], [names[0], "not name"]),
-        ([*names[4:], "x", "y"], [first_missing, "1 more", "x, y", "not a folder"]),
+        (names[1:], [names[0], "each folder"]),
+        ([*names[4:], "x", "y"], [first_missing, "1 more", "x, y"]),
         ([*names, names[7]], [names[7], "once"]),
         ([], ["class_0, class_1, class_10", "997 more"]),
     ]:

@@ -594,9 +594,9 @@ REPEATED_ESCAPED = b'{"a": %b, "\\u0061": %b}' % ((json.dumps(ENTRY).encode(),) 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (make_safetensors({"a": ENTRY}, repeated_key="a"), ["header", "'a'", "twice"]),
-        (make_safetensors(REPEATED_ESCAPED), ["header", "'a'", "twice"]),
-        (make_safetensors(REPEATED_METADATA), ["header", "'b'", "twice"]),
+        (make_safetensors({"a": ENTRY}, repeated_key="a"), ["header", "'a'"]),
+        (make_safetensors(REPEATED_ESCAPED), ["header", "'a'"]),
+        (make_safetensors(REPEATED_METADATA), ["header", "'b'"]),
         (make_safetensors({"a": ENTRY}, length=(16 << 20) + 1), ["header", "16777217 bytes", "16777216"]),
         (make_safetensors({"a": ENTRY}, length=(1 << 32) - 1), ["header", "4294967295 bytes"]),
         (make_safetensors(b'{"a":' * 100_000 + b"0" + b"}" * 100_000), ["recursion limit"]),
