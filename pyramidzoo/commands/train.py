@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_arg
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import line_width, render, show
-from pyramidzoo.training.progress import describe_time_left, print_line
 
 if TYPE_CHECKING:
     from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
@@ -192,14 +192,20 @@ def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str
 
 
 def _report_epoch(task: Task, epoch: Epoch) -> None:
-    print_line(_epoch_line(task, epoch))
+    from pyramidzoo.training.progress import print_line
+
+    print_line(_describe_epoch(task, epoch))
 
 
 def _report_epoch_of_many(task: Task, epoch: Epoch) -> None:
-    print_line(f"{task.stem}: {_epoch_line(task, epoch)}")
+    from pyramidzoo.training.progress import print_line
+
+    print_line(f"{task.stem}: {_describe_epoch(task, epoch)}")
 
 
-def _epoch_line(task: Task, epoch: Epoch) -> str:
+def _describe_epoch(task: Task, epoch: Epoch) -> str:
+    from pyramidzoo.training.progress import describe_time_left
+
     text = (
         f"epoch {epoch.epoch}/{task.recipe.epochs}: loss {epoch.loss:.4f}, training error {epoch.training_error:.2f} "
         f"%, test error {epoch.test_error:.2f} %, {epoch.seconds:.1f} s"
@@ -219,12 +225,15 @@ def _print_results(results: Sequence[TrainingResult | None], summaries: Sequence
                 f"`pyramidzoo evaluate {result.path}` counts it, {result.log} has every epoch"
             )
         rows = [row for summary in summaries for row in _summary_rows(summary)]
-        if len(rows) > 1 or any(len(summary.errors) > 1 or summary.published or summary.overrides for summary in summaries):
+        if len(rows) > 1 or any(len(summary.errors) > 1 or summary.published for summary in summaries):
             show("\n" + render(rows, format, width=line_width()))
     else:
         show(render([{"path": str(result.path), "log": str(result.log), **result.last} for result in finished], format))
     if unfinished := len(results) - len(finished):
-        print_line(f"the time was over for {unfinished} of {len(results)}; the same command continues the training")
+        print(
+            f"the time was over for {unfinished} of {len(results)}; the same command continues the training",
+            file=sys.stderr,
+        )
 
 
 def _summary_rows(summary: SeedSummary) -> list[dict[str, Any]]:

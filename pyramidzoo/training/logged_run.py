@@ -262,8 +262,8 @@ class LoggedRun:
         )
         if not math.isfinite(epoch.loss):
             raise IntegrityError(
-                f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}, so the training diverged; "
-                f"lower the learning rate. The last checkpoint before that stays in {self.checkpoint}"
+                f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate. "
+                "The last checkpoint before that epoch stays in the output folder"
             )
         self.epochs.append(epoch)
         is_due = time.perf_counter() - self._saved >= self.settings.checkpoint_seconds
