@@ -102,7 +102,7 @@ def loaded(result: ConvertedFile) -> nn.Module:
 def mapped(state: Mapping[str, Tensor], layout: str, architecture: str, classes: int) -> nn.Module:
     """The zoo's network with a foreign state dict, without files."""
     row = get_architecture(architecture)
-    tensors = map_tensors(state, get_layout(layout), row, settings={"num_classes": classes}, what="it")
+    tensors = map_tensors(state, get_layout(layout), row, settings={"num_classes": classes}, source_name="it")
     with torch.device("meta"):
         model = build(row, num_classes=classes)
     model.load_state_dict(

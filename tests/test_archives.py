@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyramidzoo.checkpoints import archives
-from pyramidzoo.checkpoints.archives import extract_member, is_archive, member_hash
+from pyramidzoo.checkpoints.archives import extract_member, hash_member, is_archive
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks
@@ -46,7 +46,7 @@ def test_one_member_is_hashed_and_extracted(folder: str, tmp_path: Path) -> None
     path = tmp_path / "net.pth.zip"
     assert is_archive(path)
     for algorithm in ("sha1", "sha256", "md5"):
-        assert member_hash(path, algorithm) == hashlib.new(algorithm, CONTENT).hexdigest()
+        assert hash_member(path, algorithm) == hashlib.new(algorithm, CONTENT).hexdigest()
     extract_member(path, tmp_path / "out" / "any name")
     assert (tmp_path / "out" / "any name").read_bytes() == CONTENT
 
@@ -68,7 +68,7 @@ def test_other_files_are_no_archives(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot read"):
         is_archive(tmp_path / "nothing.zip")
     with pytest.raises(UnavailableError, match="cannot read"):
-        member_hash(tmp_path / "nothing.zip", "sha1")
+        hash_member(tmp_path / "nothing.zip", "sha1")
 
 
 def link(name: str) -> zipfile.ZipInfo:
@@ -183,7 +183,7 @@ def test_hostile_archives_are_refused_and_leave_nothing(
     with pytest.raises(IntegrityError, match=reason):
         extract_member(path, tmp_path / "out" / "net.pth")
     with pytest.raises(IntegrityError, match=reason):
-        member_hash(path, "sha1")
+        hash_member(path, "sha1")
     assert not [found for found in (tmp_path / "out").rglob("*") if found.is_file()]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["net.pth.zip", "out"]
 
@@ -203,7 +203,7 @@ def test_more_than_any_checkpoint_is_refused_unread(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(archives, "MAX_BYTES", len(CONTENT) - 1)
     path = packed(tmp_path / "net.pth.zip", "net.pth")
     with pytest.raises(IntegrityError, match=f"declares {len(CONTENT)} bytes, more than any"):
-        member_hash(path, "sha1")
+        hash_member(path, "sha1")
 
 
 def test_a_destination_that_was_there_stays_until_all_is_written(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ OWN = {"zoo"}  # without preprocessing of its own, see below
 
 def saved(path: Path, layout: str, checkpoint: dict[str, Tensor]) -> Path:
     """Save a flat checkpoint the way the layout's authors did."""
-    container = get_layout(layout).containers[0]
+    container = get_layout(layout).state_dict_prefixes[0]
     if not container.startswith("state_dict."):
         torch.save(checkpoint, path)
         return path
@@ -91,7 +91,7 @@ def test_a_checkpoint_arrives_whole(layout: str, tmp_path: Path) -> None:
     found = read_tensors(output)
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], state[name]) for name in state)
-    description = Description.of(output)
+    description = Description.from_file(output)
     assert description is not None
     assert (description.architecture, description.dataset, description.layout) == (CASES[layout], "cifar10", layout)
     assert description.preprocessing == get_layout(layout).preprocessing["cifar10"]
@@ -113,7 +113,7 @@ def test_old_files_lack_batch_counters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
 def test_fattorib_has_97536_unused_parameters(depth: int) -> None:
-    unused = get_layout("fattorib").unused(get_architecture(f"resnet{depth}_fattorib"))
+    unused = get_layout("fattorib").list_unused_tensors(get_architecture(f"resnet{depth}_fattorib"))
     learned = [part for name, part in unused.items() if name.endswith(("weight", "bias"))]
     assert sum(torch.Size(part.shape).numel() for part in learned) == 97_536
 
@@ -160,8 +160,8 @@ def checkpoint_of(layout: str) -> dict[str, Tensor]:
 def mapped(layout: str, checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
     """The key map alone, on a checkpoint that is in memory already."""
     key_map = get_layout(layout)
-    inside = {key_map.containers[0] + name: tensor for name, tensor in checkpoint.items()}
-    return map_tensors(inside, key_map, get_architecture(CASES[layout]), settings={"num_classes": 10}, what="it")
+    inside = {key_map.state_dict_prefixes[0] + name: tensor for name, tensor in checkpoint.items()}
+    return map_tensors(inside, key_map, get_architecture(CASES[layout]), settings={"num_classes": 10}, source_name="it")
 
 
 @pytest.mark.parametrize("layout", CASES)
@@ -230,7 +230,7 @@ def test_another_number_of_classes_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_is_recognised(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its names and shapes, without building more than a few networks."""
     architecture = CASES[layout]
-    container = get_layout(layout).containers[0]
+    container = get_layout(layout).state_dict_prefixes[0]
     checkpoint = checkpoint_of(layout)
     built: list[str] = []
 
@@ -239,7 +239,7 @@ def test_a_checkpoint_is_recognised(layout: str, monkeypatch: pytest.MonkeyPatch
         return models.build(row, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recognition, "build", counted)
-    recognition._cached_signatures.cache_clear()
+    recognition._compute_signatures_once.cache_clear()
     found = recognise({container + name: tensor for name, tensor in checkpoint.items()})
     assert found == [Match(layout, architecture)]
     assert len(built) < 25

@@ -30,13 +30,13 @@ from torch.nn import functional as F
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
-from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.checkpoints.signatures import check_signatures, get_signatures
 from pyramidzoo.convert import read_file
 from pyramidzoo.convert.conversion import convert_file
 from pyramidzoo.convert.layout import FlatCheckpoint
 from pyramidzoo.convert.layouts import _folded, get_layout
 from pyramidzoo.convert.layouts.timm import get_timm_name
-from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.recognition import compute_expected_signatures, recognise
 from pyramidzoo.errors import IntegrityError
 
 # one small network a family, each with what is special about its names
@@ -168,7 +168,7 @@ def test_a_folded_network_of_pytorchcv() -> None:
 def test_the_dummy_bn_does_nothing() -> None:
     norm = nn.BatchNorm2d(4).eval()
     for name in ("weight", "running_mean", "running_var"):
-        getattr(norm, name).data.fill_(_folded.norm_source(name, "").fill)
+        getattr(norm, name).data.fill_(_folded.locate_norm_value(name, "").fill)
     x = torch.randn(2, 4, 5, 5) * 100
     assert torch.equal(norm(x), x)
     assert torch.allclose(norm.double()(x.double()), x.double(), rtol=1e-14, atol=0)
@@ -247,10 +247,10 @@ def test_all_names_and_shapes(layout: str, architecture: str) -> None:
 def require_all_names(state: dict[str, Tensor], layout: str, architecture: str, classes: int) -> None:
     """Exactly this state dict, batch counters included, is what the layout wants of the network."""
     row = get_architecture(architecture)
-    wanted = get_layout(layout).required_signatures(
-        FlatCheckpoint("", state), expected_signatures(row, num_classes=classes), row
+    wanted = get_layout(layout).list_required_signatures(
+        FlatCheckpoint("", state), compute_expected_signatures(row, num_classes=classes), row
     )
-    check_signatures(signatures_of(state), wanted, what=architecture, next_step="")
+    check_signatures(get_signatures(state), wanted, error_start=architecture, next_step="")
     assert wanted.keys() == state.keys()
 
 
@@ -397,11 +397,11 @@ def test_names(layout: str, architecture: str, names: set[str]) -> None:
     row = get_architecture(architecture)
     key_map = get_layout(layout)
     assert key_map.supports(row)
-    expected = expected_signatures(row)
-    wanted = key_map.required_signatures(FlatCheckpoint("", {}), expected, row)
+    expected = compute_expected_signatures(row)
+    wanted = key_map.list_required_signatures(FlatCheckpoint("", {}), expected, row)
     assert names <= wanted.keys()
     filled = sum(key_map.locate(name, part, row).name is None for name, part in expected.items())
-    assert len(wanted) == len(expected) - filled + len(key_map.unused(row))
+    assert len(wanted) == len(expected) - filled + len(key_map.list_unused_tensors(row))
 
 
 def test_the_real_densenet_knows_its_images(origins: Path, data_dir: Path, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from layout_tools import converted, loaded, require_equal
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.checkpoints.signatures import check_signatures, get_signatures
 from pyramidzoo.convert.conversion import convert_file
 from pyramidzoo.convert.layout import FlatCheckpoint
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.convert.read_file import read_checkpoint
-from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.recognition import compute_expected_signatures, recognise
 from pyramidzoo.convert.sandbox import torch7_reader
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
@@ -101,9 +101,9 @@ def found_in(tree: lua.Lua) -> dict[str, Tensor]:
 def test_every_place_of_the_authors_trees(architecture: str) -> None:
     row = get_architecture(architecture)
     found = found_in(TREES[architecture](networks.Builder(empty)))
-    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
-    wanted = get_layout("torch7").required_signatures(FlatCheckpoint("", found), expected, row)
-    check_signatures(signatures_of(found), wanted, what=architecture, next_step="")
+    expected = {name: part for name, part in compute_expected_signatures(row).items() if "num_batches" not in name}
+    wanted = get_layout("torch7").list_required_signatures(FlatCheckpoint("", found), expected, row)
+    check_signatures(get_signatures(found), wanted, error_start=architecture, next_step="")
 
 
 def test_the_trees_are_those_of_all_supported_networks() -> None:
@@ -152,15 +152,15 @@ def test_all_files(architecture: str, tmp_path: Path) -> None:
 
 def test_other_graphs_of_the_same_shapes_are_refused() -> None:
     layout, row = get_layout("torch7"), get_architecture("resnet50")
-    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
+    expected = {name: part for name, part in compute_expected_signatures(row).items() if "num_batches" not in name}
 
     def require_refused(tree: lua.Lua, message: str) -> None:
         found = found_in(tree)
         with pytest.raises(IntegrityError, match=message):
             check_signatures(
-                signatures_of(found),
-                layout.required_signatures(FlatCheckpoint("", found), expected, row),
-                what="",
+                get_signatures(found),
+                layout.list_required_signatures(FlatCheckpoint("", found), expected, row),
+                error_start="",
                 next_step="",
             )
         assert recognise(found) == []

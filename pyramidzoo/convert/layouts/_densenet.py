@@ -26,7 +26,7 @@ class Place(NamedTuple):
     number: int
 
 
-def place_of(module: str) -> Place | None:
+def parse_place(module: str) -> Place | None:
     """Return the place of a convolution or BN; None for stem and head."""
     match = _PLACE.fullmatch(module)
     if match is None:

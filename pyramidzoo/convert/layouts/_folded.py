@@ -27,7 +27,7 @@ VARIANCE = 0.9941641688346863
 _FILL = {"weight": SCALE, "running_mean": 0.0, "running_var": VARIANCE, "num_batches_tracked": 0.0}
 
 
-def norm_source(value: str, folded_bias: str) -> TensorSource:
+def locate_norm_value(value: str, folded_bias: str) -> TensorSource:
     """Say where a value of a BN comes from.
 
     Args:
@@ -37,7 +37,7 @@ def norm_source(value: str, folded_bias: str) -> TensorSource:
     return TensorSource(folded_bias) if value == "bias" else TensorSource(None, fill=_FILL[value])
 
 
-def convolution_of(norm: str) -> str:
+def find_convolution(norm: str) -> str:
     """Return the convolution that a BN of a post-activation network follows: `layer1.0.bn2` -> `layer1.0.conv2`."""
     return f"{norm[:-1]}0" if norm.endswith("downsample.1") else norm.replace("bn", "conv")
 

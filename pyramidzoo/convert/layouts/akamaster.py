@@ -7,7 +7,7 @@ from pyramidzoo.convert.layout import Layout
 from pyramidzoo.convert.layouts._shared import IMAGENET_CONSTANTS
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     return f"linear.{name[3:]}" if name.startswith("fc.") else name
 
 
@@ -15,7 +15,7 @@ LAYOUT = Layout(
     name="akamaster",
     repository="akamaster/pytorch_resnet_cifar10",
     supports=lambda row: row.class_name == "CifarResNet" and set(row.arguments) == {"depth"},  # option A, as He et al.
-    containers=("state_dict.module.",),
-    foreign_name=_foreign_name,
+    state_dict_prefixes=("state_dict.module.",),
+    get_foreign_name=_get_foreign_name,
     preprocessing={"cifar10": IMAGENET_CONSTANTS},
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.convert.layout import Layout
-from pyramidzoo.convert.layouts._densenet import is_densenet_bc, place_of
+from pyramidzoo.convert.layouts._densenet import is_densenet_bc, parse_place
 from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS
 
 _DENSE_TOP = {"features.conv0": "conv1", "features.norm5": "bn", "classifier": "fc"}
@@ -42,7 +42,7 @@ def _supports(row: Architecture) -> bool:
     }.get(row.class_name, False)
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     module, _, value = name.rpartition(".")
     return f"{_module(module, architecture)}.{value}"
 
@@ -70,7 +70,7 @@ def _module(module: str, row: Architecture) -> str:
 def _of_densenet(module: str) -> str:
     if module in _DENSE_TOP:
         return _DENSE_TOP[module]
-    place = place_of(module)
+    place = parse_place(module)
     assert place is not None, module
     where = f"trans{place.block}" if place.layer is None else f"dense{place.block}.{place.layer - 1}"
     return f"{where}.{place.part}{place.number}"
@@ -80,8 +80,8 @@ LAYOUT = Layout(
     name="bearpaw",
     repository="bearpaw/pytorch-classification",
     supports=_supports,
-    foreign_name=_foreign_name,
-    containers=("state_dict.module.",),
+    get_foreign_name=_get_foreign_name,
+    state_dict_prefixes=("state_dict.module.",),
     ignored_prefixes=("optimizer.",),
     preprocessing={"cifar10": CIFAR10_CONSTANTS, "cifar100": CIFAR10_CONSTANTS},
 )

@@ -20,7 +20,7 @@ LAYOUT = Layout(
     name="chenyaofo",
     repository="chenyaofo/pytorch-cifar-models",
     supports=_supports,
-    containers=PLAIN_OR_WRAPPED,
+    state_dict_prefixes=PLAIN_OR_WRAPPED,
     ignored_prefixes=TRAINING_STATE,
     preprocessing={"cifar10": CIFAR10_CONSTANTS, "cifar100": _CIFAR100},
 )

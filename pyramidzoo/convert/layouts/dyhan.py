@@ -24,7 +24,7 @@ def _supports(row: Architecture) -> bool:
     return row.class_name == "ImagePyramidNet" or (row.class_name == "CifarPyramidNet" and not is_other_graph)
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     return f"bn_final.{name[5:]}" if name.startswith("norm.") else name
 
 
@@ -32,8 +32,8 @@ LAYOUT = Layout(
     name="dyhan",
     repository="dyhan0920/PyramidNet-PyTorch",
     supports=_supports,
-    foreign_name=_foreign_name,
-    containers=tuple(reversed(PLAIN_OR_WRAPPED)),
+    get_foreign_name=_get_foreign_name,
+    state_dict_prefixes=tuple(reversed(PLAIN_OR_WRAPPED)),
     ignored_prefixes=TRAINING_STATE,
     preprocessing={"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet1k": IMAGENET_224},
 )

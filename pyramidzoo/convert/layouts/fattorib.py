@@ -12,7 +12,7 @@ _STAGES = {"layer1": "first_block", "layer2": "second_block", "layer3": "third_b
 _PARTS = {"conv1": "0", "bn1": "1", "conv2": "3", "bn2": "4"}
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     top, _, rest = name.partition(".")
     if top in _TOP:
         return f"{_TOP[top]}.{rest}"
@@ -22,7 +22,7 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
     return f"{_STAGES[top]}.{place}.{_PARTS[part]}.{value}"
 
 
-def _unused(architecture: Architecture) -> dict[str, Signature]:
+def _list_unused_tensors(architecture: Architecture) -> dict[str, Signature]:
     """97,536 parameters at every depth: each stage's template, from which its blocks are copied, and one more BN."""
     unused: dict[str, Signature] = {}
     for stage, width, out in (("first_block", 16, 32), ("second_block", 32, 64), ("third_block", 64, 64)):
@@ -39,7 +39,7 @@ LAYOUT = Layout(
     name="fattorib",
     repository="fattorib/ResNets-CIFAR10",
     supports=lambda row: row.arguments.get("transition") == "last",
-    foreign_name=_foreign_name,
-    unused=_unused,
+    get_foreign_name=_get_foreign_name,
+    list_unused_tensors=_list_unused_tensors,
     preprocessing={"cifar10": IMAGENET_CONSTANTS},
 )

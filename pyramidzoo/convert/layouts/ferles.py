@@ -16,7 +16,7 @@ _PARTS = {
 }
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     top, _, rest = name.partition(".")
     if top in _STAGES:
         block, part, value = rest.split(".")
@@ -28,6 +28,6 @@ LAYOUT = Layout(
     name="ferles",
     repository="AlexandrosFerles/NIPS_2019_Reproducibilty_Challenge_Zero-shot_Knowledge_Transfer_via_Adversarial_Belief_Matching",
     supports=lambda row: row.class_name == "WideResNet",
-    foreign_name=_foreign_name,
+    get_foreign_name=_get_foreign_name,
     preprocessing={"cifar10": CIFAR10_CONSTANTS},
 )

@@ -22,24 +22,24 @@ def _module(module: str) -> str:
     return f"group{int(stage[5:]) - 1}.block{block}.{_CONVOLUTIONS[part]}"
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     module, _, value = name.rpartition(".")
-    return f"{_module(_folded.convolution_of(module) if _folded.is_norm(module) else module)}.{value}"
+    return f"{_module(_folded.find_convolution(module) if _folded.is_norm(module) else module)}.{value}"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
+def _locate_special_tensor(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
     module, _, value = name.rpartition(".")
     if not _folded.is_norm(module):
         return None
-    return _folded.norm_source(value, _foreign_name(f"{module}.bias", architecture))
+    return _folded.locate_norm_value(value, _get_foreign_name(f"{module}.bias", architecture))
 
 
 LAYOUT = Layout(
     name="functional_zoo",
     repository="szagoruyko/functional-zoo",
     supports=lambda row: row.class_name == "ImageWideResNet" and row.arguments["depth"] == 50,
-    foreign_name=_foreign_name,
-    source=_source,
-    remark=_folded.remark,
+    get_foreign_name=_get_foreign_name,
+    locate_special_tensor=_locate_special_tensor,
+    make_remark=_folded.remark,
     preprocessing={"imagenet1k": IMAGENET_224_BICUBIC},  # as the Torch7 network that it was exported from
 )

@@ -24,7 +24,7 @@ from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.checkpoints.signatures import Signature
 from pyramidzoo.convert.layout import Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
-from pyramidzoo.convert.layouts._densenet import place_of
+from pyramidzoo.convert.layouts._densenet import parse_place
 from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE
 from pyramidzoo.models.vgg import STAGES as VGG_STAGES
 
@@ -93,7 +93,7 @@ def _supports(row: Architecture) -> bool:
     }.get(row.class_name, True)
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     module, _, value = name.rpartition(".")
     if architecture.class_name == "ImageVgg":
         return f"{_of_vgg(module, architecture)}.{value}"
@@ -132,7 +132,7 @@ def _of_densenet(module: str, row: Architecture) -> str:
     top = {"features.conv0": stem[0], "features.norm0": stem[1], "features.norm5": "post_activ.bn"}
     if module in top:
         return f"features.{top[module]}"
-    place = place_of(module)
+    place = parse_place(module)
     if place is None:
         return "output"
     if place.layer is None:
@@ -157,22 +157,22 @@ def _is_folded(row: Architecture) -> bool:
     return row.class_name == "ImageWideResNet"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
+def _locate_special_tensor(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
     module, _, value = name.rpartition(".")
     if not _is_folded(architecture) or not _folded.is_norm(module):
         return None
-    convolution = _of_residual_network(_folded.convolution_of(module), architecture)
-    return _folded.norm_source(value, f"{convolution}.bias")
+    convolution = _of_residual_network(_folded.find_convolution(module), architecture)
+    return _folded.locate_norm_value(value, f"{convolution}.bias")
 
 
 LAYOUT = Layout(
     name="pytorchcv",
     repository="osmr/imgclsmob (pytorchcv)",
     supports=_supports,
-    foreign_name=_foreign_name,
-    source=_source,
-    remark=lambda row: _folded.remark(row) if _is_folded(row) else None,
-    containers=PLAIN_OR_WRAPPED,
+    get_foreign_name=_get_foreign_name,
+    locate_special_tensor=_locate_special_tensor,
+    make_remark=lambda row: _folded.remark(row) if _is_folded(row) else None,
+    state_dict_prefixes=PLAIN_OR_WRAPPED,
     ignored_prefixes=TRAINING_STATE,
     # Its training code has one set of constants for all CIFAR-like datasets.
     preprocessing={

@@ -37,26 +37,26 @@ def get_timm_name(architecture: str) -> str:
     return _OTHER_NAMES.get(architecture, architecture)
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     module, _, value = name.rpartition(".")
     return f"{_HEAD.get(module, module)}.{value}"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
+def _locate_special_tensor(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
     if name not in ("classifier.0.weight", "classifier.3.weight"):
         return None
     out, inputs = part.shape
     kernel = architecture.arguments.get("pool", 7) if name == "classifier.0.weight" else 1
-    return TensorSource(_foreign_name(name, architecture), (out, inputs // kernel**2, kernel, kernel))
+    return TensorSource(_get_foreign_name(name, architecture), (out, inputs // kernel**2, kernel, kernel))
 
 
 LAYOUT = Layout(
     name="timm",
     repository="huggingface/pytorch-image-models",
     supports=lambda row: row.name in SHARED_ARCHITECTURES,
-    foreign_name=_foreign_name,
-    source=_source,
-    containers=PLAIN_OR_WRAPPED,
+    get_foreign_name=_get_foreign_name,
+    locate_special_tensor=_locate_special_tensor,
+    state_dict_prefixes=PLAIN_OR_WRAPPED,
     ignored_prefixes=TRAINING_STATE,
     preprocessing={},
 )

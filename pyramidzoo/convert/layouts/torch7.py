@@ -25,7 +25,7 @@ def _supports(row: Architecture) -> bool:
     return row.class_name == "ImagePyramidNet" or (row.class_name in _POSTACTIVATION and plain)
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
     module, _, value = name.rpartition(".")
     return f"{_place(module, architecture)}.{value}"
 
@@ -70,6 +70,6 @@ LAYOUT = Layout(
     name="torch7",
     repository="facebookarchive/fb.resnet.torch, and projects that are built on it",
     supports=_supports,
-    foreign_name=_foreign_name,
+    get_foreign_name=_get_foreign_name,
     preprocessing={"imagenet1k": IMAGENET_224_BICUBIC},
 )

@@ -33,7 +33,7 @@ LAYOUT = Layout(
     supports=lambda row: row.name in SHARED_ARCHITECTURES,
     rename_old_path=lambda name: _OF_2017.sub(r"\1\2", name),
     allows_float16=True,
-    containers=PLAIN_OR_WRAPPED,
+    state_dict_prefixes=PLAIN_OR_WRAPPED,
     ignored_prefixes=TRAINING_STATE,
     preprocessing={"imagenet1k": IMAGENET_224},
 )

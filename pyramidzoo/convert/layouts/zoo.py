@@ -9,7 +9,7 @@ LAYOUT = Layout(
     name="zoo",
     repository="pyramidzoo",
     supports=lambda row: True,
-    containers=PLAIN_OR_WRAPPED,
+    state_dict_prefixes=PLAIN_OR_WRAPPED,
     ignored_prefixes=TRAINING_STATE,
     preprocessing={},
 )

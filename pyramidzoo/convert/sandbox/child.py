@@ -137,7 +137,7 @@ def _confine(parent: int, output: int) -> Iterator[str]:
     if os.getppid() != parent:  # The parent has ended before the signal was asked for.
         os._exit(1)
     # Both ways are tried, because each one fails on some systems.
-    if not any([_without_interfaces(libc), _without_sockets(libc)]):
+    if not any([_remove_interfaces(libc), _forbid_sockets(libc)]):
         yield _NO_NETWORK
 
 
@@ -146,7 +146,7 @@ def _prctl(libc: Any, option: int, value: int, pointer: Any = 0) -> None:
     libc.prctl(option, ctypes.c_ulong(value), third, ctypes.c_ulong(0), ctypes.c_ulong(0))
 
 
-def _without_interfaces(libc: Any) -> bool:
+def _remove_interfaces(libc: Any) -> bool:
     """Enter a network namespace that has no interface. Without root this needs a user namespace too."""
     if libc.unshare(_CLONE_NEWNET) == 0:
         return True
@@ -160,7 +160,7 @@ def _without_interfaces(libc: Any) -> bool:
     return True
 
 
-def _without_sockets(libc: Any) -> bool:
+def _forbid_sockets(libc: Any) -> bool:
     """Forbid sockets of any kind with a seccomp filter. Containers that forbid namespaces still allow this."""
     if platform.machine() not in _MACHINES:
         return False

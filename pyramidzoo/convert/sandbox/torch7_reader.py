@@ -31,7 +31,7 @@ EPSILON = 1e-5
 NUMBERS = {"Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8", "Float": "f4", "Double": "f8"}
 
 
-def tensor_reader(dtype: str) -> Callable[[Any, Any], Array]:
+def make_tensor_reader(dtype: str) -> Callable[[Any, Any], Array]:
     """Return the function that reads a tensor, and requires that it lies inside its storage."""
 
     def read(reader: Any, version: Any) -> Array:
@@ -53,7 +53,7 @@ def tensor_reader(dtype: str) -> Callable[[Any, Any], Array]:
     return read
 
 
-def storage_reader(dtype: str) -> Callable[[Any, Any], Array]:
+def make_storage_reader(dtype: str) -> Callable[[Any, Any], Array]:
     """Return the function that reads a storage, and requires that the file is long enough for it."""
 
     def read(reader: Any, version: Any) -> Array:
@@ -72,8 +72,8 @@ def load(source: str) -> Any:
     for name, dtype in NUMBERS.items():
         for prefix in ("", "Cuda"):
             kind = "Cuda" if prefix and name == "Float" else f"{prefix}{name}"
-            torchfile.type_handlers[f"torch.{kind}Tensor".encode()] = tensor_reader(dtype)
-            torchfile.type_handlers[f"torch.{kind}Storage".encode()] = storage_reader(dtype)
+            torchfile.type_handlers[f"torch.{kind}Tensor".encode()] = make_tensor_reader(dtype)
+            torchfile.type_handlers[f"torch.{kind}Storage".encode()] = make_storage_reader(dtype)
     # The heuristic would make lists of tables, even of the table of an object's fields.
     return torchfile.load(source, use_list_heuristic=False)
 
@@ -95,7 +95,7 @@ class ParameterCollector:
     def visit(self, module: Any) -> None:
         """Collect the parameters of a module and of all modules in it."""
         kind = module.torch_typename().decode("ascii", "replace").rpartition(".")[2]
-        children = children_of(module)
+        children = list_children(module)
         if kind == "DataParallelTable":
             self.visit(children[0])
         elif kind == "ConcatTable" and has_parameters(module):
@@ -170,10 +170,10 @@ def has_parameters(module: Any) -> bool:
     """Return whether a module or any module in it has a weight."""
     if isinstance(module.weight, np.ndarray):
         return True
-    return any(map(has_parameters, children_of(module)))
+    return any(map(has_parameters, list_children(module)))
 
 
-def children_of(module: Any) -> list[Any]:
+def list_children(module: Any) -> list[Any]:
     """Return the modules directly inside a module, in their order."""
     modules = module.modules or {}
     return [modules[index] for index in range(1, len(modules) + 1)]
