@@ -168,7 +168,7 @@ def test_a_folded_network_of_pytorchcv() -> None:
 def test_the_dummy_bn_does_nothing() -> None:
     norm = nn.BatchNorm2d(4).eval()
     for name in ("weight", "running_mean", "running_var"):
-        getattr(norm, name).data.fill_(_folded.locate_norm_value(name, "").fill)
+        getattr(norm, name).data.fill_(_folded.locate_norm_tensor(name, "").fill)
     x = torch.randn(2, 4, 5, 5) * 100
     assert torch.equal(norm(x), x)
     assert torch.allclose(norm.double()(x.double()), x.double(), rtol=1e-14, atol=0)

@@ -247,8 +247,9 @@ def _require_dataset(content_hash: str, dataset: str, *, source_name: str) -> No
     entry = load_manifest().with_tensors(content_hash, dataset=dataset)
     if entry and entry.dataset != dataset:
         raise UsageError(
-            f"{source_name} holds the tensors of {entry.id}, which were trained on {entry.dataset}, not on {dataset}; give "
-            f"--dataset {entry.dataset}, or --force (in Python force=True) to call them {dataset} weights all the same"
+            f"{source_name} holds the tensors of {entry.id}, which were trained on {entry.dataset}, not on {dataset}; "
+            f"give --dataset {entry.dataset}, or --force (in Python force=True) to call them {dataset} weights "
+            "all the same"
         )
 
 
