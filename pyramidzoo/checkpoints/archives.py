@@ -118,8 +118,8 @@ def extract_member(archive: Path, destination: Path) -> None:
     Raises:
         IntegrityError: The archive is damaged, or does not hold exactly one file. The error is also
             raised if the file is a link or a device, is encrypted, is larger than `MAX_BYTES`, has
-            another size than the archive says, or has a name that leads out of the archive's
-            folder.
+            another size than the archive says, or has a name that leads out of the folder to which
+            the archive is unpacked.
         UnavailableError: The archive cannot be read.
         NotWritableError: The destination cannot be written.
     """
@@ -183,9 +183,9 @@ def _find_only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
         raise _make_damage_error(
             path, f"it holds {len(files)} files{f' ({names})' if names else ''}, not one checkpoint"
         )
-    for member in members:  # with its folders, which may have harmful names too
+    for member in members:  # The names of folders are checked too.
         if _leads_out_of_folder(member.orig_filename):
-            raise _make_damage_error(path, f"{_describe_name(member)} leads out of the archive")
+            raise _make_damage_error(path, f"the name {_describe_name(member)} leads out of the folder")
     (member,) = files
     name = _describe_name(member)
     # Unix keeps the type and mode of a file in the upper 16 bits. They are 0 if the archive was
@@ -195,13 +195,14 @@ def _find_only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     if member.flag_bits & _ENCRYPTION_FLAGS:
         raise _make_damage_error(path, f"{name} is encrypted")
     if member.compress_type not in _READABLE_METHODS:
-        raise _make_damage_error(path, f"{name} is compressed in a way that is not read here")
+        raise _make_damage_error(path, f"{name} is compressed by a method that is not supported")
     if member.file_size > MAX_BYTES:
         raise _make_damage_error(path, f"{name} declares {member.file_size} bytes, more than any checkpoint here has")
     archive_bytes = path.stat().st_size
     if member.file_size > max(_ALWAYS_ALLOWED_BYTES, _LARGEST_UNPACKING_RATIO * archive_bytes):
         raise _make_damage_error(
-            path, f"{name} would be {member.file_size} bytes, unpacked from {archive_bytes}; no weights are so regular"
+            path,
+            f"{name} would be {member.file_size} bytes, unpacked from {archive_bytes}; weights cannot be packed so small",
         )
     return member
 

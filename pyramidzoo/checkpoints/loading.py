@@ -79,6 +79,7 @@ def load_weights(model: ImageClassifier, content: Content, *, head: Literal["req
         head_names = [name for name in tensors if name.startswith(head_prefix)]
         if not head_names:
             raise IntegrityError(f"{content.path} has no classifier to leave out; it is not a classifier's file")
+        # The network keeps its own classifier, so the classifiers are left out of the comparison below.
         for name in head_names:
             del tensors[name], actual[name]
         tensors |= {name: tensor for name, tensor in model_tensors.items() if name.startswith(head_prefix)}
@@ -106,6 +107,8 @@ def _assign_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     The result is that of `load_state_dict(assign=True)`, in a fraction of the time. Names, dtypes
     and shapes are not checked, so the caller must have checked them.
     """
+    # PyTorch keeps the tensors of a module in these two dictionaries. Writing to them directly skips
+    # the checks that take most of the time of `load_state_dict`.
     for module_name, module in model.named_modules():
         prefix = f"{module_name}." if module_name else ""
         for name, parameter in module._parameters.items():

@@ -144,6 +144,7 @@ class Layout:
             path = self.rename_old_path(old_path)
             if path in tensors:
                 raise IntegrityError(f"{source_name}: two tensors are called {path}")
+            # A path with the state dict's prefix is no training state, whatever name follows.
             if path.startswith(state_dict_prefix) or not path.startswith(self.ignored_prefixes):
                 tensors[path] = tensor
         return FlatCheckpoint(state_dict_prefix, tensors)

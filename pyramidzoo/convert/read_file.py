@@ -151,7 +151,10 @@ def _explain_why_no_torch_file(source: Path) -> str | None:
             "it is a tar archive; unpack it and name the checkpoint in it (torch's own archives of before 2017 cannot "
             "be opened safely: look for a newer file)"
         )
-    return f"it is no torch file, it starts with {file_start!r}; download it again and see what its address answers"
+    return (
+        f"it is not a torch file, because it starts with {file_start!r}; download it again, and look whether the "
+        "download is an error page"
+    )
 
 
 def _is_tar(source: Path) -> bool:
@@ -231,7 +234,9 @@ def _make_sandbox_error(outcome: sandbox.Outcome, source: Path, kind: str, limit
     if outcome.kind == "read":
         return UnavailableError(f"cannot read {source}: {reason}")
     if outcome.kind == "start":
-        return UnavailableError(f"cannot start the process that opens {source}: {reason}; is torch installed whole?")
+        return UnavailableError(
+            f"cannot start the process that opens {source}: {reason}; is the installation of torch complete?"
+        )
     exceeded_limit = {
         "memory": f"more than {limits.memory >> 20} MiB of memory",
         "size": f"more than {limits.output >> 20} MiB for its tensors",

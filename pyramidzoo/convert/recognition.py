@@ -133,7 +133,7 @@ def find_match(
         )
     raise IntegrityError(
         f"{source_name} fits no layout and architecture that are known here: it holds {_describe_tensors(checkpoint)}; "
-        "--layout and --arch say what differs"
+        "give --layout and --arch to see what differs"
     )
 
 
@@ -235,15 +235,19 @@ def _is_plausible(flat: FlatCheckpoint, names: StemAndHead, architecture: Archit
         return False
     # A network has at least depth - 2 convolutions and linear layers; a WRN has this number. It has
     # at most twice its depth, as shake-shake with its two branches, and a few in shortcuts.
-    weights = sum(tensor.dim() > 1 for tensor in flat.tensors.values())
+    weight_count = sum(tensor.dim() > 1 for tensor in flat.tensors.values())
     depth = architecture.arguments.get("depth")
-    return depth is None or depth - 3 < weights < 2 * depth + 10
+    return depth is None or depth - 3 < weight_count < 2 * depth + 10
 
 
 def _has_required_signatures(
     flat: FlatCheckpoint, names: StemAndHead, layout: Layout, architecture: Architecture
 ) -> bool:
-    """Return whether a checkpoint has exactly the tensors of a network with as many classes and image channels."""
+    """Return whether a checkpoint has exactly the tensors that its layout requires for a network.
+
+    The shapes of the checkpoint's head and stem say how many classes and image channels the network
+    has.
+    """
     stem, head = (flat.tensors[flat.state_dict_prefix + name] for name in names)
     num_classes, image_channels = head.shape[0], stem.shape[1]
     expected = _compute_signatures_once(architecture.name, num_classes, image_channels)
@@ -257,7 +261,10 @@ def _has_required_signatures(
 
 @lru_cache(maxsize=256)
 def _compute_signatures_once(architecture_name: str, num_classes: int, image_channels: int) -> Mapping[str, Signature]:
-    """Do what `compute_expected_signatures` does, once for the same arguments: several layouts have a network."""
+    """Compute what `compute_expected_signatures` computes, and keep the result.
+
+    Several layouts can have the same network, which is then built only once.
+    """
     architecture = get_architecture(architecture_name)
     signatures = compute_expected_signatures(architecture, num_classes=num_classes, in_chans=image_channels)
     return MappingProxyType(signatures)  # read-only, because all callers get the same object

@@ -232,12 +232,15 @@ def _forbid_sockets(libc: Any) -> bool:
     ]
 
     class Instruction(ctypes.Structure):
-        """`struct sock_filter` of linux/filter.h."""
+        """`struct sock_filter` of linux/filter.h: one line of the filter. `k` is its operand.
+
+        `jt` and `jf` are the numbers of lines to skip if it is true and false.
+        """
 
         _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint))
 
     class Program(ctypes.Structure):
-        """`struct sock_fprog` of linux/filter.h."""
+        """`struct sock_fprog` of linux/filter.h: all lines of the filter."""
 
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction)))
 
@@ -264,8 +267,9 @@ def _set_limits(limits: Limits) -> Iterator[str]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     # The soft limit sends SIGXCPU, by which the parent knows the reason. If a file's code ignores
     # that signal, the hard limit kills the process one second later.
-    _lower_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + limits.work, hard_extra=1)
-    signal.alarm(limits.clock)
+    used_seconds = int(used.ru_utime + used.ru_stime) + 1  # rounded up
+    _lower_limit(resource.RLIMIT_CPU, used_seconds + limits.work, hard_extra=1)
+    signal.alarm(limits.clock)  # After this real time the kernel sends SIGALRM, which ends the process.
     try:
         used_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])  # of virtual memory
         _lower_limit(resource.RLIMIT_AS, used_pages * resource.getpagesize() + limits.memory)

@@ -41,7 +41,8 @@ def make_tensor_reader(dtype: str) -> Callable[[Any, Any], Array]:
 
     A Torch7 tensor is a view of a storage, which is a one-dimensional array. It has a shape, a
     stride for each dimension, and the index of its first element in the storage. The function
-    raises an error if an element would lie outside of the storage.
+    raises an error if an element would lie outside of the storage. Its arguments are the reader of
+    `torchfile`, and the version of the stored object, which is not used.
 
     Args:
         dtype: The numpy dtype of the tensor's numbers.
@@ -74,7 +75,9 @@ def make_storage_reader(dtype: str) -> Callable[[Any, Any], Array]:
     """Make the function with which `torchfile` reads a storage: a one-dimensional array of numbers.
 
     The file states the number of elements. The function raises an error if the rest of the file is
-    too short for them, because numpy would allocate the memory before it notices that.
+    too short for them, because numpy would allocate the memory before it notices that. Its
+    arguments are the reader of `torchfile`, and the version of the stored object, which is not
+    used.
 
     Args:
         dtype: The numpy dtype of the numbers.
@@ -159,20 +162,21 @@ class ParameterCollector:
         elif kind == "Linear":
             self.add(f"{place}.linear", weight=module.weight, bias=module.bias)
         else:
-            raise ValueError(f"{place} is an nn.{kind}, which has parameters but no place in these networks")
+            raise ValueError(f"{place} is an nn.{kind}, a layer with parameters that no network here has")
 
     def add_convolution(self, place: str, module: Any) -> None:
         """Collect the weight of a convolution, and its bias unless all its values are zero."""
         # kH and kW are the kernel's height and width, dH and dW the strides, padH and padW the
         # padding, which is half the kernel (rounded down) in all networks here.
         if module.kH != module.kW or module.dH != module.dW or {module.padH or 0, module.padW or 0} != {module.kH // 2}:
-            raise ValueError(f"{place} is not a square convolution that keeps the map's size")
+            raise ValueError(f"{place} is not a square convolution with a padding of half its kernel")
         weight = module.weight
         if weight.ndim == 2:  # SpatialConvolutionMM has one row for each output channel.
             weight = weight.reshape(module.nOutputPlane, module.nInputPlane, module.kH, module.kW)
         name = f"{place}.conv" if module.dH == 1 else f"{place}.conv_stride{module.dH}"
         bias = module.bias
-        # The Lua code takes biases away or, with an old cuDNN, sets them to zero.
+        # The Lua code that builds these networks removes the biases of convolutions, because BN follows.
+        # With an old cuDNN it sets them to zero instead.
         self.add(name, weight=weight, bias=bias if bias is not None and np.any(bias) else None)
 
     def add_norm(self, place: str, module: Any) -> None:
