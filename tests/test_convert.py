@@ -259,7 +259,7 @@ def test_layout_and_architecture_may_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give --mean and --std"):
         convert_file(source, output, dataset="cifar100", num_classes=10)
     torch.save({"something.weight": torch.zeros(3)}, source)
-    found = r"it holds 1 tensor \(something\.weight F32\[3\]\) under something; --layout and --arch"
+    found = r"it holds 1 tensor \(something\.weight F32\[3\]\) under something; give --layout and --arch"
     with pytest.raises(IntegrityError, match=f"fits no layout and architecture that are known here: {found}"):
         convert_file(source, output, dataset="cifar10", num_classes=10)
     torch.save({"net": {f"{k}.weight": torch.zeros(7, 5) for k in range(4)}}, source)
@@ -429,7 +429,7 @@ class Bomb:
         ),
         ("truncated", "it is cut off; download it again"),
         ("old and truncated", "it is cut off or damaged; download it again"),
-        ("text", "it is no torch file, it starts with b'<html>quota exceeded</ht'; download it again"),
+        ("text", "it is not a torch file, because it starts with b'<html>quota exceeded</ht'; download it again"),
         ("gzip", "it is compressed with gzip; unpack it"),
         ("tar", "it is a tar archive; unpack it"),
         ("empty", "it is empty; download it again"),

@@ -179,7 +179,7 @@ def test_what_has_no_place() -> None:
     builder = networks.Builder(empty)
     builder.channels = 64
     for layer, message in (
-        (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, which has parameters"),
+        (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, a layer with parameters"),
         (lua.Lua("nn.Sequential").add(norm_with(builder, eps=1e-3)), "before1.1 is a BN with eps 0.001, not 1e-05"),
         (conv_with(builder, padH=0, padW=0), "before1.1 is not a square convolution with a padding of half its kernel"),
         (nested(builder), "a ConcatTable within another one"),

@@ -202,7 +202,7 @@ def _find_only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     if member.file_size > max(_ALWAYS_ALLOWED_BYTES, _LARGEST_UNPACKING_RATIO * archive_bytes):
         raise _make_damage_error(
             path,
-            f"{name} would be {member.file_size} bytes, unpacked from {archive_bytes}; weights cannot be packed so small",
+            f"{name} would be {member.file_size} bytes, unpacked from {archive_bytes}; weights cannot shrink so much",
         )
     return member
 

@@ -178,7 +178,7 @@ def _sort_metadata(path: Path) -> None:
 
 
 def _open_file(path: Path) -> safe_open:
-    """Open a file with the library safetensors, after checks whose errors say more than the library's."""
+    """Open a file with the library safetensors, after checks for errors that the library does not explain."""
     # Of a file without read permission the library says "no such file". `_open_bytes` says the real reason.
     with _open_bytes(path) as stream:
         _read_header_length(stream, path)

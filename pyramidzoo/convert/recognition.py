@@ -165,6 +165,7 @@ def pick_equivalent_match(
     ]
     if any(sources != sources_by_layout[0] for sources in sources_by_layout):
         return None
+    # A layout with unused tensors is never equivalent to another one.
     if any(layout.list_unused_tensors(architecture) for layout in layouts):
         return None
     with_preprocessing = [index for index, layout in enumerate(layouts) if dataset in layout.preprocessing]

@@ -29,10 +29,11 @@ _POSTACTIVATION_CLASSES = ("ImageResNet", "ImageWideResNet", "ImageResNeXt")
 
 def _supports(architecture: Architecture) -> bool:
     arguments = architecture.arguments
-    if architecture.class_name == "ImagePreResNet":
+    if architecture.class_name == "ImagePreResNet":  # fb.resnet.torch has no BN before its first block.
         return not arguments.get("first_bn", True)
     if architecture.class_name == "ImagePyramidNet":
         return True
+    # The Lua code puts the stride into the 3x3 convolution, and widens a network at most to twice the width.
     is_built_by_lua_code = arguments.get("stride_in", "3x3") == "3x3" and arguments.get("width", 1) in (1, 2)
     return architecture.class_name in _POSTACTIVATION_CLASSES and is_built_by_lua_code
 
