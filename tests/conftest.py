@@ -225,8 +225,8 @@ def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> 
 def foreign_checkpoint(architecture: str, layout: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The flat checkpoint that a layout's authors would have saved for this state, unused tensors included."""
     key_map, row = get_layout(layout), get_architecture(architecture)
-    checkpoint = {key_map.foreign_name(name, row): tensor.clone() for name, tensor in state.items()}
-    for name, part in key_map.unused(row).items():
+    checkpoint = {key_map.get_foreign_name(name, row): tensor.clone() for name, tensor in state.items()}
+    for name, part in key_map.list_unused_tensors(row).items():
         checkpoint[name] = torch.zeros(part.shape, dtype=torch.int64 if part.dtype == "I64" else torch.float32)
     return checkpoint
 

@@ -102,7 +102,7 @@ def load_converted_network(result: ConvertedFile) -> nn.Module:
 def build_from_state_dict(state: Mapping[str, Tensor], layout: str, architecture: str, classes: int) -> nn.Module:
     """Build the zoo's network from a foreign state dict, without any file."""
     row = get_architecture(architecture)
-    tensors = map_tensors(state, get_layout(layout), row, settings={"num_classes": classes}, what="it")
+    tensors = map_tensors(state, get_layout(layout), row, settings={"num_classes": classes}, source_name="it")
     with torch.device("meta"):
         model = build(row, num_classes=classes)
     model.load_state_dict(

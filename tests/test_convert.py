@@ -50,7 +50,7 @@ OWN = {"zoo"}  # has no preprocessing of its own, so it has tests of its own bel
 
 def save_as_authors_did(path: Path, layout: str, checkpoint: dict[str, Tensor]) -> Path:
     """Save a flat checkpoint as the authors of the layout did: the containers, the prefixes, the format of torch."""
-    container = get_layout(layout).containers[0]
+    container = get_layout(layout).state_dict_prefixes[0]
     if not container.startswith("state_dict."):
         torch.save(checkpoint, path)
         return path
@@ -94,7 +94,7 @@ def test_a_converted_file_has_all_tensors_and_a_description(layout: str, tmp_pat
     tensors = read_tensors(output)
     assert tensors.keys() == state.keys()
     assert all(torch.equal(tensors[name], state[name]) for name in state)
-    description = Description.of(output)
+    description = Description.from_file(output)
     assert description is not None
     assert (description.architecture, description.dataset, description.layout) == (architecture, "cifar10", layout)
     assert description.preprocessing == get_layout(layout).preprocessing["cifar10"]
@@ -115,7 +115,7 @@ def test_old_files_without_batch_counters_are_converted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
 def test_fattorib_has_97536_unused_parameters(depth: int) -> None:
-    unused = get_layout("fattorib").unused(get_architecture(f"resnet{depth}_fattorib"))
+    unused = get_layout("fattorib").list_unused_tensors(get_architecture(f"resnet{depth}_fattorib"))
     learned = [part for name, part in unused.items() if name.endswith(("weight", "bias"))]
     assert sum(torch.Size(part.shape).numel() for part in learned) == 97_536
 
@@ -166,9 +166,9 @@ def make_checkpoint_of_layout(layout: str) -> dict[str, Tensor]:
 def map_checkpoint(layout: str, checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
     """Map the names of a checkpoint to those of the zoo, without any file."""
     key_map = get_layout(layout)
-    tensors = {key_map.containers[0] + name: tensor for name, tensor in checkpoint.items()}
+    tensors = {key_map.state_dict_prefixes[0] + name: tensor for name, tensor in checkpoint.items()}
     row = get_architecture(ARCHITECTURES[layout])
-    return map_tensors(tensors, key_map, row, settings={"num_classes": 10}, what="it")
+    return map_tensors(tensors, key_map, row, settings={"num_classes": 10}, source_name="it")
 
 
 @pytest.mark.parametrize("layout", ARCHITECTURES)
@@ -232,7 +232,7 @@ def test_the_error_for_another_number_of_classes_names_both_numbers(tmp_path: Pa
 @pytest.mark.parametrize("layout", ARCHITECTURES)
 def test_a_checkpoint_is_recognised(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names and shapes are enough, and only a few networks are built to compare with."""
-    container = get_layout(layout).containers[0]
+    container = get_layout(layout).state_dict_prefixes[0]
     checkpoint = make_checkpoint_of_layout(layout)
     built: list[str] = []
 
@@ -241,7 +241,7 @@ def test_a_checkpoint_is_recognised(layout: str, monkeypatch: pytest.MonkeyPatch
         return models.build(row, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recognition, "build", build_and_record)
-    recognition._cached_signatures.cache_clear()
+    recognition._compute_signatures_once.cache_clear()
     matches = recognise({container + name: tensor for name, tensor in checkpoint.items()})
     assert matches == [Match(layout, ARCHITECTURES[layout])]
     assert len(built) < 25

@@ -30,12 +30,12 @@ import pyramidzoo
 from pyramidzoo.bench.pytorchcv_names import describe_model
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
-from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.checkpoints.signatures import check_signatures, get_signatures
 from pyramidzoo.convert.conversion import convert_file
 from pyramidzoo.convert.layout import FlatCheckpoint
 from pyramidzoo.convert.layouts import _folded, get_layout
 from pyramidzoo.convert.layouts.timm import get_timm_name
-from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.recognition import compute_expected_signatures, recognise
 from pyramidzoo.errors import IntegrityError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,7 +156,7 @@ def test_a_network_of_pytorchcv_with_folded_bns_computes_the_same() -> None:
 def test_the_bn_for_a_folded_convolution_changes_no_value() -> None:
     norm = nn.BatchNorm2d(4).eval()
     for name in ("weight", "running_mean", "running_var"):
-        getattr(norm, name).data.fill_(_folded.norm_source(name, "").fill)
+        getattr(norm, name).data.fill_(_folded.locate_norm_tensor(name, "").fill)
     x = torch.randn(2, 4, 5, 5) * 100
     assert torch.equal(norm(x), x)
     assert torch.allclose(norm.double()(x.double()), x.double(), rtol=1e-14, atol=0)
@@ -234,10 +234,10 @@ def test_names_and_shapes_of_all_networks_of_torchvision_and_timm(layout: str, a
 def require_all_names(state: dict[str, Tensor], layout: str, architecture: str, classes: int) -> None:
     """Require that the layout expects exactly the names and shapes of this state dict, batch counters included."""
     row = get_architecture(architecture)
-    wanted = get_layout(layout).required_signatures(
-        FlatCheckpoint("", state), expected_signatures(row, num_classes=classes), row
+    wanted = get_layout(layout).list_required_signatures(
+        FlatCheckpoint("", state), compute_expected_signatures(row, num_classes=classes), row
     )
-    check_signatures(signatures_of(state), wanted, what=architecture, next_step="")
+    check_signatures(get_signatures(state), wanted, error_start=architecture, next_step="")
     assert wanted.keys() == state.keys()
 
 
@@ -389,11 +389,11 @@ def test_a_layout_expects_the_names_of_the_authors_code(layout: str, architectur
     row = get_architecture(architecture)
     key_map = get_layout(layout)
     assert key_map.supports(row)
-    expected = expected_signatures(row)
-    wanted = key_map.required_signatures(FlatCheckpoint("", {}), expected, row)
+    expected = compute_expected_signatures(row)
+    wanted = key_map.list_required_signatures(FlatCheckpoint("", {}), expected, row)
     assert names <= wanted.keys()
     filled = sum(key_map.locate(name, part, row).name is None for name, part in expected.items())
-    assert len(wanted) == len(expected) - filled + len(key_map.unused(row))
+    assert len(wanted) == len(expected) - filled + len(key_map.list_unused_tensors(row))
 
 
 def test_the_published_densenet_of_dice_predicts_well(origins: Path, data_dir: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_sandbox_has_no_network_or_says_so(port: int, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces and seccomp")
-@pytest.mark.parametrize("function", ["", "_without_interfaces", "_without_sockets"])
+@pytest.mark.parametrize("function", ["", "_remove_interfaces", "_forbid_sockets"])
 def test_each_way_to_give_up_the_network_says_whether_it_worked(function: str, port: int) -> None:
     code = (
         "import ctypes, importlib.util, socket\n"
@@ -124,7 +124,7 @@ def test_each_way_to_give_up_the_network_says_whether_it_worked(function: str, p
     if not function:  # Nothing was given up, so the server must be reached.
         assert out.split() == with_network
     has_seccomp = platform.machine() in ("x86_64", "aarch64") and "Seccomp:" in Path("/proc/self/status").read_text()
-    if function == "_without_sockets" and has_seccomp:
+    if function == "_forbid_sockets" and has_seccomp:
         assert out.split() == without_network
 
 
@@ -506,7 +506,7 @@ def test_a_storage_of_torch7_may_not_exceed_the_file(tmp_path: Path) -> None:
 
     def read_storage(size: int) -> Any:
         with (tmp_path / "in.t7").open("rb") as stream:
-            return torch7_reader.storage_reader("f4")(types.SimpleNamespace(f=stream, read_long=lambda: size), b"")
+            return torch7_reader.make_storage_reader("f4")(types.SimpleNamespace(f=stream, read_long=lambda: size), b"")
 
     assert len(read_storage(10)) == 10
     for size in (11, 1 << 60, -1):

@@ -18,12 +18,12 @@ from layout_tools import convert_beside_source, load_converted_network, require_
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.checkpoints.signatures import check_signatures, get_signatures
 from pyramidzoo.convert.conversion import convert_file
 from pyramidzoo.convert.layout import FlatCheckpoint
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.convert.read_file import read_checkpoint
-from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.recognition import compute_expected_signatures, recognise
 from pyramidzoo.convert.sandbox import torch7_reader
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
@@ -95,9 +95,9 @@ def found_in(tree: lua.Lua) -> dict[str, Tensor]:
 def test_every_place_of_the_authors_trees(architecture: str) -> None:
     row = get_architecture(architecture)
     found = found_in(TREES[architecture](networks.Builder(empty)))
-    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
-    wanted = get_layout("torch7").required_signatures(FlatCheckpoint("", found), expected, row)
-    check_signatures(signatures_of(found), wanted, what=architecture, next_step="")
+    expected = {name: part for name, part in compute_expected_signatures(row).items() if "num_batches" not in name}
+    wanted = get_layout("torch7").list_required_signatures(FlatCheckpoint("", found), expected, row)
+    check_signatures(get_signatures(found), wanted, error_start=architecture, next_step="")
 
 
 def test_the_trees_are_those_of_all_supported_networks() -> None:
@@ -148,15 +148,15 @@ def test_all_files(architecture: str, tmp_path: Path) -> None:
 
 def test_other_graphs_of_the_same_shapes_are_refused() -> None:
     layout, row = get_layout("torch7"), get_architecture("resnet50")
-    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
+    expected = {name: part for name, part in compute_expected_signatures(row).items() if "num_batches" not in name}
 
     def require_refused(tree: lua.Lua, message: str) -> None:
         found = found_in(tree)
         with pytest.raises(IntegrityError, match=message):
             check_signatures(
-                signatures_of(found),
-                layout.required_signatures(FlatCheckpoint("", found), expected, row),
-                what="",
+                get_signatures(found),
+                layout.list_required_signatures(FlatCheckpoint("", found), expected, row),
+                error_start="",
                 next_step="",
             )
         assert recognise(found) == []
@@ -175,9 +175,9 @@ def test_what_has_no_place() -> None:
     builder = networks.Builder(empty)
     builder.channels = 64
     for layer, message in (
-        (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, which has parameters"),
+        (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, a layer with parameters"),
         (lua.Lua("nn.Sequential").add(norm_with(builder, eps=1e-3)), "before1.1 is a BN with eps 0.001, not 1e-05"),
-        (conv_with(builder, padH=0, padW=0), "before1.1 is not a square convolution that keeps the map's size"),
+        (conv_with(builder, padH=0, padW=0), "before1.1 is not a square convolution with a padding of half its kernel"),
         (nested(builder), "a ConcatTable within another one"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -305,7 +305,7 @@ class LoggedRun:
         if self.result is not None:
             return
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.model.state_dict().items()}
-        check_finite(tensors, what=f"{self.task.stem} after epoch {len(self.epochs)}")
+        check_finite(tensors, error_start=f"{self.task.stem} after epoch {len(self.epochs)}")
         description = Description(
             architecture=self.task.architecture,
             arguments=dict(self.task.recipe.arguments),
