@@ -656,7 +656,7 @@ def test_which_file_a_folder_stands_for(folder: Path, commands: Commands) -> Non
     assert commands.run("fetch", "./folder").row == {**row, "path": "folder/other.safetensors"}
     # of several files, none is chosen
     (folder / "more.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match="2 safetensors files, name one of them"):
+    with pytest.raises(UsageError, match="2 safetensors files; name one of them"):
         pyramidzoo.create_model("wrn_16_1", weights="./folder")
     # unless one has the name that files have on the Hub
     other_name.rename(published_name)
@@ -673,7 +673,7 @@ def test_a_folder_is_evaluated(folder: Path, commands: Commands) -> None:
 
 @pytest.mark.parametrize("command", ["fetch", "info", "evaluate", "verify"])
 @pytest.mark.parametrize(
-    ("number", "message"), [(0, "no safetensors file"), (2, "2 safetensors files, name one of them")]
+    ("number", "message"), [(0, "no safetensors file"), (2, "2 safetensors files; name one of them")]
 )
 def test_a_folder_without_one_file(tmp_path: Path, commands: Commands, command: str, number: int, message: str) -> None:
     folder = tmp_path / "several"

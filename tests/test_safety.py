@@ -537,9 +537,9 @@ ESCAPED = b'{"a": %b, "\\u0061": %b}' % ((json.dumps(ENTRY).encode(),) * 2)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (container({"a": ENTRY}, twice="a"), "its header: 'a' stands twice"),
-        (container(ESCAPED), "its header: 'a' stands twice"),
-        (container(METADATA), "its header: 'b' stands twice"),
+        (container({"a": ENTRY}, twice="a"), "its header: 'a' occurs more than once"),
+        (container(ESCAPED), "its header: 'a' occurs more than once"),
+        (container(METADATA), "its header: 'b' occurs more than once"),
         (container({"a": ENTRY}, length=(16 << 20) + 1), "its header would have 16777217 bytes, more than 16777216"),
         (container({"a": ENTRY}, length=(1 << 32) - 1), "its header would have 4294967295 bytes"),
         (container(b'{"a":' * 100_000 + b"0" + b"}" * 100_000), "recursion limit"),

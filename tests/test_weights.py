@@ -311,7 +311,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "file"))
-    with pytest.raises(NotWritableError, match=r"cannot make the folder.*a file is in its way"):
+    with pytest.raises(NotWritableError, match=r"cannot make the folder.*a file has the same path"):
         fetch(entry_in_folder)
 
 
