@@ -174,7 +174,7 @@ def test_files_of_the_hub_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     noted = dataclasses.replace(entry, hub=dataclasses.replace(hub, revision=None, sha256=None))
     assert noted.hub
     assert find_local_sources([dataclasses.replace(entry, hub=dataclasses.replace(hub, sha256=None))]) == {}
-    write_sidecar(noted, {"url": noted.hub.url, "source_sha256": "0" * 64, "commit": "0" * 40}, published=True)
+    write_sidecar(noted, {"url": noted.hub.url, "source_sha256": "0" * 64, "commit": "0" * 40}, has_published_hash=True)
     assert find_local_sources([noted]) == {entry.id: "hub"}
 
 

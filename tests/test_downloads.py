@@ -448,7 +448,7 @@ def test_an_answer_with_another_part_than_asked_for(
         if is_usable:
             commands.fetch_and_check(origin_network)
         else:
-            commands.fetch(origin_network).assert_failed(5, "not what is missing", "try again later")
+            commands.fetch(origin_network).assert_failed(5, "was asked for the bytes from", "try again later")
             assert_nothing_left(commands.folder)
 
 

@@ -192,7 +192,7 @@ def require_hash_notices_all(count: int, seed: int, run: Run) -> None:
         path.write_bytes(original.content)
         facts = {"url": entry.origin.url, "origin": entry.origin.hash.value, "sha256": file_hash(path)}
         noted = {"source_sha256": entry.origin.hash.value, "tensors_sha256": entry.tensors_sha256}
-        write_sidecar(entry, facts | noted, published=True)
+        write_sidecar(entry, facts | noted, has_published_hash=True)
         ran = run("fetch", entry.id)
         assert (ran.code, ran.err) == (0, "")
         damaged = [m.content for m in chosen("safetensors", count, seed) if m.original is original]
