@@ -79,4 +79,4 @@ def test_verify_named_weights(run_command: RunCommand, tmp_path: Path) -> None:
     result = run_command("verify", "wrn_16_1.cifar10")
     assert result.code == 4
     assert "altered" in result.out
-    assert "sidecar is missing or damaged" in result.out
+    assert "sidecar is missing, damaged or about another file" in result.out

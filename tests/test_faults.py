@@ -131,8 +131,8 @@ PERMANENT_FAULTS: dict[str, tuple[dict[str, Any], str]] = {  # the fault, and a 
         f"status {status}": ({"kind": "status", "status": status}, rf"{status} .*try again later")
         for status in (429, 500, 503)
     },
-    "status 401": ({"kind": "status", "status": 401}, r"401 .*(HF_TOKEN|for others only)"),
-    "status 403": ({"kind": "status", "status": 403}, r"403 .*for others only"),
+    "status 401": ({"kind": "status", "status": 401}, r"401 .*(HF_TOKEN|users with permission)"),
+    "status 403": ({"kind": "status", "status": 403}, r"403 .*users with permission"),
     "status 404": ({"kind": "status", "status": 404}, r"404 .*has moved"),
     "status 410": ({"kind": "status", "status": 410}, r"410 .*has moved"),
 }
@@ -169,7 +169,9 @@ def test_a_web_page_instead_of_the_file(network: PublishedNetwork, commands: Com
     if network.source == "hub":
         assert_fetch_fails_until_repaired(network, commands, 5, f"has size {len(PAGE)}")
     else:
-        assert_fetch_fails_until_repaired(network, commands, 4, f"sent {len(PAGE)} bytes .*a proxy may have sent a page")
+        assert_fetch_fails_until_repaired(
+            network, commands, 4, f"sent {len(PAGE)} bytes .*a proxy may have sent a page"
+        )
 
 
 def test_a_web_page_of_the_size_of_the_file(network: PublishedNetwork, commands: Commands) -> None:
@@ -316,7 +318,7 @@ def test_a_gated_repository(
     if user == "guest":
         monkeypatch.setenv("HF_TOKEN", hub_network.server.guest_token)
     page = re.escape(f"https://huggingface.co/{hub_network.repo_id} ")
-    assert_fetch_fails(hub_network, commands, 5, f"must grant access.*{page}.*HF_TOKEN", *options)
+    assert_fetch_fails(hub_network, commands, 5, f"must grant access; ask for it on {page}.*HF_TOKEN", *options)
     monkeypatch.setenv("HF_TOKEN", hub_network.server.token)
     commands.fetch_and_check(hub_network)
 
@@ -341,8 +343,8 @@ def test_a_private_repository(
     ("field", "wrong_value", "message"),
     [
         ("repo_id", "no/body", r"Hub no/body: .*no such repository"),
-        ("revision", "a" * 40, r"no revision a{40} .*https://huggingface\.co/somebody/wrn"),
-        ("filename", "no.safetensors", r"no no\.safetensors at [0-9a-f]{40}.*https://huggingface\.co"),
+        ("revision", "a" * 40, r"not have the revision a{40}.*https://huggingface\.co/somebody/wrn"),
+        ("filename", "no.safetensors", r"revision [0-9a-f]{40} has no file no\.safetensors.*https://huggingface\.co"),
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--force",)], ids=["", "force"])
@@ -594,7 +596,7 @@ def test_the_process_with_the_lock_is_killed_while_others_wait(processes: FetchP
 def test_offline(processes: FetchProcesses) -> None:
     network = processes.network
     processes.fetch(HF_HUB_OFFLINE="1").assert_failed(
-        5, "offline", "HF_HUB_OFFLINE", "on a machine that has a network", "in a folder"
+        5, "offline", "HF_HUB_OFFLINE", "on a machine that has a network", "into a folder"
     )
     assert network.server.requests == []
     assert_nothing_left(processes.folder)

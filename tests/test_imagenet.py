@@ -70,9 +70,9 @@ def read_pixels(
     """All images as a network sees them, in the order of their indices."""
     spans = [(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     normalize = Normalize(preprocessing)
-    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading or ReaderOptions())) as batches:
+    with contextlib.closing(images.read_batches(spans, preprocessing, CPU, reading or ReaderOptions())) as batches:
         found = torch.cat([normalize(batch) for batch in batches])
-    return found[np.argsort(images.index(0, len(images)))]
+    return found[np.argsort(images.get_indices(0, len(images)))]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_tensors_are_resized_to_within_two_grey_levels(tmp_path: Path) -> None:
         protocol, levels = prepared(64, 56, interpolation), []
         for tensor_resize in (False, True):
             with contextlib.closing(
-                images.batches([(0, 4)], protocol, CPU, ReaderOptions(0, tensor_resize))
+                images.read_batches([(0, 4)], protocol, CPU, ReaderOptions(0, tensor_resize))
             ) as batches:
                 levels.append(next(batches).int())
         off = (levels[0] - levels[1]).abs()
@@ -206,7 +206,7 @@ def test_the_folder_of_the_classes_itself(tmp_path: Path) -> None:
 
 
 def test_torchvisions_layout_has_torchvisions_labels(tmp_path: Path) -> None:
-    wnids = imagenet._wnids()
+    wnids = imagenet._list_wordnet_ids()
     assert len(wnids) == 1000
     assert wnids == sorted(wnids)
     content = encode(Image.fromarray(make_picture(40, 40, 1)))
@@ -226,7 +226,7 @@ def test_torchvisions_layout_has_torchvisions_labels(tmp_path: Path) -> None:
 
 
 def test_where_the_images_are_not(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="nothing says where ImageNet is; name the folder"):
+    with pytest.raises(UnavailableError, match="it is not known where ImageNet is; name the folder"):
         open_split("imagenet1k", None, None)
     with pytest.raises(UnavailableError, match=r"ImageNet is not in .*; name the folder that holds val/CLASS"):
         open_split("imagenet1k", None, tmp_path, download=True)
@@ -242,7 +242,7 @@ def test_where_the_images_are_not(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="has 2 folders, one of them '0'; name them by"):
         open_split("imagenet1k", None, tmp_path)
     (tmp_path / "other/val/n01440764").mkdir(parents=True)
-    with pytest.raises(UnavailableError, match="hold no images"):
+    with pytest.raises(UnavailableError, match="contain no images"):
         open_split("imagenet1k", None, tmp_path / "other")
 
 
@@ -262,9 +262,9 @@ def read_labels(folder: Path, **options: Any) -> list[int]:
     """The labels in the order of the indices; that of each image must be the class that it is named by."""
     images = open_split("imagenet1k", None, folder, **options)
     assert isinstance(images, EncodedSet)
-    assert isinstance(images.encoded, imagenet.ImageFiles)
+    assert isinstance(images.encoded_images, imagenet.ImageFiles)
     labels: list[int] = images.labels.tolist()
-    assert labels == [int(path.stem) for path in images.encoded.paths]
+    assert labels == [int(path.stem) for path in images.encoded_images.paths]
     return labels
 
 
@@ -293,23 +293,23 @@ def test_folders_that_sort_equally_both_ways(form: str, tmp_path: Path) -> None:
 def test_numbers_are_all_that_sorts_in_two_ways() -> None:
     """Other characters stand before and after digits as they do in text, and equal numbers keep the order of text."""
     alike = ["a", "a 1", "a-1", "a1", "a1b", "a_1", "ab", "B1", "é1", "1e5", "01", "1", "001", "b2", "b2 10", "b2-9"]
-    assert sort_folders(alike[:9], None, where=Path("tree")) == sorted(alike[:9])
-    assert sort_folders(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
+    assert sort_folders(alike[:9], None, tree=Path("tree")) == sorted(alike[:9])
+    assert sort_folders(["a1", "a01", "a001"], None, tree=Path("tree")) == ["a001", "a01", "a1"]
     for names in (["2", "10"], ["a2b1", "a2b1", "a10b1"], ["a 9", "a 10"], ["v1.2", "v1.10"], ["x9", "x10", "y"]):
         with pytest.raises(UsageError, match="from class 0 on, text gives"):
-            sort_folders(names, None, where=Path("tree"))
-        assert sort_folders(names, "number", where=Path("tree")) == names
+            sort_folders(names, None, tree=Path("tree"))
+        assert sort_folders(names, "number", tree=Path("tree")) == names
 
 
 def test_names_of_the_classes_are_known(tmp_path: Path) -> None:
     """Sorted as text, the class of nearly every name would be wrong."""
-    names = imagenet._class_names()
+    names = imagenet._list_class_names()
     assert len(set(names)) == 1000
     assert (names[0], names[999]) == ("tench", "toilet tissue")
     names = [name.replace("/", " ") for name in names]
     assert read_labels(make_tree(tmp_path / "all", names)) == [1, 2, 10, 999]
     assert read_labels(make_tree(tmp_path / "few", names[:11])) == [1, 2, 10]
-    wnids = imagenet._wnids()
+    wnids = imagenet._list_wordnet_ids()
     assert read_labels(make_tree(tmp_path / "wnids", wnids), class_order="text") == [1, 2, 10, 999]
 
 
@@ -319,13 +319,13 @@ def test_an_order_from_a_file(tmp_path: Path) -> None:
     order.write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")  # as an editor of Windows saves it
     assert read_labels(tree, class_order=order) == read_labels(tree, class_order=str(order)) == [1, 2, 10, 999]
     for lines, message in [
-        (names[1:], f"does not name the folders {names[0]}. It must"),
+        (names[1:], f"does not contain the folders {names[0]}. It must"),
         (
             [*names[4:], "x", "y"],
-            r"does not name the folders class_\d+, .* and 1 more; it .*not a folder there: x, y",
+            r"does not contain the folders class_\d+, .* and 1 more; it .*folders that do not exist: x, y",
         ),
-        ([*names, names[7]], f"it names more than once {names[7]}. It must have the name of each folder once"),
-        ([], "does not name the folders class_0, class_1, class_10 and 997 more"),
+        ([*names, names[7]], f"it contains more than once {names[7]}. It must contain the name of each folder once"),
+        ([], "does not contain the folders class_0, class_1, class_10 and 997 more"),
     ]:
         order.write_text("\n".join(lines))
         with pytest.raises(UsageError, match=message):
@@ -343,25 +343,27 @@ def test_where_an_order_does_not_help(tmp_path: Path, known: Known) -> None:
     tree = make_tree(tmp_path, [f"class_{k}" for k in range(11)])
     with pytest.raises(UnavailableError, match="has 11 folders, one of them 'class_0'"):
         open_split("imagenet1k", None, tree)
-    with pytest.raises(UsageError, match="has 11 folders, and an order of folders tells the classes only where"):
+    with pytest.raises(UsageError, match="has 11 folders. A folder's position shows its class only if"):
         open_split("imagenet1k", None, tree, class_order="number")
-    with pytest.raises(UsageError, match="have labels in them, so there is no order of folders to choose"):
+    with pytest.raises(UsageError, match="contain the labels, so there are no folders of classes to sort"):
         open_split("imagenet1k", None, known.shards, class_order="number")
-    with pytest.raises(UsageError, match="files of the UCI digits have labels in them"):
+    with pytest.raises(UsageError, match="files of the UCI digits contain the labels"):
         open_split("digits", None, None, class_order="number")
 
 
 def test_what_the_official_images_are() -> None:
-    wnids, labels = imagenet._wnids(), np.arange(50_000) % 1000
+    wnids, labels = imagenet._list_wordnet_ids(), np.arange(50_000) % 1000
     names = [f"{wnids[k % 1000]}/ILSVRC2012_val_{k + 1:08d}.JPEG" for k in range(50_000)]
-    assert imagenet.not_the_split(names, labels) is None
-    assert imagenet.not_the_split([f"{name[10:-5]}_{name[:9]}.JPEG" for name in names], labels) is None  # the Hub's
-    assert imagenet.not_the_split(names[1:], labels[1:]) == "49,999 images are not the 50,000 of the split"
-    assert "do not have 50 images each" in str(imagenet.not_the_split(names, labels // 2))
+    assert imagenet.find_unofficial_reason(names, labels) is None
+    assert (
+        imagenet.find_unofficial_reason([f"{name[10:-5]}_{name[:9]}.JPEG" for name in names], labels) is None
+    )  # the Hub's
+    assert imagenet.find_unofficial_reason(names[1:], labels[1:]) == "49,999 images are not the 50,000 of the split"
+    assert "do not have 50 images each" in str(imagenet.find_unofficial_reason(names, labels // 2))
     twice = [names[0].replace("00000001", "00000002"), *names[1:]]
-    assert "do not have the names of the split" in str(imagenet.not_the_split(twice, labels))
+    assert "do not have the names of the split" in str(imagenet.find_unofficial_reason(twice, labels))
     for strange in ([name[10:] for name in names], labels), (names, np.roll(labels, 1)):
-        assert "are not those of the classes" in str(imagenet.not_the_split(*strange))
+        assert "are not those of the classes" in str(imagenet.find_unofficial_reason(*strange))
 
 
 def test_the_fingerprint_covers_index_name_size_and_label(tmp_path: Path) -> None:
@@ -516,7 +518,7 @@ def test_results_of_different_orders_never_meet(known: Known, tmp_path: Path) ->
     code, again, err = run(*arguments, "--class-order", "number")
     assert (code, again["reused_files"]) == (0, 2)
     images = open_split("imagenet1k", None, known.tree)
-    assert images.flags(ReaderOptions()).keys() == {"decoder", "tensor_resize"}  # without the option nothing is new
+    assert images.get_flags(ReaderOptions()).keys() == {"decoder", "tensor_resize"}  # without the option nothing is new
 
 
 def posing(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
@@ -555,7 +557,7 @@ def posing(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
 def test_verdicts_need_the_official_images(known: Known) -> None:
     subject, images = posing(known)
     part = Part("known", np.arange(2000), known.labels.numpy(), known.logits.numpy())
-    official = dataclasses.replace(images, not_the_split=None)
+    official = dataclasses.replace(images, unofficial_reason=None)
     record = conclude(plan(load_model(subject, official), Engine(ComputeSettings(CPU, 250))), [part])
     assert record.recorded == "exact"
     (claim,) = record.claims
@@ -589,7 +591,7 @@ def test_published_rows_are_about_all_images(images: int, table: str) -> None:
 def few(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
     """The first 60 images alone, posing as all of them: every image takes its time."""
     subject, images = posing(known)
-    return subject, dataclasses.replace(images, labels=images.labels[:60], not_the_split=None)
+    return subject, dataclasses.replace(images, labels=images.labels[:60], unofficial_reason=None)
 
 
 def test_another_protocol_is_said_and_judged_by_its_own_claims(
@@ -704,7 +706,7 @@ def test_no_memory_at_all(few: tuple[EvaluationTarget, EncodedSet], monkeypatch:
 def test_a_decoding_process_that_is_killed(few: tuple[EvaluationTarget, EncodedSet]) -> None:
     _, images = few
     spans, before = [(start, start + 1) for start in range(60)], signal.getsignal(signal.SIGCHLD)
-    with contextlib.closing(images.batches(spans, SMALL, CPU, ReaderOptions(1))) as batches:
+    with contextlib.closing(images.read_batches(spans, SMALL, CPU, ReaderOptions(1))) as batches:
         next(batches)
         (child,) = multiprocessing.active_children()
         os.kill(child.pid or 0, signal.SIGKILL)
@@ -716,7 +718,7 @@ def test_a_decoding_process_that_is_killed(few: tuple[EvaluationTarget, EncodedS
 
 def test_closing_early_ends_the_processes(few: tuple[EvaluationTarget, EncodedSet]) -> None:
     _, images = few
-    batches = images.batches([(start, start + 1) for start in range(60)], SMALL, CPU, ReaderOptions(2))
+    batches = images.read_batches([(start, start + 1) for start in range(60)], SMALL, CPU, ReaderOptions(2))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
@@ -728,7 +730,7 @@ def test_processes_that_are_spawned_get_what_they_need(known: Known) -> None:
     for place in (known.tree, known.shards):
         images = open_split("imagenet1k", None, place)
         assert isinstance(images, EncodedSet)
-        crops = _DecodedSpans(images.encoded, Decoder(SMALL, tensor_resize=False))
+        crops = _DecodedSpans(images.encoded_images, Decoder(SMALL, tensor_resize=False))
         crop = crops[0, 2]
         assert isinstance(crop, torch.Tensor)
         assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crop)
@@ -774,14 +776,14 @@ def test_torchrun_with_processes_of_its_own(known: Known) -> None:
 
 def test_rows_are_indexed_as_the_tree_is(known: Known) -> None:
     tree, rows = (open_split("imagenet1k", None, place) for place in (known.tree, known.shards))
-    index = rows.index(0, 2000)
+    index = rows.get_indices(0, 2000)
     assert sorted(index) == list(range(2000))
     assert (index != np.arange(2000)).any()
     assert torch.equal(rows.labels, tree.labels[index])
     places = np.argsort(index)[:3]
-    with contextlib.closing(rows.batches([(p, p + 1) for p in places], SMALL, CPU, ReaderOptions())) as batches:
+    with contextlib.closing(rows.read_batches([(p, p + 1) for p in places], SMALL, CPU, ReaderOptions())) as batches:
         found = torch.cat(list(batches))
-    with contextlib.closing(tree.batches([(0, 3)], SMALL, CPU, ReaderOptions())) as batches:
+    with contextlib.closing(tree.read_batches([(0, 3)], SMALL, CPU, ReaderOptions())) as batches:
         assert torch.equal(found, next(batches))
 
 
@@ -799,7 +801,9 @@ def test_row_groups_are_read_once_in_a_row(known: Known, monkeypatch: pytest.Mon
     images = open_split("imagenet1k", None, known.shards)
     assert read == []
     assert isinstance(images, EncodedSet)
-    names = [name for start in range(0, 2000, 64) for name, _ in images.encoded.read(start, min(start + 64, 2000))]
+    names = [
+        name for start in range(0, 2000, 64) for name, _ in images.encoded_images.read(start, min(start + 64, 2000))
+    ]
     assert len(names) == len(set(names)) == 2000
     assert len(read) == 3 * 7  # of 100 rows each
 

@@ -264,7 +264,7 @@ def test_a_model_knows_its_preprocessing() -> None:
     expected = eval_transform(entry.preprocessing)(image)
     for source in (model, pyramidzoo.optimize(model.eval())):
         assert torch.equal(eval_transform(source)(image), expected)
-    with pytest.raises(UsageError, match="this model has no weights that would say how to prepare images"):
+    with pytest.raises(UsageError, match="this model has no weights, so it is not known how to prepare images"):
         eval_transform(pyramidzoo.create_model("wrn_16_1"))
     for other in (nn.Linear(2, 2), "wrn_16_1"):
         with pytest.raises(UsageError, match=r"neither a preprocessing nor a model .* give model\.preprocessing"):

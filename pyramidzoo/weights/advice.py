@@ -15,8 +15,8 @@ def advise_after_failed_fetch(entry: WeightsEntry) -> str:
     if not is_recognisable(entry):
         return f"Fetch the file on a machine that has a network, or {advise_use_by_hand(entry)}"
     return (
-        f"Fetch the file on a machine that has a network, or put {describe_published_file(entry)} in a folder, and "
-        "name that folder in PYRAMIDZOO_ORIGINS"
+        "Fetch the file on a machine that has a network, or put this file into a folder that PYRAMIDZOO_ORIGINS names: "
+        f"{describe_published_file(entry)}"
     )
 
 

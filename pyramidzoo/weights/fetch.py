@@ -357,6 +357,6 @@ def _remove_from_hub_cache(path: Path) -> None:
             link_or_file.unlink(missing_ok=True)
     except OSError as error:
         raise NotWritableError(
-            f"{path} does not have the published content, and cannot be deleted: {error.strerror or error}; name another "
-            "cache in HF_HOME"
+            f"{path} does not have the published content, and cannot be deleted: {error.strerror or error}; name "
+            "another cache in HF_HOME"
         ) from error
