@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from downloading import (
-    SOURCES,
     Commands,
     PublishedNetwork,
     assert_nothing_left,
@@ -51,19 +50,6 @@ from pyramidzoo.weights.fetch import WeightsFile, fetch
 pytestmark = pytest.mark.server
 
 DIGITS = "wrn_16_1.digits_zoo"  # weights that come with the package
-
-
-@pytest.fixture
-def commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
-    return Commands(tmp_path, capsys, monkeypatch)
-
-
-@pytest.fixture(params=SOURCES)
-def network(request: pytest.FixtureRequest, hub: HubServer, commands: Commands) -> PublishedNetwork:
-    """A network that is either on the Hub or at an origin."""
-    published = publish_network(hub, request.param)
-    commands.use_manifest(published)
-    return published
 
 
 @pytest.fixture

@@ -51,19 +51,6 @@ SECONDS_TO_END = 8  # in which an interrupted process must end, on a busy machin
 
 
 @pytest.fixture
-def commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
-    return Commands(tmp_path, capsys, monkeypatch)
-
-
-@pytest.fixture(params=SOURCES)
-def network(request: pytest.FixtureRequest, hub: HubServer, commands: Commands) -> PublishedNetwork:
-    """A network that is either on the Hub or at an origin."""
-    published = publish_network(hub, request.param)
-    commands.use_manifest(published)
-    return published
-
-
-@pytest.fixture
 def hub_network(hub: HubServer, commands: Commands) -> PublishedNetwork:
     """A network that is on the Hub."""
     published = publish_network(hub, "hub")
@@ -317,7 +304,7 @@ def test_a_gated_repository(
     hub_network.server.gate(hub_network.repo_id)
     if user == "guest":
         monkeypatch.setenv("HF_TOKEN", hub_network.server.guest_token)
-    page = re.escape(f"https://huggingface.co/{hub_network.repo_id} ")
+    page = re.escape(f"https://huggingface.co/{hub_network.repo_id},")
     assert_fetch_fails(hub_network, commands, 5, f"must grant access; ask for it on {page}.*HF_TOKEN", *options)
     monkeypatch.setenv("HF_TOKEN", hub_network.server.token)
     commands.fetch_and_check(hub_network)

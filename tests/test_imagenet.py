@@ -343,7 +343,7 @@ def test_where_an_order_does_not_help(tmp_path: Path, known: Known) -> None:
     tree = make_tree(tmp_path, [f"class_{k}" for k in range(11)])
     with pytest.raises(UnavailableError, match="has 11 folders, one of them 'class_0'"):
         open_split("imagenet1k", None, tree)
-    with pytest.raises(UsageError, match="has 11 folders. A folder's position shows its class only if"):
+    with pytest.raises(UsageError, match=r"has 11 folders\. A folder's position shows its class only if"):
         open_split("imagenet1k", None, tree, class_order="number")
     with pytest.raises(UsageError, match="contain the labels, so there are no folders of classes to sort"):
         open_split("imagenet1k", None, known.shards, class_order="number")
