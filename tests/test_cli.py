@@ -63,7 +63,7 @@ def test_every_module_is_a_command() -> None:
         (("evaluate", "--batch", "3"), "evaluate", "did you mean --batch-size?"),  # no abbreviations
         (("list", "--qqq"), "list", "list has no option --qqq; `pyramidzoo list --help`"),
         (("list", "-x"), "list", "list has no option -x"),
-        (("info", "resnet20", "resnet32"), "info", "info has no place for 'resnet32'"),
+        (("info", "resnet20", "resnet32"), "info", "info accepts no argument 'resnet32' here"),
         (("evaluate", "--precision", "fp23"), "evaluate", "'fp23' is not a choice; did you mean fp32?"),
         (("list", "--format", "jsn"), "list", "did you mean json? The choices are human, json, csv, markdown"),
         (("list", "--format", "qqq"), "list", "'qqq' is not a choice; The choices are human"),

@@ -89,7 +89,10 @@ def test_images_of_a_model_without_weights() -> None:
 def test_where_the_data_are_not(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="--data-dir or PYRAMIDZOO_DATA"):
         load_dataset("cifar10", "test", None)
-    with pytest.raises(UnavailableError, match=r"no .*test_batch; put what https.*or let --download fetch it"):
+    with pytest.raises(
+        UnavailableError,
+        match=r"the file .*test_batch is missing; put the files from https.*or download them with --download",
+    ):
         load_dataset("cifar10", "test", tmp_path / "nowhere")
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE forbids"):
         load_dataset("cifar10", "test", tmp_path, download=True)

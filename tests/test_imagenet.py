@@ -228,7 +228,7 @@ def test_torchvisions_layout_has_torchvisions_labels(tmp_path: Path) -> None:
 def test_where_the_images_are_not(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="it is not known where ImageNet is; name the folder"):
         open_split("imagenet1k", None, None)
-    with pytest.raises(UnavailableError, match=r"ImageNet is not in .*; name the folder that holds val/CLASS"):
+    with pytest.raises(UnavailableError, match=r"ImageNet is not in .*; name the folder that contains val/CLASS"):
         open_split("imagenet1k", None, tmp_path, download=True)
     with pytest.raises(UsageError, match="ImageNet has no split 'test'; it has val"):
         open_split("imagenet1k", "test", tmp_path)
@@ -793,9 +793,9 @@ def test_row_groups_are_read_once_in_a_row(known: Known, monkeypatch: pytest.Mon
     read: list[int] = []
     real = ParquetFile.read_row_group
 
-    def counting(self: Any, number: int, *arguments: Any) -> Any:
+    def counting(self: Any, number: int, *arguments: Any, **options: Any) -> Any:
         read.append(number)
-        return real(self, number, *arguments)
+        return real(self, number, *arguments, **options)
 
     monkeypatch.setattr(ParquetFile, "read_row_group", counting)
     images = open_split("imagenet1k", None, known.shards)
