@@ -696,7 +696,7 @@ def test_tables_for_programs_and_documents(run: Run) -> None:
     assert lines[0] == "| network | batch | variant | images/s | lowest | highest | ms | ratio | MiB | of peak |"
     assert lines[2].startswith("| wrn_16_1 | 1 | plain |")
     assert lines[6] == ""
-    assert "images/s over those of the plain network." in lines[7]
+    assert "images/s divided by those of the plain network." in lines[7]
     assert len(lines) == 8
 
 
