@@ -65,7 +65,7 @@ def write_architecture_page(architecture: Architecture, entries: Sequence[Weight
         parts += [
             _write_weights_table(entries, short_protocols),
             render_facts(explanations, width=get_page_width()),
-            f"`pyramidzoo info {entries[0].id}` shows everything about the first of these weights.",
+            f"`pyramidzoo info {entries[0].id}` shows everything about the first row.",
         ]
     return "\n\n".join(part for part in parts if part)
 

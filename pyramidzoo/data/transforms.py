@@ -89,7 +89,7 @@ def eval_transform(preprocessing: Preprocessing | nn.Module | None, *, resize: b
     from torchvision import transforms
 
     steps = [
-        ImageConverter(found_preprocessing, resize),
+        ToPicture(found_preprocessing, resize),
         *make_resize_steps(found_preprocessing),
         transforms.ToTensor(),
         transforms.Normalize(found_preprocessing.mean, found_preprocessing.std),
@@ -117,7 +117,7 @@ def _find_preprocessing(preprocessing_or_model: object) -> Preprocessing:
 
 
 @dataclass(frozen=True)
-class ImageConverter:
+class ToPicture:
     """The first step of `eval_transform`: it checks an image, and converts it for the next steps.
 
     Most images become a Pillow image of the mode RGB or L. Images of floats, and images with other numbers of channels
