@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.commands._arguments import add_device_argument
-from pyramidzoo.commands._bench_text import render_bench, make_row_title
+from pyramidzoo.commands._bench_text import make_row_title, render_bench
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._select import select_entries
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
