@@ -665,7 +665,7 @@ def test_tables_for_people(run: Run) -> None:
         "Measured on cpu (",
         "medians of 1 round in",
         "pytorchcv 0.0.",
-        "over those of the fastest peer",
+        "divided by those of the fastest peer",
         "1,000,000 in fp32",
     ):
         assert part in text
