@@ -32,7 +32,7 @@ from pyramidzoo.evaluation.metrics import prediction_sha256
 from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
 from pyramidzoo.inference._fused import fuse, in_place, slice_add
 from pyramidzoo.inference._graph import trace_network
-from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _fused_dtypes
+from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _list_onednn_dtypes
 from pyramidzoo.inference._passes import choose_passes
 from pyramidzoo.models import model_class
 from pyramidzoo.models._interface import ImageClassifier
@@ -231,7 +231,7 @@ def test_dense_blocks_without_concatenation() -> None:
     for name in ("densenet_bc_40_k12", "densenet_40_k12"):
         found = targets(optimize(random_model(name), form="concat_buffer"))
         assert "cat" not in found
-        assert found.count("first_channels") == 3
+        assert found.count("start_buffer") == 3
     both = optimize(random_model("densenet_bc_40_k12"), form=("clamp", "concat_buffer"))
     assert count(both, ScaleShift) == 1  # the last BN, which no convolution follows
     assert count(both, nn.BatchNorm2d) == 3 * 2  # inside of the layers
@@ -347,13 +347,13 @@ def test_a_padded_map_is_read_before_it_is_overwritten() -> None:
 @pytest.mark.parametrize("with_total", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_fused_layer_is_its_operations(dtype: torch.dtype, groups: int, with_total: bool, relu: bool) -> None:
-    if dtype not in _fused_dtypes():
+    if dtype not in _list_onednn_dtypes():
         pytest.skip(f"oneDNN has no fused convolutions in {dtype} here")
     torch.manual_seed(0)
     plain = nn.Conv2d(12, 20, 3, padding=1, stride=2, groups=groups).requires_grad_(False).to(dtype)
     plain = plain.to(memory_format=torch.channels_last)
     layer = FusedConv2d(copy.deepcopy(plain))
-    layer.relu = relu
+    layer.has_relu = relu
     tolerance = torch.finfo(dtype).eps * 4  # another order of summation, and in half precision one rounding less
 
     def check() -> None:
@@ -391,7 +391,7 @@ def test_nothing_is_fused_where_it_is_switched_off() -> None:
             assert (optimized(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
         finally:
             torch.backends.mkldnn.set_flags(_enabled=before[0])
-        assert all(layer._packed is None for layer in optimized.modules() if isinstance(layer, FusedConv2d))
+        assert all(layer._reordered_filters is None for layer in optimized.modules() if isinstance(layer, FusedConv2d))
         with torch.autocast("cpu", torch.bfloat16):
             assert optimized(images).dtype == torch.bfloat16
 
