@@ -46,7 +46,7 @@ def predict(name: str, batch_size: int) -> Predictions:
     entry = load_manifest().find(name)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
     job = plan(
-        load_model(EvaluationTarget.of_entry(entry), images), Engine(ComputeSettings(torch.device("cpu"), batch_size))
+        load_model(EvaluationTarget.from_entry(entry), images), Engine(ComputeSettings(torch.device("cpu"), batch_size))
     )
     return reduce_predictions(predict_units(job, job.units), len(images))
 

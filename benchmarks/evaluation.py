@@ -74,11 +74,11 @@ def measure_evaluation(architecture: str, folder: Path, rounds: int) -> list[dic
         return correct
 
     def run_evaluate() -> int:
-        return evaluate(EvaluationTarget.of_file(path), images, settings).top1_correct
+        return evaluate(EvaluationTarget.from_file(path), images, settings).top1_correct
 
     def run_evaluate_with_output() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as output:
-            return evaluate(EvaluationTarget.of_file(path), images, settings, output=Path(output)).top1_correct
+            return evaluate(EvaluationTarget.from_file(path), images, settings, output=Path(output)).top1_correct
 
     variants = {
         "bare loop": run_bare_loop,

@@ -167,7 +167,7 @@ def run_strict(results: Results, weights: str, records: list[Record], seconds: f
     """Evaluate weights as `pyramidzoo evaluate` does without options. The records so far get a file of their own."""
     entry = load_manifest().find(weights)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
-    record = evaluate(EvaluationTarget.of_entry(entry), images, ComputeSettings(results.device, STRICT_BATCH))
+    record = evaluate(EvaluationTarget.from_entry(entry), images, ComputeSettings(results.device, STRICT_BATCH))
     records.append(record)
     document = {"records": [record.to_json() for record in records], "failures": []}
     timing.RESULTS.mkdir(exist_ok=True)
@@ -234,7 +234,7 @@ def run_table(results: Results, options: argparse.Namespace, way: str, seconds: 
 
         def load_network(position: int) -> LoadedModel:
             began = time.perf_counter()
-            loaded = load_model(EvaluationTarget.of_file(files[position]), split)
+            loaded = load_model(EvaluationTarget.from_file(files[position]), split)
             loading[names[position]] = round(time.perf_counter() - began, 3)
             return loaded
 
@@ -353,7 +353,7 @@ def run_changed(
     entry = load_manifest().find(weights)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
     settings = ComputeSettings(results.device, batch, **WAYS[way])
-    record = evaluate(EvaluationTarget.of_entry(entry), images, settings, output=results.scratch, compare=True)
+    record = evaluate(EvaluationTarget.from_entry(entry), images, settings, output=results.scratch, compare=True)
     strict = record.against_strict
     assert strict is not None
     print(f"{entry.id}, {way}: {len(strict.moved)} of {record.images} predictions changed", flush=True)

@@ -46,7 +46,7 @@ def measure_network(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     programs = {
         variant: engine.make_program(PreparedNetwork(model, (), variant), batch) for variant, model in models.items()
     }
-    with engine.arithmetic():
+    with engine.use_arithmetic():
         expected = programs["textbook"](images)
         for variant, program in programs.items():
             assert torch.equal(program(images), expected), f"{name}: {variant} has other logits"

@@ -546,7 +546,7 @@ def posing(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
     entry = dataclasses.replace(
         entry, preprocessing=SMALL, claims=(claim, other), results=(result,), tensors_sha256=None
     )
-    subject = dataclasses.replace(EvaluationTarget.of_file(known.weights), name=entry.id, entry=entry)
+    subject = dataclasses.replace(EvaluationTarget.from_file(known.weights), name=entry.id, entry=entry)
     images = open_split("imagenet1k", None, known.tree)
     assert isinstance(images, EncodedSet)
     return subject, images
@@ -626,7 +626,7 @@ def test_tensor_resizing_is_not_strict(few: tuple[EvaluationTarget, EncodedSet])
     record = evaluate(subject, images, ComputeSettings(CPU, 30, reading=ReaderOptions(0, True)))
     assert record.flags["tensor_resize"]
     assert not record.strict
-    assert (record.arithmetic, record.claims) == ("fp32, resized as tensors", ())
+    assert (record.arithmetic_text, record.claims) == ("fp32, resized as tensors", ())
 
 
 def test_weights_that_want_other_images(few: tuple[EvaluationTarget, EncodedSet]) -> None:

@@ -85,7 +85,7 @@ def measure_target(
         UnavailableError: as `BenchmarkTarget.build_network`.
         UsageError: the network cannot be rewritten.
     """
-    with strict_arithmetic(fixed=False):
+    with strict_arithmetic(deterministic=False):
         plain = target.build_network()
         macs = count_multiply_adds(copy.deepcopy(plain).to("meta"), target.image)
         networks = _build_peers(target, plain, settings)

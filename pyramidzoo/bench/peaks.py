@@ -37,7 +37,7 @@ class Peaks:
 
         Other programs on the machine slow down some of the measurements, but hardly all of them.
         """
-        with strict_arithmetic(tf32=precision == "tf32", fixed=False):
+        with strict_arithmetic(tf32=precision == "tf32", deterministic=False):
             flops = measure_convolution(PRECISIONS[precision], self.device)
         self.flops[precision] = max(self.flops.get(precision, 0.0), flops)
 

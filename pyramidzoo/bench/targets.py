@@ -30,7 +30,7 @@ class BenchmarkTarget:
     entry: WeightsEntry | None = None
 
     @classmethod
-    def of_entry(cls, entry: WeightsEntry) -> BenchmarkTarget:
+    def from_entry(cls, entry: WeightsEntry) -> BenchmarkTarget:
         """Return the target that has the weights of an entry."""
         return cls(get_architecture(entry.architecture), entry)
 

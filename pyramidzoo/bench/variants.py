@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyramidzoo.bench.peers import split_peer
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.compute_settings import PRECISIONS, ComputeSettings
-from pyramidzoo.evaluation.engine import Engine, PreparedNetwork
+from pyramidzoo.evaluation.engine import CastImages, Engine, PreparedNetwork
 from pyramidzoo.models._interface import ImageClassifier
 
 # The words that may follow the first one, and the settings that each stands for.
@@ -97,8 +97,8 @@ class Variant(nn.Module):
         """Make a peer with words. The library's network, in float32, stays as it is."""
         engine = make_peer_engine(name, device)
         dtype = PRECISIONS[engine.settings.precision]
-        cast = _CastImages(copy.deepcopy(network).to(dtype), dtype)
-        return cls(engine, PreparedNetwork(cast, (), name))
+        copy_of_network = CastImages(copy.deepcopy(network).to(dtype), dtype)
+        return cls(engine, PreparedNetwork(copy_of_network, (), name))
 
     @property
     def is_captured(self) -> bool:
@@ -118,20 +118,8 @@ class Variant(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits, float32 (n, classes), of images, float32 (n, C, H, W)."""
-        with self._engine.arithmetic(fixed=False):
+        with self._engine.use_arithmetic(deterministic=False):
             return self._program(images)
-
-
-class _CastImages(nn.Module):
-    """A network in another precision that takes float32 images."""
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network, self.dtype = network, dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images.to(self.dtype))
-        return logits
 
 
 def get_precision(network: nn.Module) -> str:

@@ -97,10 +97,10 @@ def _comparison_lines(flips: PredictionChanges) -> list[str]:
 
 
 def _why_nothing_is_judged(record: Record) -> str | None:
-    if record.not_the_split:
-        return f"none: {record.not_the_split}"
+    if record.reason_not_official:
+        return f"none: {record.reason_not_official}"
     if not record.strict:
-        return f"not judged: {record.arithmetic} is not strict fp32, which verdicts are about"
+        return f"not judged: {record.arithmetic_text} is not strict fp32, which verdicts are about"
     if not record.claims:
         return "none: no published error is known for these weights on this split"
     return None

@@ -153,7 +153,7 @@ def _select_targets(names: Iterable[str]) -> list[BenchmarkTarget]:
         if matches := list_models(name):
             selected = [BenchmarkTarget(architectures()[match]) for match in matches]
         elif re.search(r"[.*?\[]", name):
-            selected = [BenchmarkTarget.of_entry(entry) for entry in select_entries([name])]
+            selected = [BenchmarkTarget.from_entry(entry) for entry in select_entries([name])]
         else:
             # No architecture has this name. The error says which names are like it.
             selected = [BenchmarkTarget(get_architecture(name))]

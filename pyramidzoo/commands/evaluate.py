@@ -156,17 +156,17 @@ def run(args: argparse.Namespace) -> int:
     options = EvaluateOptions.from_args(args)
     targets = _select_targets(options.weights)
 
-    from pyramidzoo.evaluation.compute_settings import strict_settings
+    from pyramidzoo.evaluation.compute_settings import make_strict_settings
     from pyramidzoo.evaluation.engine import Engine
     from pyramidzoo.evaluation.environment import keep_memory
     from pyramidzoo.evaluation.planning import plan
-    from pyramidzoo.evaluation.workers import evaluate_all, this_worker
+    from pyramidzoo.evaluation.workers import evaluate_all, get_this_worker
 
-    worker = this_worker()
+    worker = get_this_worker()
     keep_memory()
     settings = _compute_settings(options, worker)
     engine = Engine(settings)
-    strict_engine = Engine(strict_settings(settings)) if options.compare else None
+    strict_engine = Engine(make_strict_settings(settings)) if options.compare else None
     loader = _ModelLoader(targets, options, settings)
     if options.download:
         loader.download_datasets()
@@ -198,7 +198,7 @@ def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettin
     from pyramidzoo.data._splits import ReaderOptions
     from pyramidzoo.data.transforms import Override
     from pyramidzoo.evaluation.compute_settings import ComputeSettings
-    from pyramidzoo.evaluation.environment import pick_device, usable_cores
+    from pyramidzoo.evaluation.environment import count_usable_cores, pick_device
 
     return ComputeSettings(
         device=pick_device(options.device, worker.local_rank),
@@ -209,7 +209,7 @@ def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettin
         optimized=options.optimize,
         compiled=options.compile,
         cuda_graph=options.cuda_graph,
-        reading=ReaderOptions(usable_cores() if options.jobs is None else options.jobs, options.tensor_resize),
+        reading=ReaderOptions(count_usable_cores() if options.jobs is None else options.jobs, options.tensor_resize),
         override=Override(options.resize, options.crop, options.interpolation),
     )
 
@@ -242,11 +242,11 @@ class _ModelLoader:
 
         target = self._targets[position]
         if isinstance(target, Path):
-            subject = EvaluationTarget.of_file(target)
+            subject = EvaluationTarget.from_file(target)
             return load_model(subject, self._open_split(subject.dataset), self._override)
         # The images come first: without them, there is no use in fetching the weights.
         images = self._open_split(target.dataset)
-        return load_model(EvaluationTarget.of_entry(target), images, self._override)
+        return load_model(EvaluationTarget.from_entry(target), images, self._override)
 
     def _open_split(self, dataset: str) -> Split:
         from pyramidzoo.data.datasets import open_split
