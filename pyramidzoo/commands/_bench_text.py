@@ -1,4 +1,4 @@
-"""The measurements of `bench` as documents for programs, and as tables with sentences for people."""
+"""Write the measurements of `bench`: as documents for programs, or as tables with explanations for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pyramidzoo.text_output import line_width, render, wrap_text
 
 Row = Mapping[str, Any]
 
-# Quiet machines stay within a tenth or two. From this ratio of two runs on, people are warned.
+# If nothing else runs on a machine, the runs of a variant differ by at most 10 or 20 %. If the fastest run is this many
+# times as fast as the slowest one, the output has a warning.
 _LARGE_SPREAD = 1.5
 
 
@@ -22,7 +23,7 @@ def render_bench(
     libraries: Sequence[str],
     format: str,
 ) -> str | None:
-    """Write what was measured in one format.
+    """Write all measurements in a format.
 
     Args:
         conditions: What the numbers depend on: date, device, versions, rounds, and the speed of the best convolution.
@@ -41,56 +42,61 @@ def render_bench(
         return render(rows, "csv")
     if not rows:
         return None
-    sentences = " ".join(_sentences(conditions, rows, peers, libraries))
+    explanations = " ".join(_make_explanations(conditions, rows, peers, libraries))
     if format == "markdown":
-        table = [{"network": row["weights"] or row["network"], **_cells(row)} for row in rows]
-        return f"{render(table, format)}\n\n{sentences}"
-    return "\n\n".join([*_tables(rows), wrap_text(sentences, width=min(120, line_width()))])
+        table = [{"network": row["weights"] or row["network"], **_make_cells(row)} for row in rows]
+        return f"{render(table, format)}\n\n{explanations}"
+    return "\n\n".join([*_make_tables(rows), wrap_text(explanations, width=min(120, line_width()))])
 
 
 def row_title(row: Row) -> str:
-    """Return which network and batch size a row is about."""
+    """Return the network or weights and the batch size of a row, as the title of a table."""
     return f"{row['weights'] or row['network']}, batch {row['batch']}"
 
 
-def _tables(rows: Sequence[Row]) -> list[str]:
-    """Write a table for each network and batch size under a title."""
+def _make_tables(rows: Sequence[Row]) -> list[str]:
+    """Write a table, with a title, for each network and batch size."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row_title(row), []).append(row)
     tables = []
     for title, group in groups.items():
         counts = f"{group[0]['multiply_adds']:,} multiply-adds an image, {group[0]['parameters']:,} parameters"
-        cells = [{name: cell for name, cell in _cells(row).items() if name != "batch"} for row in group]
+        # The batch size is in the title already.
+        cells = [{name: cell for name, cell in _make_cells(row).items() if name != "batch"} for row in group]
         tables.append(f"{title} ({counts})\n{render(cells, 'human')}")
     return tables
 
 
-def _cells(row: Row) -> dict[str, str | int]:
-    """Return what people read of a row. Speeds have three digits: two runs agree in fewer."""
+def _make_cells(row: Row) -> dict[str, str | int]:
+    """Return the cells of a row for people, by the title of the column.
+
+    Speeds have three digits, because two runs differ in the third digit already.
+    """
     return {
         "batch": row["batch"],
         "variant": row["variant"],
-        "images/s": _three_digits(row["images_per_second"]),
-        "lowest": _three_digits(row["images_per_second_min"]),
-        "highest": _three_digits(row["images_per_second_max"]),
-        "ms": _three_digits(row["milliseconds"]),
+        "images/s": _format_three_digits(row["images_per_second"]),
+        "lowest": _format_three_digits(row["images_per_second_min"]),
+        "highest": _format_three_digits(row["images_per_second_max"]),
+        "ms": _format_three_digits(row["milliseconds"]),
         "ratio": "" if row["ratio"] is None else f"{row['ratio']:.2f}",
         "MiB": "" if row["activations_mib"] is None else f"{row['activations_mib']:,.1f}",
         "of peak": "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.2f}",
     }
 
 
-def _three_digits(value: float | None) -> str:
+def _format_three_digits(value: float | None) -> str:
+    """Write a number with three digits, or as an integer from 100 on; an empty text for None."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _sentences(
+def _make_explanations(
     conditions: Mapping[str, Any], rows: Sequence[Row], peers: Sequence[str], libraries: Sequence[str]
 ) -> list[str]:
-    """Say what was measured on what, and what the columns are."""
+    """Write sentences that say how the numbers were measured, and what each column means."""
     versions = ", ".join(f"{name} {conditions['versions'][name]}" for name in ("torch", *libraries))
     rounds = f"{conditions['rounds']} round{'s' if conditions['rounds'] > 1 else ''}"
     sentences = [
@@ -111,6 +117,7 @@ def _sentences(
 
 
 def _explain_ratios(rows: Sequence[Row], peers: Sequence[str]) -> str:
+    """Write what the speeds are compared with; an empty text if no row has a ratio."""
     baselines = {row["ratio_to"] for row in rows if row["ratio_to"]}
     if not baselines:
         return ""
