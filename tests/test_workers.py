@@ -63,7 +63,7 @@ def evaluate_in_turn(
         sent[worker.rank] = outputs
         return [sent[rank] for rank in range(count)] if worker.is_first else []
 
-    monkeypatch.setattr(workers, "_gather", gather)
+    monkeypatch.setattr(workers, "_gather_outputs", gather)
     names = [target.name for target in targets]
     results: list[Record | Failure] = []
     for rank in reversed(range(count)):

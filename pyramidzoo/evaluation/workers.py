@@ -152,7 +152,7 @@ def evaluate_all(
                 outputs.append(output)
     if worker.count == 1:
         return
-    outputs_by_rank = _gather(outputs, worker)
+    outputs_by_rank = _gather_outputs(outputs, worker)
     if worker.is_first:
         for job, *entry_outputs in zip(jobs, *outputs_by_rank, strict=True):
             yield _conclude_entry(job, entry_outputs)
@@ -239,7 +239,7 @@ def _describe_disagreement(dependencies_by_process: Sequence[dict[str, Any]]) ->
     return f"the processes do not agree ({values}); give all of them {advice}"
 
 
-def _gather(outputs: list[EntryOutput], worker: Worker) -> list[list[EntryOutput]]:
+def _gather_outputs(outputs: list[EntryOutput], worker: Worker) -> list[list[EntryOutput]]:
     """Send this process's outputs to the first process.
 
     Return the outputs of all processes, by rank, in the first process. Return an empty list in the
