@@ -27,7 +27,7 @@ def main() -> None:
     with edit_manifest(MANIFEST) as document:
         for record in read_records(folder):
             entry = document["weights"].get(record.weights)
-            if entry is None or not record.strict or record.reason_not_official:
+            if entry is None or not record.strict or record.unofficial_reason:
                 print(f"left out: {record.weights}, {record.arithmetic_text}")
                 continue
             add_result(entry, record)

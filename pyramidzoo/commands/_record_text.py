@@ -97,8 +97,8 @@ def _comparison_lines(flips: PredictionChanges) -> list[str]:
 
 
 def _why_nothing_is_judged(record: Record) -> str | None:
-    if record.reason_not_official:
-        return f"none: {record.reason_not_official}"
+    if record.unofficial_reason:
+        return f"none: {record.unofficial_reason}"
     if not record.strict:
         return f"not judged: {record.arithmetic_text} is not strict fp32, which verdicts are about"
     if not record.claims:

@@ -137,7 +137,7 @@ class Record:
         return ", ".join([self.precision, *words])
 
     @property
-    def reason_not_official(self) -> str | None:
+    def unofficial_reason(self) -> str | None:
         """Why the images are not the official split, in words; None if they are the official split.
 
         If they are not, there is no verdict.
