@@ -17,7 +17,7 @@ from pyramidzoo.checkpoints.loading import load_weights, read_weights
 from pyramidzoo.checkpoints.safetensors_file import Content
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import expand_user_path, find_weights_file, is_path
-from pyramidzoo.models import build, model_class, skip_initialisation
+from pyramidzoo.models import build, get_model_class, skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.weights.fetch import fetch
 
@@ -197,7 +197,7 @@ def _make_constructor(row: Architecture) -> Callable[..., ImageClassifier]:
             row.name, weights=weights, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **arch
         )
 
-    tags = ", ".join(f'"{entry.tag}"' for entry in load_manifest().of_architecture(row.name))
+    tags = ", ".join(f'"{entry.tag}"' for entry in load_manifest().list_entries(row.name))
     constructor.__name__ = constructor.__qualname__ = row.name
     constructor.__doc__ = (
         f"{row.description}.\n\n"
@@ -215,7 +215,7 @@ def _find_entry(name: str, weights: str | Path | None) -> WeightsEntry:
         if entry.architecture != name:
             raise UsageError(f"{entry.id} are weights of {entry.architecture}, not of {name}")
         return entry
-    return manifest.default_for(name, None if weights is None else str(weights))
+    return manifest.find_by_tag(name, None if weights is None else str(weights))
 
 
 def _check_channels(channels: int, in_chans: int | None) -> int:
@@ -256,7 +256,7 @@ def _read_description(row: Architecture, content: Content) -> tuple[dict[str, An
 
 
 def _count_classes(row: Architecture, content: Content) -> int:
-    name = f"{model_class(row).classifier_name}.weight"
+    name = f"{get_model_class(row).classifier_name}.weight"
     head = content.tensors.get(name)
     if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
         raise IntegrityError(f"{content.path} has no classifier ({name}); it is not a file of {row.name}")
@@ -264,5 +264,5 @@ def _count_classes(row: Architecture, content: Content) -> int:
 
 
 def _count_check_channels(row: Architecture, content: Content) -> int:
-    stem = content.tensors.get(f"{model_class(row).stem_name}.weight")
+    stem = content.tensors.get(f"{get_model_class(row).stem_name}.weight")
     return stem.shape[1] if stem is not None and stem.dim() == 4 and 0 < stem.shape[1] < MAX_CLASSES else 3

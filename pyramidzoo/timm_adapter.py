@@ -33,7 +33,7 @@ from pyramidzoo.factory import create_model
 from pyramidzoo.json_records import InvalidRecordError
 from pyramidzoo.models._interface import ImageClassifier
 
-PREFIX = "pyramidzoo_"
+NAME_PREFIX = "pyramidzoo_"
 _SCHEME = "pyramidzoo:"  # timm wants an address for weights; only the zoo understands this one
 
 # Without weights any constants will do. These are those of the training images.
@@ -55,7 +55,7 @@ def register_with_timm() -> None:
     for entry in load_manifest().entries.values():
         by_architecture.setdefault(entry.architecture, []).append(entry)
     for row in architectures().values():
-        name = PREFIX + row.name
+        name = NAME_PREFIX + row.name
         if is_model(name) and model_entrypoint(name).__module__ == __name__:
             continue
         default_cfgs[name] = _make_default_cfg(row, by_architecture.get(row.name, []))
@@ -63,7 +63,7 @@ def register_with_timm() -> None:
         register_model(globals()[name])
 
 
-def crop_fraction(resize: int, crop: int) -> float:
+def compute_crop_pct(resize: int, crop: int) -> float:
     """Compute timm's `crop_pct` for a resize and a crop.
 
     timm computes the resize as `floor(crop / crop_pct)`. Rounding could make that one pixel too small, so the fraction
@@ -140,7 +140,7 @@ def _transform_fields(preprocessing: Preprocessing) -> dict[str, Any]:
     }
     if preprocessing.resize is not None:
         crop = preprocessing.crop or preprocessing.resize
-        config |= {"input_size": (channels, crop, crop), "crop_pct": crop_fraction(preprocessing.resize, crop)}
+        config |= {"input_size": (channels, crop, crop), "crop_pct": compute_crop_pct(preprocessing.resize, crop)}
     return config
 
 
@@ -160,7 +160,7 @@ def _make_entrypoint(row: Architecture) -> Callable[..., nn.Module]:
         cfg = _resolve_cfg(row, pretrained_cfg, pretrained_cfg_overlay)
         return _build(row, cfg, pretrained=pretrained, cache_dir=cache_dir, settings=settings)
 
-    entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + row.name
+    entrypoint.__name__ = entrypoint.__qualname__ = NAME_PREFIX + row.name
     entrypoint.__doc__ = f"{row.description}.\n\nSource: {row.source}."
     return entrypoint
 
@@ -168,8 +168,8 @@ def _make_entrypoint(row: Architecture) -> Callable[..., nn.Module]:
 def _resolve_cfg(row: Architecture, cfg: Any, overlay: dict[str, Any] | None) -> PretrainedCfg:
     """Let timm resolve a tag, a dict or nothing, together with the user's changes."""
     if cfg and isinstance(cfg, str):  # a dataset alone means its default entry, as everywhere in the zoo
-        cfg = load_manifest().default_for(row.name, cfg).tag
-    resolved = resolve_pretrained_cfg(PREFIX + row.name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay)
+        cfg = load_manifest().find_by_tag(row.name, cfg).tag
+    resolved = resolve_pretrained_cfg(NAME_PREFIX + row.name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay)
     _require_plausible(row, resolved, overlay or {})
     return resolved
 
@@ -182,7 +182,7 @@ def _require_plausible(row: Architecture, cfg: PretrainedCfg, overlay: Mapping[s
         if cfg.source and not {"mean", "std"} & overlay.keys():  # as timm names where it has read the config
             where = f"{cfg.hf_hub_id or cfg.file} ({cfg.source})"
             raise IntegrityError(f"the configuration of {where}: {error}; mend its config.json") from error
-        raise UsageError(f"{PREFIX}{row.name}: {error}") from error
+        raise UsageError(f"{NAME_PREFIX}{row.name}: {error}") from error
 
 
 def _build(
@@ -212,7 +212,7 @@ def _build(
         passing |= {"features_only": True, "feature_cfg": _feature_arguments(row, model, **wrapping)}
     return build_model_with_cfg(
         lambda **_: model,
-        PREFIX + row.name,
+        NAME_PREFIX + row.name,
         pretrained and not ours,
         pretrained_cfg=dataclasses.asdict(cfg),
         cache_dir=cache_dir,
@@ -255,7 +255,7 @@ def _own_weights(cfg: PretrainedCfg) -> str | None:
 def _check_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> str:
     """Return the id of the weights. They must exist and read images with so many channels."""
     manifest = load_manifest()
-    entry = manifest.find(_own_weights(cfg) or manifest.default_for(row.name).id)
+    entry = manifest.find(_own_weights(cfg) or manifest.find_by_tag(row.name).id)
     channels = entry.preprocessing.input_size[0]
     if in_chans != channels:
         raise UsageError(

@@ -19,7 +19,7 @@ import pytest
 from fuzz_corpus import Mutant, Original
 
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.catalog.manifest import get_package_manifest_path, load_manifest, read_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
@@ -266,4 +266,4 @@ def test_the_corpus_is_the_same_each_time() -> None:
         assert len({m.content for m in first}) > 36
         assert len({m.operator for m in first}) >= 9
         assert [m.content for m in corpus.mutants(kind, 40, 8)] != [m.content for m in first]
-    assert set(corpus.ENTRIES) <= set(json.loads(own_manifest_path().read_text(encoding="utf-8"))["weights"])
+    assert set(corpus.ENTRIES) <= set(json.loads(get_package_manifest_path().read_text(encoding="utf-8"))["weights"])

@@ -22,7 +22,7 @@ from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.evaluation.metrics import wilson_interval
-from pyramidzoo.hub.model_card import PublishedFile, describe_preprocessing, hub_license, render_card
+from pyramidzoo.hub.model_card import PublishedFile, describe_preprocessing, make_license_fields, render_card
 from pyramidzoo.hub.prepare import CARD, prepare_folder
 from pyramidzoo.hub.upload import upload_folder
 from pyramidzoo.models import build
@@ -124,10 +124,10 @@ def test_without_claims_nothing_is_compared(lab_entry: WeightsEntry) -> None:
 
 
 def test_licenses_have_the_hubs_names() -> None:
-    assert hub_license("BSD-3-Clause") == {"license": "bsd-3-clause"}
-    assert hub_license("Our-Own-1.0") == {"license": "other", "license_name": "Our-Own-1.0"}
+    assert make_license_fields("BSD-3-Clause") == {"license": "bsd-3-clause"}
+    assert make_license_fields("Our-Own-1.0") == {"license": "other", "license_name": "Our-Own-1.0"}
     for spdx in weights_entry._PERMISSIVE_LICENSES:
-        assert hub_license(spdx) == {"license": spdx.lower()}
+        assert make_license_fields(spdx) == {"license": spdx.lower()}
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,10 @@ def test_an_invalid_manifest_is_not_written(use_manifest: UseManifest) -> None:
 def test_the_manifest_of_an_installed_package_is_not_written(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    installed = tmp_path / manifest.FILE_NAME
+    installed = tmp_path / manifest.MANIFEST_FILE_NAME
     installed.write_bytes(PACKAGE_MANIFEST.read_bytes())
     monkeypatch.setattr(manifest_writer, "package_path", lambda name: tmp_path / name)
-    monkeypatch.setattr(manifest_writer, "manifest_path", lambda: installed)
+    monkeypatch.setattr(manifest_writer, "get_manifest_path", lambda: installed)
     assert publish(BUNDLED_ID, "--org", "lab", "--write") == 2
     assert_mentions(capsys.readouterr().err, "--write", str(installed), "PYRAMIDZOO_MANIFEST", "clone")
     assert hub.requests == []

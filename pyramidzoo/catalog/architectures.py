@@ -1,6 +1,6 @@
-"""The table of architectures. Each one is an exact graph: a class of `pyramidzoo.models` and its arguments.
+"""The table of architectures. An architecture is one exact graph: a class of `pyramidzoo.models` and its arguments.
 
-Nothing here needs torch, so commands that only need names answer at once.
+This module does not import torch, so commands that only need names start at once.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pyramidzoo.errors import UsageError
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table.
+    """One row of the table of architectures.
 
     Attributes:
         name: Name of the architecture.
-        family: The module in `pyramidzoo.models` that has its class.
-        class_name: The class.
-        arguments: The arguments of the class that make up this architecture.
-        description: What it is, in words.
-        source: Where it was described, and whose code builds it in this way.
-        dataset: The dataset for which its authors published it first.
-        input_size: Height and width of that dataset's input, in pixels.
-        num_classes: Number of that dataset's classes.
+        family: Name of the module in `pyramidzoo.models` that contains the network's class.
+        class_name: Name of the network's class.
+        arguments: The arguments with which this class builds this architecture.
+        description: The network in words.
+        source: The paper that described the network, and the project whose code builds exactly this graph.
+        dataset: The dataset for which the authors of the network published it first.
+        input_size: Height and width of the input for that dataset, in pixels.
+        num_classes: Number of classes of that dataset.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Architecture:
     num_classes: int = 10
 
 
+# The papers and the projects from which the networks come. `Architecture.source` joins them.
 _HE15 = "He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385)"
 _HE16 = "He et al. 2016, Identity Mappings in Deep Residual Networks (arXiv:1603.05027)"
 _WRN = "Zagoruyko & Komodakis 2016, Wide Residual Networks (arXiv:1605.07146); szagoruyko/wide-residual-networks"
@@ -57,18 +58,22 @@ _HYSTS = "hysts/pytorch_image_classification"
 _PYTORCHCV = "pytorchcv"
 _TORCHVISION = "torchvision"
 
-# pytorchcv's scaled ImageNet networks: name and width
-_SCALED_WIDTHS = (("18_wd4", 0.25), ("18_wd2", 0.5), ("18_w3d4", 0.75))
+# pytorchcv's narrow ImageNet networks: the end of the name, and the factor for the numbers of channels. "wd4" means
+# "width divided by 4", and "w3d4" means "width times 3, divided by 4".
+_SUFFIXES_AND_WIDTHS = (("18_wd4", 0.25), ("18_wd2", 0.5), ("18_w3d4", 0.75))
 
 
 def _make_architecture(
     name: str, family: str, class_name: str, description: str, source: str, *, imagenet: bool = False, **arguments: Any
 ) -> Architecture:
-    """Make a row. `arguments` are those of the class."""
-    settings = MappingProxyType(arguments)
+    """Make a row of the table. `arguments` are the arguments of the network's class.
+
+    The dataset is ImageNet-1k with `imagenet`, and CIFAR-10 without.
+    """
+    read_only_arguments = MappingProxyType(arguments)
     if imagenet:
-        return Architecture(name, family, class_name, settings, description, source, "imagenet1k", 224, 1000)
-    return Architecture(name, family, class_name, settings, description, source)
+        return Architecture(name, family, class_name, read_only_arguments, description, source, "imagenet1k", 224, 1000)
+    return Architecture(name, family, class_name, read_only_arguments, description, source)
 
 
 def _list_resnets() -> Iterator[Architecture]:
@@ -94,7 +99,7 @@ def _list_resnets() -> Iterator[Architecture]:
     for depth in (10, 12, 14, 16, 18, 26, 34):
         source = f"{_HE15}; {_TORCHVISION if depth in (18, 34) else _PYTORCHCV}"
         yield image(f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth)
-    for name, width in _SCALED_WIDTHS:
+    for name, width in _SUFFIXES_AND_WIDTHS:
         text = f"ImageNet ResNet-18, basic units, {width} times as wide"
         yield image(f"resnet{name}", description=text, source=f"{_HE15}; {_PYTORCHCV}", depth=18, width=width)
     for depth in (14, 26, 38):
@@ -180,46 +185,48 @@ def _list_preresnets() -> Iterator[Architecture]:
         source=f"{_HE16}; {_PYTORCHCV}",
         imagenet=True,
     )
-    own = "the first one with a BN of its own"
+    first_block = "the first one with a BN of its own"
     for depth in (10, 12, 14, 16, 18, 26, 34):
-        text = f"ImageNet PreResNet-{depth}, basic units, {own}"
+        text = f"ImageNet PreResNet-{depth}, basic units, {first_block}"
         yield image(f"preresnet{depth}_pytorchcv", description=text, depth=depth)
-    for name, width in _SCALED_WIDTHS:
-        text = f"ImageNet PreResNet-18, basic units, {own}, {width} times as wide"
+    for name, width in _SUFFIXES_AND_WIDTHS:
+        text = f"ImageNet PreResNet-18, basic units, {first_block}, {width} times as wide"
         yield image(f"preresnet{name}_pytorchcv", description=text, depth=18, width=width)
     for depth in (14, 26, 38):
-        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {own}"
+        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {first_block}"
         yield image(f"preresnet{depth}_bottleneck_pytorchcv", description=text, depth=depth, bottleneck=True)
     for depth in (50, 101, 152, 200, 269):
+        # preresnet50 is a CIFAR network.
         name = "50_imagenet" if depth == 50 else str(depth)
-        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {own}"
+        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {first_block}"
         yield image(f"preresnet{name}_pytorchcv", description=text, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
         name = "50_imagenet" if depth == 50 else str(depth)
-        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the first 1x1, {own}"
+        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the first 1x1, {first_block}"
         yield image(f"preresnet{name}_s1_pytorchcv", description=text, depth=depth, bottleneck=True, stride_in="1x1")
 
 
 def _list_preresnet_ablations() -> Iterator[Architecture]:
-    """List the PreResNet-56 networks of hysts' ablation of the residual block.
+    """List the PreResNet-56 networks with which hysts compared variants of the residual block (an ablation study).
 
-    They differ in which shortcuts are pre-activated, in the first ReLU, and in a last BN.
+    The networks differ in three points: in which stages the first BN-ReLU of a block feeds the shortcut too, whether a
+    ReLU follows the first BN of a block, and whether a block ends with a BN.
     """
-    first_only = (True, False, False)
+    first_stage_only = (True, False, False)
     for suffix, text, arguments in (
         (
             "",
             "shortcuts pre-activated in stage 1 only, which is not the pattern of preresnet20, 50 and 110 (that one, "
             "at this depth, is preresnet56_sharedpreact)",
-            {"shared_stages": first_only},
+            {"shared_stages": first_stage_only},
         ),
         ("_sharedpreact", "shortcuts pre-activated in every stage", {}),
-        ("_norelu1", "without a unit's first ReLU", {"shared_stages": first_only, "first_relu": False}),
-        ("_lastbn", "a BN at the end of each unit", {"shared_stages": first_only, "last_bn": True}),
+        ("_norelu1", "without a unit's first ReLU", {"shared_stages": first_stage_only, "first_relu": False}),
+        ("_lastbn", "a BN at the end of each unit", {"shared_stages": first_stage_only, "last_bn": True}),
         (
             "_norelu1_lastbn",
             "without a unit's first ReLU, with a BN at its end",
-            {"shared_stages": first_only, "first_relu": False, "last_bn": True},
+            {"shared_stages": first_stage_only, "first_relu": False, "last_bn": True},
         ),
         (
             "_norelu1_lastbn_sharedpreact",
@@ -239,8 +246,8 @@ def _list_preresnet_ablations() -> Iterator[Architecture]:
 
 
 def _list_wide_resnets() -> Iterator[Architecture]:
-    sizes = ((16, 1), (16, 2), (16, 8), (16, 10), (28, 10), (40, 1), (40, 2), (40, 4), (40, 8), (40, 10))
-    for depth, width in sizes:
+    depths_and_widths = ((16, 1), (16, 2), (16, 8), (16, 10), (28, 10), (40, 1), (40, 2), (40, 4), (40, 8), (40, 10))
+    for depth, width in depths_and_widths:
         text = f"WRN-{depth}-{width}: {depth} layers, {width} times as wide as its ResNet"
         yield _make_architecture(
             f"wrn_{depth}_{width}", "wide_resnet", "WideResNet", text, _WRN, depth=depth, width=width
@@ -371,16 +378,16 @@ def _list_resnexts() -> Iterator[Architecture]:
 
 
 def _list_shake_shakes() -> Iterator[Architecture]:
-    row = partial(_make_architecture, family="shake_shake", class_name="CifarShakeShake")
+    cifar = partial(_make_architecture, family="shake_shake", class_name="CifarShakeShake")
     for width in (32, 64, 96):
         text = f"shake-shake-26 2x{width}d: 16 stem channels, a ReLU at the start of branches and at the end only"
-        yield row(f"shakeshake26_2x{width}d", description=text, source=_SHAKE_SHAKE, depth=26, width=width)
+        yield cifar(f"shakeshake26_2x{width}d", description=text, source=_SHAKE_SHAKE, depth=26, width=width)
     for width in (32, 64, 96):
         text = (
             f"shake-shake-26 2x{width}d as hysts trained it: {width} stem channels with a ReLU, no projection in stage "
             "1, none at the end"
         )
-        yield row(
+        yield cifar(
             f"shakeshake26_2x{width}d_hysts",
             description=text,
             source=f"{_SHAKE_SHAKE}; {_HYSTS} before 2020-04-18",
@@ -389,7 +396,7 @@ def _list_shake_shakes() -> Iterator[Architecture]:
             variant="hysts",
         )
     for depth, width in ((20, 16), (26, 32)):
-        yield row(
+        yield cifar(
             f"shakeshake{depth}_2x{width}d_pytorchcv",
             description=f"shake-shake-{depth} 2x{width}d with a ReLU after the stem and after every sum",
             source=f"{_SHAKE_SHAKE}; {_PYTORCHCV}",
@@ -415,17 +422,18 @@ def _list_senets() -> Iterator[Architecture]:
             )
 
     image = partial(_make_architecture, family="senet", imagenet=True)
-    for prefix, class_name, text, basic, deep in (
+    for prefix, class_name, text, basic_depths, bottleneck_depths in (
         ("seresnet", "ImageSEResNet", "SE-ResNet", (10, 12, 14, 16, 18, 26), (50, 101, 152)),
         ("sepreresnet", "ImageSEPreResNet", "SE-PreResNet", (10, 12, 16, 18, 26), (50,)),
     ):
-        named = partial(image, class_name=class_name, source=source)
-        for depth in basic:
-            yield named(f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth)
-        for depth in (26, 38, *deep):
+        image_of_class = partial(image, class_name=class_name, source=source)
+        for depth in basic_depths:
+            yield image_of_class(f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth)
+        for depth in (26, 38, *bottleneck_depths):
+            # Depth 26 exists with both kinds of blocks.
             name = f"{prefix}{depth}_bottleneck" if depth < 50 else f"{prefix}{depth}"
             description = f"ImageNet {text}-{depth}, bottleneck units strided in the 3x3"
-            yield named(name, description=description, depth=depth, bottleneck=True)
+            yield image_of_class(name, description=description, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
         yield image(
             f"seresnet{depth}_s1",
@@ -517,7 +525,7 @@ _FAMILY_LISTS = (
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    """Return every architecture by name, in the table's order.
+    """Return all architectures by name, in the order of the lists above.
 
     Raises:
         ValueError: If two rows have the same name.
@@ -541,11 +549,11 @@ def get_architecture(name: str) -> Architecture:
         The architecture.
 
     Raises:
-        UsageError: If there is none; the message names similar names.
+        UsageError: If no architecture has this name; the message suggests similar names.
     """
     table = architectures()
     if name not in table:
-        raise UsageError(f"no architecture is called {name!r}; {near_matches(name, table)}")
+        raise UsageError(f"no architecture is called {name!r}; {suggest_names(name, table)}")
     return table[name]
 
 
@@ -553,32 +561,35 @@ def list_models(pattern: str = "*") -> list[str]:
     """List the names of the architectures that match a shell pattern.
 
     Args:
-        pattern: Such as "wrn_16_*".
+        pattern: A shell pattern, such as "wrn_16_*".
 
     Returns:
-        The names, in the table's order.
+        The names, in the order of the table.
     """
     return [name for name in architectures() if fnmatchcase(name, pattern)]
 
 
-def near_matches(name: str, candidates: Iterable[str]) -> str:
-    """Suggest names that are similar to an unknown one, as the end of an error message.
+def suggest_names(name: str, candidates: Iterable[str]) -> str:
+    """Suggest names that are similar to an unknown name, as the end of an error message.
 
     Args:
         name: The unknown name.
-        candidates: All names.
+        candidates: All known names.
 
     Returns:
-        A question that has up to four names, those with the longest common beginning first. If no name is similar, it
-        is the command that lists all names.
+        The question "did you mean ...?" with up to four names. A name that has more first letters in common with the
+        unknown name comes earlier. If no name is similar, the result is a sentence with the command that lists all
+        names.
     """
-    close = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.4)
-    close.sort(key=lambda other: -_count_common_start(name, other))  # a stable sort: equal ones keep difflib's order
-    if close:
-        return f"did you mean {', '.join(close[:4])}?"
+    similar_names = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.4)
+    # difflib returns the most similar name first. The sort is stable: it keeps this order where the keys are equal.
+    similar_names.sort(key=lambda similar_name: -_count_common_first_letters(name, similar_name))
+    if similar_names:
+        return f"did you mean {', '.join(similar_names[:4])}?"
     return "`pyramidzoo list` shows all names"
 
 
-def _count_common_start(a: str, b: str) -> int:
-    """Count the characters that both names begin with."""
+def _count_common_first_letters(a: str, b: str) -> int:
+    """Count how many characters at the beginning of both names are equal."""
+    # `b` starts with the first 1, 2, ... characters of `a` until the names differ, so the sum counts the equal ones.
     return sum(b.startswith(a[:length]) for length in range(1, len(a) + 1))

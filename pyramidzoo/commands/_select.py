@@ -61,7 +61,7 @@ def select_entries(names: Iterable[str]) -> list[WeightsEntry]:
     selected: dict[str, WeightsEntry] = {}
     for name in names:
         if name in architectures():
-            entries = [manifest.default_for(name)]
+            entries = [manifest.find_by_tag(name)]
         elif _WILDCARD.search(name):
             # Where a pattern fits no id, `find` raises the error that says which ids are like it.
             entries = manifest.match(name) or [manifest.find(name)]

@@ -121,7 +121,7 @@ def _report(converted: ConvertedFile, options: ConvertOptions) -> None:
             f"pyramidzoo: recognised {options.file} as {description.architecture} in the layout {description.layout}",
             file=sys.stderr,
         )
-    same = load_manifest().with_tensors(converted.tensors_sha256, dataset=options.dataset)
+    same = load_manifest().find_by_tensors_hash(converted.tensors_sha256, dataset=options.dataset)
     if same and same.dataset != options.dataset:
         print(
             f"pyramidzoo: --force: {options.output} says {options.dataset}, although it holds the tensors of "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.architectures import architectures, get_architecture, near_matches
+from pyramidzoo.catalog.architectures import architectures, get_architecture, suggest_names
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.commands._architecture_page import architecture_facts, architecture_page
 from pyramidzoo.commands._options import CommandOptions
@@ -52,12 +52,12 @@ def _describe(name: str, format: str) -> str:
     manifest = load_manifest()
     if name in architectures():
         row = get_architecture(name)
-        entries = manifest.of_architecture(row.name)
+        entries = manifest.list_entries(row.name)
         if format == "human":
             return architecture_page(row, entries)
         return _render_facts(architecture_facts(row, entries), format)
     if "." not in name:
-        raise UsageError(f"nothing is called {name!r}; {near_matches(name, [*architectures(), *manifest.entries])}")
+        raise UsageError(f"nothing is called {name!r}; {suggest_names(name, [*architectures(), *manifest.entries])}")
     entry = manifest.find(name)
     return weights_page(entry) if format == "human" else _render_facts(weights_facts(entry), format)
 
@@ -92,7 +92,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
         description_facts["preprocessing"] = preprocessing_sentence(description.preprocessing)
     file_sha256, tensors = cached_file_hash(path), tensors_sha256(content.tensors)
     manifest = load_manifest()
-    entry = manifest.with_file(file_sha256) or manifest.with_tensors(tensors)
+    entry = manifest.find_by_file_hash(file_sha256) or manifest.find_by_tensors_hash(tensors)
     return {
         "path": str(path),
         **description_facts,

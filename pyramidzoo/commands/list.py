@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, near_matches
+from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, suggest_names
 from pyramidzoo.catalog.manifest import Manifest, load_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
@@ -89,7 +89,7 @@ def _rows(names: Iterable[str], manifest: Manifest, options: ListOptions) -> lis
         for entry in _matching_entries(manifest, options):
             tags.setdefault(entry.architecture, []).append(entry.tag)
     else:
-        tags = {name: manifest.tags(name) for name in names}
+        tags = {name: manifest.list_tags(name) for name in names}
     make_row = _short_architecture_row if options.format == "human" else _architecture_row
     return [
         make_row(architectures()[name], tags[name]) for name in names if name in tags and _is_of_family(name, options)
@@ -190,7 +190,7 @@ def _why_empty(options: ListOptions, manifest: Manifest) -> str:
         return f"nothing matches {pattern!r} and {' and '.join(filters)} at once; leave one of them out"
     if pattern in architectures():
         return f"{pattern} has no weights in the manifest"
-    return f"nothing matches {pattern!r}; {near_matches(pattern, [*architectures(), *manifest.entries])}"
+    return f"nothing matches {pattern!r}; {suggest_names(pattern, [*architectures(), *manifest.entries])}"
 
 
 # Rows

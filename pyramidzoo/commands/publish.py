@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import load_manifest, manifest_path
+from pyramidzoo.catalog.manifest import get_manifest_path, load_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._arguments import path_argument
 from pyramidzoo.commands._options import CommandOptions
@@ -143,7 +143,7 @@ def _publish_all(options: PublishOptions, records: Sequence[Record]) -> int:
 
 def _entries_of_manifest_file() -> list[WeightsEntry]:
     """Return the entries that the manifest file itself has, without those of the zoo that it extends."""
-    ids = json.loads(manifest_path().read_text(encoding="utf-8"))["weights"]
+    ids = json.loads(get_manifest_path().read_text(encoding="utf-8"))["weights"]
     return [entry for weights_id, entry in load_manifest().entries.items() if weights_id in ids]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
+from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, suggest_names
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.description import Description
@@ -184,7 +184,7 @@ def _require_support(layout: Layout, row: Architecture) -> None:
     if layout.supports(row):
         return
     supported = [name for name, other in architectures().items() if layout.supports(other)]
-    hint = f"it has {', '.join(supported)}" if len(supported) < 20 else near_matches(row.name, supported)
+    hint = f"it has {', '.join(supported)}" if len(supported) < 20 else suggest_names(row.name, supported)
     raise UsageError(f"layout {layout.name} is that of {layout.repository}, which has no {row.name}; {hint}")
 
 
@@ -209,7 +209,7 @@ def _require_files(source: Path, destination: Path) -> None:
 
 def _require_dataset(content_hash: str, dataset: str, *, what: str) -> None:
     """Refuse another dataset than that of the manifest's entry with these tensors: the file would mislead."""
-    entry = load_manifest().with_tensors(content_hash, dataset=dataset)
+    entry = load_manifest().find_by_tensors_hash(content_hash, dataset=dataset)
     if entry and entry.dataset != dataset:
         raise UsageError(
             f"{what} holds the tensors of {entry.id}, which were trained on {entry.dataset}, not on {dataset}; give "

@@ -19,7 +19,7 @@ from pyramidzoo.convert.layout import FlatCheckpoint, Layout
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.convert.read_file import read_checkpoint
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.models import build, model_class, skip_initialisation
+from pyramidzoo.models import build, get_model_class, skip_initialisation
 
 _OWN = "zoo"  # the layout with the zoo's own names
 _MAX_CHANNELS = 100  # of images; a first layer with more inputs is another layer
@@ -152,7 +152,7 @@ def pick_equivalent_match(
 
 def stem_and_head(layout: Layout, row: Architecture) -> StemAndHead:
     """Return the foreign names of a network's first and last weight, without building the network."""
-    network = model_class(row)
+    network = get_model_class(row)
     names = (f"{module}.weight" for module in (network.stem_name, network.classifier_name))
     return StemAndHead(*(layout.foreign_name(name, row) for name in names))
 

@@ -186,7 +186,7 @@ def _find_entry(sha256: str, preprocessing: Preprocessing, dataset: str | None =
     A file can name another dataset than the entry with its tensors (`convert --force`). No claim
     and no recorded result of that entry is valid for the file then.
     """
-    entry = load_manifest().with_tensors(sha256, dataset=dataset)
+    entry = load_manifest().find_by_tensors_hash(sha256, dataset=dataset)
     if entry is None or entry.preprocessing != preprocessing or dataset not in (None, entry.dataset):
         return None
     return entry

@@ -101,7 +101,7 @@ def make_metadata(entry: WeightsEntry, file: PublishedFile) -> ModelCardData:
     architecture = get_architecture(entry.architecture)
     _, dataset_id = _dataset_names(entry)
     return ModelCardData(
-        **hub_license(entry.license.weights),
+        **make_license_fields(entry.license.weights),
         library_name="timm" if file.timm_name else "pyramidzoo",
         pipeline_tag=_TASK,
         tags=[_TASK, "timm", "pyramidzoo", architecture.family, architecture.name],
@@ -112,7 +112,7 @@ def make_metadata(entry: WeightsEntry, file: PublishedFile) -> ModelCardData:
     )
 
 
-def hub_license(spdx: str | None) -> dict[str, Any]:
+def make_license_fields(spdx: str | None) -> dict[str, Any]:
     """Return the card's fields for a license.
 
     Args:

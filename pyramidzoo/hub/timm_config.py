@@ -9,7 +9,7 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES, get_timm_name
 from pyramidzoo.models._interface import ImageClassifier
-from pyramidzoo.timm_adapter import PREFIX, complete_cfg, make_weights_cfg
+from pyramidzoo.timm_adapter import NAME_PREFIX, complete_cfg, make_weights_cfg
 
 
 def find_timm_name(entry: WeightsEntry) -> str | None:
@@ -41,7 +41,7 @@ def make_timm_config(entry: WeightsEntry, model: ImageClassifier, timm_name: str
     channels = entry.preprocessing.input_size[0]
     arguments = {**entry.arguments, **({"in_chans": channels} if channels != 3 else {})}
     return {
-        "architecture": timm_name or PREFIX + entry.architecture,
+        "architecture": timm_name or NAME_PREFIX + entry.architecture,
         "num_classes": entry.num_classes,
         "num_features": model.num_features,
         "pretrained_cfg": {**pretrained_cfg, "tag": entry.tag},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo import __version__
-from pyramidzoo.catalog.weights_entry import FileHash, Hub
+from pyramidzoo.catalog.weights_entry import FileHash, HubFile
 from pyramidzoo.checkpoints.hashes import compute_published_hash
 from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
@@ -43,10 +43,10 @@ class Publication:
         return f"{constants.ENDPOINT}/{self.prepared.repo_id}/tree/{self.revision}"
 
     @property
-    def hub(self) -> Hub:
+    def hub(self) -> HubFile:
         """The place of the weights on the Hub, as the manifest records it."""
         prepared = self.prepared
-        return Hub(prepared.repo_id, self.revision, WEIGHTS, prepared.sha256, prepared.bytes)
+        return HubFile(prepared.repo_id, self.revision, WEIGHTS, prepared.sha256, prepared.bytes)
 
 
 def upload_folder(prepared: PreparedFolder, *, private: bool = False) -> Publication:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyramidzoo.models._interface import ImageClassifier
 
 
-def model_class(architecture: Architecture) -> type[ImageClassifier]:
+def get_model_class(architecture: Architecture) -> type[ImageClassifier]:
     """Get the class that builds an architecture.
 
     Only the module of the architecture's own family is imported.
@@ -48,7 +48,7 @@ def build(architecture: Architecture, **arguments: Any) -> ImageClassifier:
         TypeError: The family does not have an argument, or the argument would make another architecture.
         ValueError: The network cannot take a value.
     """
-    network_class = model_class(architecture)
+    network_class = get_model_class(architecture)
     parameters = inspect.signature(network_class).parameters
     fixed = (arguments.keys() - network_class.overridable_arguments) & parameters.keys()
     if fixed:

@@ -22,7 +22,7 @@ def conv7x7(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
 
 
-def relu_maxpool(x: Tensor) -> Tensor:
+def apply_relu_and_maxpool(x: Tensor) -> Tensor:
     """End the stem of an ImageNet network: ReLU, then 3x3 max pooling with stride 2."""
     return F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
 
@@ -46,7 +46,7 @@ def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, before, after)) if before or after else x
 
 
-def shortcut_a(x: Tensor, stride: int, before: int, after: int) -> Tensor:
+def apply_shortcut_a(x: Tensor, stride: int, before: int, after: int) -> Tensor:
     """Compute the shortcut without parameters, option A of He et al. 2015.
 
     Args:
@@ -84,7 +84,7 @@ class SqueezeExcitation(nn.Module):
         return x * torch.sigmoid(scale)
 
 
-def grouped_width(out_channels: int, cardinality: int, base_width: int) -> int:
+def compute_grouped_width(out_channels: int, cardinality: int, base_width: int) -> int:
     """Compute the channels of a ResNeXt block's grouped 3x3 convolution.
 
     Args:
@@ -120,7 +120,7 @@ _BOTTLENECK = {
 }
 
 
-def imagenet_blocks_per_stage(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
+def get_imagenet_blocks_per_stage(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
     """Look up the blocks in each of the four stages of an ImageNet network.
 
     Args:
@@ -140,7 +140,7 @@ def imagenet_blocks_per_stage(network: str, depth: int, bottleneck: bool) -> tup
     return table[depth]
 
 
-def cifar_blocks_per_stage(network: str, depth: int, layers_per_block: int) -> int:
+def count_cifar_blocks(network: str, depth: int, layers_per_block: int) -> int:
     """Compute the blocks in each of the three stages of a CIFAR network.
 
     The stem and the classifier are two layers; the others are spread evenly over the stages.

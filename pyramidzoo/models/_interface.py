@@ -132,7 +132,7 @@ class ImageClassifier(nn.Module):
         check_num_classes(num_classes)
         reference = next(self.get_classifier().parameters(), next(self.parameters()))
         self.num_classes = num_classes
-        classifier = linear_classifier(self.head_hidden_size, num_classes, reference.device, reference.dtype)
+        classifier = make_classifier(self.head_hidden_size, num_classes, reference.device, reference.dtype)
         parent, _, name = self.classifier_name.rpartition(".")
         setattr(self.get_submodule(parent), name, classifier)
 
@@ -183,7 +183,7 @@ class ImageClassifier(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 
-def linear_classifier(
+def make_classifier(
     in_features: int, num_classes: int, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> nn.Module:
     """Make a classifier with random weights and zero bias.

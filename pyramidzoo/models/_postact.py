@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, relu_maxpool, shortcut_a
+from pyramidzoo.models._blocks import SqueezeExcitation, apply_relu_and_maxpool, apply_shortcut_a, conv1x1, conv3x3
 from pyramidzoo.models._interface import ImageClassifier, check_choice
 
 
@@ -62,7 +62,7 @@ class BasicBlock(nn.Module):
             y = self.se(y)
         if self.downsample is not None:
             return F.relu(y + self.downsample(x))
-        return F.relu(y + shortcut_a(x, self.stride, self.pad_before, self.pad_after))
+        return F.relu(y + apply_shortcut_a(x, self.stride, self.pad_before, self.pad_after))
 
 
 class Bottleneck(nn.Module):
@@ -147,5 +147,5 @@ class ImagePostActNet(PostActNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
-        x = relu_maxpool(self.bn1(self.conv1(x)))
+        x = apply_relu_and_maxpool(self.bn1(self.conv1(x)))
         return self._run_stages(x)

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, relu_maxpool, shortcut_a
+from pyramidzoo.models._blocks import SqueezeExcitation, apply_relu_and_maxpool, apply_shortcut_a, conv1x1, conv3x3
 from pyramidzoo.models._interface import ImageClassifier, check_choice
 
 
@@ -74,7 +74,7 @@ class PreActBlock(nn.Module):
             y = self.se(y)
         if self.downsample is not None:
             return y + self.downsample(shortcut)
-        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
+        return y + apply_shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
 
 
 class PreActBottleneck(nn.Module):
@@ -135,7 +135,7 @@ class PreActBottleneck(nn.Module):
             y = self.se(y)
         if self.downsample is not None:
             return y + self.downsample(shortcut)
-        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
+        return y + apply_shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
 
 
 class PreActNet(ImageClassifier):
@@ -157,5 +157,5 @@ class ImagePreActNet(PreActNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
-        x = relu_maxpool(self.bn1(self.conv1(x)))
+        x = apply_relu_and_maxpool(self.bn1(self.conv1(x)))
         return F.relu(self.norm(self._run_stages(x)))

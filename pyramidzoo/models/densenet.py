@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7
-from pyramidzoo.models._interface import ImageClassifier, Stage, check_drop_rate, linear_classifier
+from pyramidzoo.models._interface import ImageClassifier, Stage, check_drop_rate, make_classifier
 
 _IMAGENET_LAYERS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 
@@ -120,7 +120,7 @@ class _DenseNet(ImageClassifier):
         super().__init__(num_classes=num_classes, num_features=channels)
         self.feature_info = feature_info
         self.features = nn.Sequential(OrderedDict(features))
-        self.classifier = linear_classifier(channels, num_classes)
+        self.classifier = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:

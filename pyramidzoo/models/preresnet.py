@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import nn
 
-from pyramidzoo.models._blocks import cifar_blocks_per_stage, conv3x3, conv7x7, imagenet_blocks_per_stage
-from pyramidzoo.models._interface import check_choice, linear_classifier
+from pyramidzoo.models._blocks import conv3x3, conv7x7, count_cifar_blocks, get_imagenet_blocks_per_stage
+from pyramidzoo.models._interface import check_choice, make_classifier
 from pyramidzoo.models._preact import ImagePreActNet, PreActBlock, PreActBottleneck, PreActNet
 
 
@@ -47,7 +47,7 @@ class CifarPreResNet(PreActNet):
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=64 * width, drop_rate=drop_rate)
         check_choice("shortcut", shortcut, "A", "B")
-        n = cifar_blocks_per_stage("A CIFAR PreResNet", depth, 2)
+        n = count_cifar_blocks("A CIFAR PreResNet", depth, 2)
         self.conv1 = conv3x3(in_chans, 16 * width)
         channels = 16 * width
         for stage, out in enumerate((16 * width, 32 * width, 64 * width)):
@@ -66,7 +66,7 @@ class CifarPreResNet(PreActNet):
                 channels = out
             self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(64 * width)
-        self.fc = linear_classifier(64 * width, num_classes)
+        self.fc = make_classifier(64 * width, num_classes)
         self._init_weights("fan_out")
 
 
@@ -100,7 +100,7 @@ class CifarBottleneckPreResNet(PreActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=256, drop_rate=drop_rate)
-        n = cifar_blocks_per_stage("A CIFAR PreResNet of bottlenecks", depth, 3)
+        n = count_cifar_blocks("A CIFAR PreResNet of bottlenecks", depth, 3)
         self.conv1 = conv3x3(in_chans, 16)
         channels = 16
         for stage, width in enumerate((first_width, 128, 256)):
@@ -112,7 +112,7 @@ class CifarBottleneckPreResNet(PreActNet):
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(256)
-        self.fc = linear_classifier(256, num_classes)
+        self.fc = make_classifier(256, num_classes)
         self._init_weights("fan_out")
 
 
@@ -148,7 +148,7 @@ class ImagePreResNet(ImagePreActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet PreResNet", depth, bottleneck)
+        blocks_per_stage = get_imagenet_blocks_per_stage("An ImageNet PreResNet", depth, bottleneck)
         num_features = 2048 if bottleneck else 512
         super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
         channels = int(64 * width)
@@ -175,5 +175,5 @@ class ImagePreResNet(ImagePreActNet):
                 channels = out
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
         self.norm = nn.BatchNorm2d(num_features)
-        self.fc = linear_classifier(num_features, num_classes)
+        self.fc = make_classifier(num_features, num_classes)
         self._init_weights("fan_out")

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import (
-    cifar_blocks_per_stage,
+    apply_relu_and_maxpool,
     conv1x1,
     conv3x3,
     conv7x7,
-    imagenet_blocks_per_stage,
+    count_cifar_blocks,
+    get_imagenet_blocks_per_stage,
     pad_channels,
-    relu_maxpool,
 )
-from pyramidzoo.models._interface import ImageClassifier, linear_classifier
+from pyramidzoo.models._interface import ImageClassifier, make_classifier
 
 
-def block_widths(base: int, alpha: float, blocks: int, *, multiplicative: bool = False) -> list[int]:
+def compute_block_widths(base: int, alpha: float, blocks: int, *, multiplicative: bool = False) -> list[int]:
     """Compute the channels of each block, which grow in equal steps.
 
     As in the authors' Lua code, one double accumulates the steps, and only the number that is read
@@ -46,7 +46,7 @@ def block_widths(base: int, alpha: float, blocks: int, *, multiplicative: bool =
     return widths
 
 
-def pyramid_shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
+def apply_pyramid_shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
     """Compute the shortcut of a block: average pooling where it is strided, then zero channels after the others.
 
     Args:
@@ -92,7 +92,7 @@ class BasicBlock(nn.Module):
         y = self.conv1(self.bn1(x))
         y = self.conv2(F.relu(self.bn2(y)))
         y = self.bn3(y)
-        return y + pyramid_shortcut(x, self.stride, self.added_channels)
+        return y + apply_pyramid_shortcut(x, self.stride, self.added_channels)
 
 
 class Bottleneck(nn.Module):
@@ -127,7 +127,7 @@ class Bottleneck(nn.Module):
         y = self.conv2(F.relu(self.bn2(y)))
         y = self.conv3(F.relu(self.bn3(y)))
         y = self.bn4(y)
-        return y + pyramid_shortcut(x, self.stride, self.added_channels)
+        return y + apply_pyramid_shortcut(x, self.stride, self.added_channels)
 
 
 class CifarPyramidNet(ImageClassifier):
@@ -162,8 +162,8 @@ class CifarPyramidNet(ImageClassifier):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        n = cifar_blocks_per_stage("A CIFAR PyramidNet", depth, 3 if bottleneck else 2)
-        widths = block_widths(16, alpha, 3 * n, multiplicative=multiplicative)
+        n = count_cifar_blocks("A CIFAR PyramidNet", depth, 3 if bottleneck else 2)
+        widths = compute_block_widths(16, alpha, 3 * n, multiplicative=multiplicative)
         block_class = Bottleneck if bottleneck else BasicBlock
         num_features = widths[-1] * block_class.expansion
         super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
@@ -178,7 +178,7 @@ class CifarPyramidNet(ImageClassifier):
                 channels = width * block_class.expansion
             self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(num_features)
-        self.fc = linear_classifier(num_features, num_classes)
+        self.fc = make_classifier(num_features, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -208,8 +208,8 @@ class ImagePyramidNet(ImageClassifier):
     def __init__(
         self, *, depth: int, alpha: float, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet PyramidNet", depth, bottleneck=True)
-        widths = block_widths(64, alpha, sum(blocks_per_stage))
+        blocks_per_stage = get_imagenet_blocks_per_stage("An ImageNet PyramidNet", depth, bottleneck=True)
+        widths = compute_block_widths(64, alpha, sum(blocks_per_stage))
         super().__init__(num_classes=num_classes, num_features=4 * widths[-1], drop_rate=drop_rate)
         self.block_widths = tuple(widths)
         self.conv1 = conv7x7(in_chans, 64)
@@ -223,10 +223,10 @@ class ImagePyramidNet(ImageClassifier):
                 channels = 4 * width
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
         self.norm = nn.BatchNorm2d(channels)
-        self.fc = linear_classifier(channels, num_classes)
+        self.fc = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
-        x = relu_maxpool(self.bn1(self.conv1(x)))
+        x = apply_relu_and_maxpool(self.bn1(self.conv1(x)))
         return F.relu(self.norm(self._run_stages(x)))

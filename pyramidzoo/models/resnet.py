@@ -9,8 +9,8 @@ from typing import Literal
 
 from torch import nn
 
-from pyramidzoo.models._blocks import cifar_blocks_per_stage, conv3x3, conv7x7, imagenet_blocks_per_stage
-from pyramidzoo.models._interface import check_choice, linear_classifier
+from pyramidzoo.models._blocks import conv3x3, conv7x7, count_cifar_blocks, get_imagenet_blocks_per_stage
+from pyramidzoo.models._interface import check_choice, make_classifier
 from pyramidzoo.models._postact import BasicBlock, Bottleneck, ImagePostActNet, PostActNet
 
 
@@ -43,7 +43,7 @@ class CifarResNet(PostActNet):
         super().__init__(num_classes=num_classes, num_features=64, drop_rate=drop_rate)
         check_choice("shortcut", shortcut, "A", "B")
         check_choice("transition", transition, "first", "last")
-        n = cifar_blocks_per_stage("A CIFAR ResNet", depth, 2)
+        n = count_cifar_blocks("A CIFAR ResNet", depth, 2)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
         channels, reduction = 16, 1
@@ -61,7 +61,7 @@ class CifarResNet(PostActNet):
                 channels = out_channels
                 reduction *= strides[0] * strides[1]
             self._add_stage(blocks, channels=channels, reduction=reduction)
-        self.fc = linear_classifier(64, num_classes)
+        self.fc = make_classifier(64, num_classes)
         # fattorib's networks start from fan-in; He et al.'s and fb.resnet.torch's start from fan-out.
         self._init_weights("fan_out" if transition == "first" else "fan_in")
 
@@ -83,7 +83,7 @@ class CifarBottleneckResNet(PostActNet):
 
     def __init__(self, *, depth: int, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
         super().__init__(num_classes=num_classes, num_features=256, drop_rate=drop_rate)
-        n = cifar_blocks_per_stage("A CIFAR ResNet of bottlenecks", depth, 3)
+        n = count_cifar_blocks("A CIFAR ResNet of bottlenecks", depth, 3)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
         channels = 16
@@ -94,7 +94,7 @@ class CifarBottleneckResNet(PostActNet):
                 blocks.append(Bottleneck(channels, width, inner_channels=width // 4, stride=stride))
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=2**stage)
-        self.fc = linear_classifier(256, num_classes)
+        self.fc = make_classifier(256, num_classes)
         self._init_weights("fan_out")
 
 
@@ -125,7 +125,7 @@ class ImageResNet(ImagePostActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet ResNet", depth, bottleneck)
+        blocks_per_stage = get_imagenet_blocks_per_stage("An ImageNet ResNet", depth, bottleneck)
         num_features = 2048 if bottleneck else 512
         super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
         channels = int(64 * width)
@@ -146,5 +146,5 @@ class ImageResNet(ImagePostActNet):
                     blocks.append(BasicBlock(channels, out, strides=(stride, 1)))
                 channels = out
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
-        self.fc = linear_classifier(num_features, num_classes)
+        self.fc = make_classifier(num_features, num_classes)
         self._init_weights("fan_out")

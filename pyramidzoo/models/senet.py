@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models import _blocks
-from pyramidzoo.models._blocks import conv3x3, conv7x7, grouped_width
-from pyramidzoo.models._interface import linear_classifier
+from pyramidzoo.models._blocks import compute_grouped_width, conv3x3, conv7x7
+from pyramidzoo.models._interface import make_classifier
 from pyramidzoo.models._postact import BasicBlock, Bottleneck, ImagePostActNet, PostActNet
 from pyramidzoo.models._preact import ImagePreActNet, PreActBlock, PreActBottleneck, PreActNet
 
@@ -37,7 +37,7 @@ class CifarSEResNet(PostActNet):
     ) -> None:
         widths = (64, 128, 256) if bottleneck else (16, 32, 64)
         super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
-        n = _blocks.cifar_blocks_per_stage("A CIFAR SE-ResNet", depth, 3 if bottleneck else 2)
+        n = _blocks.count_cifar_blocks("A CIFAR SE-ResNet", depth, 3 if bottleneck else 2)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
         channels = 16
@@ -51,7 +51,7 @@ class CifarSEResNet(PostActNet):
                     blocks.append(BasicBlock(channels, width, strides=(stride, 1), se=True))
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=2**stage)
-        self.fc = linear_classifier(channels, num_classes)
+        self.fc = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
 
@@ -66,7 +66,7 @@ class CifarSEPreResNet(PreActNet):
     ) -> None:
         widths = (64, 128, 256) if bottleneck else (16, 32, 64)
         super().__init__(num_classes=num_classes, num_features=widths[-1], drop_rate=drop_rate)
-        n = _blocks.cifar_blocks_per_stage("A CIFAR SE-PreResNet", depth, 3 if bottleneck else 2)
+        n = _blocks.count_cifar_blocks("A CIFAR SE-PreResNet", depth, 3 if bottleneck else 2)
         self.conv1 = conv3x3(in_chans, 16)
         self.bn1 = nn.BatchNorm2d(16)
         channels = 16
@@ -76,7 +76,7 @@ class CifarSEPreResNet(PreActNet):
                 blocks.append(_preact_block(channels, width, 2 if stage > 0 and index == 0 else 1, bottleneck))
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=2**stage)
-        self.fc = linear_classifier(channels, num_classes)
+        self.fc = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class ImageSEResNet(ImagePostActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        blocks_per_stage = _blocks.imagenet_blocks_per_stage("An ImageNet SE-ResNet", depth, bottleneck)
+        blocks_per_stage = _blocks.get_imagenet_blocks_per_stage("An ImageNet SE-ResNet", depth, bottleneck)
         num_features = 2048 if bottleneck else 512
         super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
         self.conv1 = conv7x7(in_chans, 64)
@@ -122,7 +122,7 @@ class ImageSEResNet(ImagePostActNet):
         channels = 64
         for stage, count in enumerate(blocks_per_stage):
             width = 64 * 2**stage * (4 if bottleneck else 1)
-            inner = grouped_width(width, cardinality, base_width)
+            inner = compute_grouped_width(width, cardinality, base_width)
             blocks: list[nn.Module] = []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
@@ -142,7 +142,7 @@ class ImageSEResNet(ImagePostActNet):
                 blocks.append(block)
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
-        self.fc = linear_classifier(channels, num_classes)
+        self.fc = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
 
@@ -162,7 +162,7 @@ class ImageSEPreResNet(ImagePreActNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        blocks_per_stage = _blocks.imagenet_blocks_per_stage("An ImageNet SE-PreResNet", depth, bottleneck)
+        blocks_per_stage = _blocks.get_imagenet_blocks_per_stage("An ImageNet SE-PreResNet", depth, bottleneck)
         num_features = 2048 if bottleneck else 512
         super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
         self.conv1 = conv7x7(in_chans, 64)
@@ -176,7 +176,7 @@ class ImageSEPreResNet(ImagePreActNet):
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
         self.norm = nn.BatchNorm2d(channels)
-        self.fc = linear_classifier(channels, num_classes)
+        self.fc = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
 
@@ -205,7 +205,7 @@ class SENet(ImagePostActNet):
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
         network = "A SENet (two layers of stem left out)"
-        blocks_per_stage = _blocks.imagenet_blocks_per_stage(network, depth - 2, bottleneck=True)
+        blocks_per_stage = _blocks.get_imagenet_blocks_per_stage(network, depth - 2, bottleneck=True)
         self.conv1 = nn.Sequential(
             conv3x3(in_chans, 64, 2),
             nn.BatchNorm2d(64),
@@ -219,7 +219,7 @@ class SENet(ImagePostActNet):
         channels = 128
         for stage, count in enumerate(blocks_per_stage):
             width = 256 * 2**stage
-            inner = grouped_width(width, cardinality, 4)
+            inner = compute_grouped_width(width, cardinality, 4)
             blocks: list[nn.Module] = []
             for index in range(count):
                 block = Bottleneck(
@@ -235,7 +235,7 @@ class SENet(ImagePostActNet):
                 blocks.append(block)
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
-        self.fc = linear_classifier(2048, num_classes)
+        self.fc = make_classifier(2048, num_classes)
         self._init_weights("fan_out")
 
 

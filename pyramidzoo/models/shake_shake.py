@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import cifar_blocks_per_stage, conv1x1, conv3x3
-from pyramidzoo.models._interface import ImageClassifier, check_choice, linear_classifier
+from pyramidzoo.models._blocks import conv1x1, conv3x3, count_cifar_blocks
+from pyramidzoo.models._interface import ImageClassifier, check_choice, make_classifier
 
 ForwardRule = Literal["shake", "even"]
 BackwardRule = Literal["shake", "even", "keep"]
@@ -166,7 +166,7 @@ class CifarShakeShake(ImageClassifier):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=4 * width, drop_rate=drop_rate)
-        n = cifar_blocks_per_stage("A shake-shake network", depth, 2)
+        n = count_cifar_blocks("A shake-shake network", depth, 2)
         check_choice("variant", variant, "gastaldi", "hysts", "pytorchcv")
         check_choice("forward_rule", forward_rule, "shake", "even")
         check_choice("backward_rule", backward_rule, "shake", "even", "keep")
@@ -192,7 +192,7 @@ class CifarShakeShake(ImageClassifier):
                 blocks.append(block)
                 channels = out
             self._add_stage(blocks, channels=channels, reduction=2**stage)
-        self.fc = linear_classifier(4 * width, num_classes)
+        self.fc = make_classifier(4 * width, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._interface import ImageClassifier, Stage, linear_classifier
+from pyramidzoo.models._interface import ImageClassifier, Stage, make_classifier
 
 # Depth of a network: convolutions in each of its five stages.
 STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -107,7 +107,7 @@ class CifarVgg(_Vgg):
             in_chans=in_chans,
             drop_rate=drop_rate,
         )
-        self.fc = linear_classifier(_WIDTHS[-1], num_classes)
+        self.fc = make_classifier(_WIDTHS[-1], num_classes)
         self._init_weights("fan_out")
         self._zero_conv_biases()
         for module in self.modules():
@@ -161,7 +161,7 @@ class ImageVgg(_Vgg):
             nn.Linear(hidden, hidden),
             nn.ReLU(),
             nn.Dropout(drop_rate),
-            linear_classifier(hidden, num_classes),
+            make_classifier(hidden, num_classes),
         )
         self._init_weights("fan_out")
         self._zero_conv_biases()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from pyramidzoo.models._blocks import conv3x3, conv7x7, imagenet_blocks_per_stage
-from pyramidzoo.models._interface import check_drop_rate, linear_classifier
+from pyramidzoo.models._blocks import conv3x3, conv7x7, get_imagenet_blocks_per_stage
+from pyramidzoo.models._interface import check_drop_rate, make_classifier
 from pyramidzoo.models._postact import Bottleneck, ImagePostActNet
 from pyramidzoo.models._preact import PreActBlock, PreActNet
 
@@ -46,7 +46,7 @@ class WideResNet(PreActNet):
                 channels = out
             self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(64 * width)
-        self.fc = linear_classifier(64 * width, num_classes)
+        self.fc = make_classifier(64 * width, num_classes)
         self._init_weights("fan_in")
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -75,7 +75,7 @@ class ImageWideResNet(ImagePostActNet):
         self, *, depth: int, width: int, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet wide ResNet", depth, bottleneck=True)
+        blocks_per_stage = get_imagenet_blocks_per_stage("An ImageNet wide ResNet", depth, bottleneck=True)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
@@ -87,5 +87,5 @@ class ImageWideResNet(ImagePostActNet):
                 blocks.append(Bottleneck(channels, out, inner_channels=out // 4 * width, stride=stride))
                 channels = out
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
-        self.fc = linear_classifier(2048, num_classes)
+        self.fc = make_classifier(2048, num_classes)
         self._init_weights("fan_in")

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
+from pyramidzoo.catalog.weights_entry import HubFile, WeightsEntry
 from pyramidzoo.checkpoints.hashes import cached_file_hash, compute_published_hash, matches_published_hash, require_hash
 from pyramidzoo.checkpoints.loading import read_weights
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
@@ -173,7 +173,7 @@ def _fetch_from_hub(entry: WeightsEntry, force: bool) -> WeightsFile | None:
         raise
 
 
-def _download_from_hub(entry: WeightsEntry, hub: Hub, force: bool) -> Path:
+def _download_from_hub(entry: WeightsEntry, hub: HubFile, force: bool) -> Path:
     """Download a file from the Hub and compare its hash.
 
     The Hub's client compares only sizes. So a file with a wrong hash may be a damaged one that was in its cache, and is
@@ -215,7 +215,7 @@ def _fetch_from_origin(entry: WeightsEntry, force: bool) -> WeightsFile | None:
         return _convert(entry, origin.layout, source, "origin", origin.url)
 
 
-def _accept_hub_file(entry: WeightsEntry, hub: Hub, path: Path, source: str) -> WeightsFile:
+def _accept_hub_file(entry: WeightsEntry, hub: HubFile, path: Path, source: str) -> WeightsFile:
     """Use a file of the Hub as it is, or convert it. What the manifest does not pin is written to the sidecar."""
     if hub.layout is not None:
         return _convert(entry, hub.layout, path, source, hub.url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyramidzoo.catalog.weights_entry import Hub
+from pyramidzoo.catalog.weights_entry import HubFile
 from pyramidzoo.errors import NotWritableError, UnavailableError
 
 OFFLINE = "offline, as HF_HUB_OFFLINE says"
@@ -38,7 +38,7 @@ def next_step(error: Exception) -> str:
     return _NEXT_STEPS.get(http_status(error), "try again later")
 
 
-def explain_hub_error(error: Exception, hub: Hub, revision: str) -> UnavailableError:
+def explain_hub_error(error: Exception, hub: HubFile, revision: str) -> UnavailableError:
     """Turn an error of the Hub's client into one that says what failed and what to do.
 
     Args:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
+from pyramidzoo.catalog.weights_entry import HubFile, WeightsEntry
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.files import expand_user_path, package_path
 from pyramidzoo.weights.cache import cache_dir, cache_paths, read_sidecar, read_sidecar_for
@@ -122,7 +122,7 @@ def hub_cache_dir() -> Path:
     return expand_user_path(os.path.expandvars(home)) / "hub"
 
 
-def _find_in_hub_cache(entry: WeightsEntry, hub: Hub) -> LocalFile | None:
+def _find_in_hub_cache(entry: WeightsEntry, hub: HubFile) -> LocalFile | None:
     """Find a file where the Hub's client keeps it, as its `try_to_load_from_cache` does."""
     recorded = read_sidecar_for(entry, hub.url)
     expected = hub.sha256 or recorded.get("source_sha256")
@@ -136,7 +136,7 @@ def _find_in_hub_cache(entry: WeightsEntry, hub: Hub) -> LocalFile | None:
     return LocalFile("hub", path, expected) if path.is_file() else None
 
 
-def _repository_folder(hub: Hub) -> str:
+def _repository_folder(hub: HubFile) -> str:
     return f"models--{hub.repo_id.replace('/', '--')}"
 
 

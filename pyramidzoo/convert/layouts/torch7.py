@@ -12,7 +12,7 @@ from __future__ import annotations
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.convert.layout import Layout
 from pyramidzoo.convert.layouts._shared import IMAGENET_224_BICUBIC
-from pyramidzoo.models._blocks import imagenet_blocks_per_stage
+from pyramidzoo.models._blocks import get_imagenet_blocks_per_stage
 
 _POSTACTIVATION = ("ImageResNet", "ImageWideResNet", "ImageResNeXt")
 
@@ -33,7 +33,7 @@ def _foreign_name(name: str, architecture: Architecture) -> str:
 def _place(module: str, row: Architecture) -> str:
     """The place of a layer of the zoo's network in the file's tree, with the kind of the layer."""
     bottleneck = row.class_name != "ImageResNet" or bool(row.arguments.get("bottleneck"))
-    counts = imagenet_blocks_per_stage(row.name, row.arguments["depth"], bottleneck)
+    counts = get_imagenet_blocks_per_stage(row.name, row.arguments["depth"], bottleneck)
     if not module.startswith("layer"):
         last = sum(counts) + 1
         final_norm = row.class_name not in _POSTACTIVATION
