@@ -21,7 +21,8 @@ import pyramidzoo
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.models import build, get_model_class
-from pyramidzoo.models._interface import ImageClassifier, Stage
+from pyramidzoo.models._interface import ImageClassifier
+from pyramidzoo.models._stage import Stage
 
 pytestmark = pytest.mark.contract
 

@@ -77,54 +77,69 @@ def _make_architecture(
 
 
 def _list_resnets() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="resnet", class_name="CifarResNet")
+    """List the ResNets with post-activation.
+
+    Option A and B are the two shortcuts of He et al. 2015: padding with zero channels, or a convolution.
+    """
+    make_cifar_row = partial(_make_architecture, family="resnet", class_name="CifarResNet")
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-A shortcuts: zero channels half before and half after"
-        yield cifar(f"resnet{depth}", description=text, source=_HE15, depth=depth)
+        yield make_cifar_row(f"resnet{depth}", description=text, source=_HE15, depth=depth)
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-B shortcuts: strided conv1x1 and BN"
         source = f"{_HE15}; {_HYSTS}, {_PYTORCHCV}, chenyaofo/pytorch-cifar-models"
-        yield cifar(f"resnet{depth}_b", description=text, source=source, depth=depth, shortcut="B")
+        yield make_cifar_row(f"resnet{depth}_b", description=text, source=source, depth=depth, shortcut="B")
     for depth in (20, 32, 44, 56):
         text = f"CIFAR ResNet-{depth} that strides and widens in the last convolution of a stage"
         source = f"{_HE15}; fattorib/ResNets-CIFAR10"
-        yield cifar(f"resnet{depth}_fattorib", description=text, source=source, depth=depth, transition="last")
+        yield make_cifar_row(f"resnet{depth}_fattorib", description=text, source=source, depth=depth, transition="last")
     for depth in (164, 272, 542, 1001):
         text = f"CIFAR ResNet-{depth}, bottleneck units strided in the 3x3, option-B shortcuts"
         yield _make_architecture(
             f"resnet{depth}", "resnet", "CifarBottleneckResNet", text, f"{_HE15}; {_PYTORCHCV}", depth=depth
         )
 
-    image = partial(_make_architecture, family="resnet", class_name="ImageResNet", imagenet=True)
+    make_imagenet_row = partial(_make_architecture, family="resnet", class_name="ImageResNet", imagenet=True)
     for depth in (10, 12, 14, 16, 18, 26, 34):
         source = f"{_HE15}; {_TORCHVISION if depth in (18, 34) else _PYTORCHCV}"
-        yield image(f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth)
+        yield make_imagenet_row(
+            f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth
+        )
     for name, width in _SUFFIXES_AND_WIDTHS:
         text = f"ImageNet ResNet-18, basic units, {width} times as wide"
-        yield image(f"resnet{name}", description=text, source=f"{_HE15}; {_PYTORCHCV}", depth=18, width=width)
+        yield make_imagenet_row(
+            f"resnet{name}", description=text, source=f"{_HE15}; {_PYTORCHCV}", depth=18, width=width
+        )
     for depth in (14, 26, 38):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
         source = f"{_HE15}; {_PYTORCHCV}"
-        yield image(f"resnet{depth}_bottleneck", description=text, source=source, depth=depth, bottleneck=True)
+        yield make_imagenet_row(
+            f"resnet{depth}_bottleneck", description=text, source=source, depth=depth, bottleneck=True
+        )
     for depth in (50, 101, 152):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
-        yield image(f"resnet{depth}", description=text, source=f"{_HE15}; {_TORCHVISION}", depth=depth, bottleneck=True)
+        yield make_imagenet_row(
+            f"resnet{depth}", description=text, source=f"{_HE15}; {_TORCHVISION}", depth=depth, bottleneck=True
+        )
     for depth in (50, 101, 152):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the first 1x1, as in the paper"
-        yield image(f"resnet{depth}_s1", description=text, source=_HE15, depth=depth, bottleneck=True, stride_in="1x1")
+        yield make_imagenet_row(
+            f"resnet{depth}_s1", description=text, source=_HE15, depth=depth, bottleneck=True, stride_in="1x1"
+        )
 
 
 def _list_preresnets() -> Iterator[Architecture]:
-    basic = partial(_make_architecture, family="preresnet", class_name="CifarPreResNet")
+    """List the ResNets with pre-activation."""
+    make_basic_row = partial(_make_architecture, family="preresnet", class_name="CifarPreResNet")
     for depth in (20, 50, 110):
         text = f"CIFAR PreResNet-{depth}, basic units, bare conv1x1 shortcuts"
-        yield basic(f"preresnet{depth}", description=text, source=f"{_HE16}; {_HYSTS}", depth=depth)
+        yield make_basic_row(f"preresnet{depth}", description=text, source=f"{_HE16}; {_HYSTS}", depth=depth)
     for depth in (20, 50):
         text = f"CIFAR PreResNet-{depth}, basic units, four times as wide, stem included"
         source = f"{_HE16}; {_HYSTS}, widening factor 4"
-        yield basic(f"preresnet{depth}_w4", description=text, source=source, depth=depth, width=4)
+        yield make_basic_row(f"preresnet{depth}_w4", description=text, source=source, depth=depth, width=4)
     yield from _list_preresnet_ablations()
-    yield basic(
+    yield make_basic_row(
         "preresnet110_a",
         description="CIFAR PreResNet-110, basic units, option-A shortcuts: zero channels after the existing ones",
         source=f"{_HE16}; {_FB_RESNET_TORCH}",
@@ -132,7 +147,7 @@ def _list_preresnets() -> Iterator[Architecture]:
         shortcut="A",
     )
     for depth in (20, 56, 110, 1202):
-        yield basic(
+        yield make_basic_row(
             f"preresnet{depth}_rawid",
             description=f"CIFAR PreResNet-{depth}, basic units, the first identity without BN-ReLU",
             source=f"{_HE16}; {_PYTORCHCV}",
@@ -140,17 +155,17 @@ def _list_preresnets() -> Iterator[Architecture]:
             shared_stages=(False, True, True),
         )
 
-    bottleneck = partial(_make_architecture, family="preresnet", class_name="CifarBottleneckPreResNet")
+    make_bottleneck_row = partial(_make_architecture, family="preresnet", class_name="CifarBottleneckPreResNet")
     for depth in (164, 1001):
         text = f"CIFAR PreResNet-{depth}, bottleneck units, stride in the first 1x1"
         source = f"{_HE16}; KaimingHe/resnet-1k-layers"
-        yield bottleneck(f"preresnet{depth}", description=text, source=source, depth=depth)
+        yield make_bottleneck_row(f"preresnet{depth}", description=text, source=source, depth=depth)
     for depth in (164, 272, 542, 1001):
         text = f"CIFAR PreResNet-{depth}, bottleneck units, stride in the 3x3"
         source = f"{_HE16}; {_FB_RESNET_TORCH}, {_PYTORCHCV}"
-        yield bottleneck(f"preresnet{depth}_s3", description=text, source=source, depth=depth, stride_in="3x3")
+        yield make_bottleneck_row(f"preresnet{depth}_s3", description=text, source=source, depth=depth, stride_in="3x3")
     for depth in (164, 1001):
-        yield bottleneck(
+        yield make_bottleneck_row(
             f"preresnet{depth}_hysts",
             description=f"CIFAR PreResNet-{depth}, bottleneck units, stride in the 3x3, stage 1 as narrow as the stem",
             source=f"{_HE16}; {_HYSTS}",
@@ -158,7 +173,7 @@ def _list_preresnets() -> Iterator[Architecture]:
             stride_in="3x3",
             first_width=16,
         )
-    yield bottleneck(
+    yield make_bottleneck_row(
         "preresnet164_bearpaw",
         description="CIFAR PreResNet-164, bottleneck units, stride in the 3x3, shortcuts from the raw input everywhere",
         source=f"{_HE16}; bearpaw/pytorch-classification, which calls it preresnet-110",
@@ -178,7 +193,7 @@ def _list_preresnets() -> Iterator[Architecture]:
         bottleneck=True,
         first_bn=False,
     )
-    image = partial(
+    make_imagenet_row = partial(
         _make_architecture,
         family="preresnet",
         class_name="ImagePreResNet",
@@ -188,22 +203,26 @@ def _list_preresnets() -> Iterator[Architecture]:
     first_block = "the first one with a BN of its own"
     for depth in (10, 12, 14, 16, 18, 26, 34):
         text = f"ImageNet PreResNet-{depth}, basic units, {first_block}"
-        yield image(f"preresnet{depth}_pytorchcv", description=text, depth=depth)
+        yield make_imagenet_row(f"preresnet{depth}_pytorchcv", description=text, depth=depth)
     for name, width in _SUFFIXES_AND_WIDTHS:
         text = f"ImageNet PreResNet-18, basic units, {first_block}, {width} times as wide"
-        yield image(f"preresnet{name}_pytorchcv", description=text, depth=18, width=width)
+        yield make_imagenet_row(f"preresnet{name}_pytorchcv", description=text, depth=18, width=width)
     for depth in (14, 26, 38):
         text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {first_block}"
-        yield image(f"preresnet{depth}_bottleneck_pytorchcv", description=text, depth=depth, bottleneck=True)
+        yield make_imagenet_row(
+            f"preresnet{depth}_bottleneck_pytorchcv", description=text, depth=depth, bottleneck=True
+        )
     for depth in (50, 101, 152, 200, 269):
         # preresnet50 is a CIFAR network.
         name = "50_imagenet" if depth == 50 else str(depth)
         text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {first_block}"
-        yield image(f"preresnet{name}_pytorchcv", description=text, depth=depth, bottleneck=True)
+        yield make_imagenet_row(f"preresnet{name}_pytorchcv", description=text, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
         name = "50_imagenet" if depth == 50 else str(depth)
         text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the first 1x1, {first_block}"
-        yield image(f"preresnet{name}_s1_pytorchcv", description=text, depth=depth, bottleneck=True, stride_in="1x1")
+        yield make_imagenet_row(
+            f"preresnet{name}_s1_pytorchcv", description=text, depth=depth, bottleneck=True, stride_in="1x1"
+        )
 
 
 def _list_preresnet_ablations() -> Iterator[Architecture]:
@@ -246,6 +265,7 @@ def _list_preresnet_ablations() -> Iterator[Architecture]:
 
 
 def _list_wide_resnets() -> Iterator[Architecture]:
+    """List the wide ResNets."""
     depths_and_widths = ((16, 1), (16, 2), (16, 8), (16, 10), (28, 10), (40, 1), (40, 2), (40, 4), (40, 8), (40, 10))
     for depth, width in depths_and_widths:
         text = f"WRN-{depth}-{width}: {depth} layers, {width} times as wide as its ResNet"
@@ -266,20 +286,21 @@ def _list_wide_resnets() -> Iterator[Architecture]:
 
 
 def _list_pyramidnets() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="pyramidnet", class_name="CifarPyramidNet")
+    """List the PyramidNets. `alpha` says by how much the width grows from the first block to the last."""
+    make_cifar_row = partial(_make_architecture, family="pyramidnet", class_name="CifarPyramidNet")
     for alpha in (48, 84, 270):
         text = f"CIFAR PyramidNet-110, basic units, additive, alpha {alpha}"
-        yield cifar(f"pyramidnet110_a{alpha}", description=text, source=_PYRAMIDNET, depth=110, alpha=alpha)
+        yield make_cifar_row(f"pyramidnet110_a{alpha}", description=text, source=_PYRAMIDNET, depth=110, alpha=alpha)
     for factor in (4.75, 8, 27):
         text = f"CIFAR PyramidNet-110, basic units, multiplicative, alpha {factor}"
         name = f"pyramidnet110_mul_a{factor}".replace(".", "p")
-        yield cifar(name, description=text, source=_PYRAMIDNET, depth=110, alpha=factor, multiplicative=True)
+        yield make_cifar_row(name, description=text, source=_PYRAMIDNET, depth=110, alpha=factor, multiplicative=True)
     for depth, alpha in ((164, 48), (164, 84), (164, 270), (200, 240), (236, 220), (272, 200)):
         text = f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}"
         name = f"pyramidnet{depth}_a{alpha}"
-        yield cifar(name, description=text, source=_PYRAMIDNET, depth=depth, alpha=alpha, bottleneck=True)
+        yield make_cifar_row(name, description=text, source=_PYRAMIDNET, depth=depth, alpha=alpha, bottleneck=True)
     for depth, alpha in ((164, 270), (272, 200)):
-        yield cifar(
+        yield make_cifar_row(
             f"pyramidnet{depth}_a{alpha}_hysts",
             description=f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}, with a 64-channel stem",
             source=f"{_PYRAMIDNET}; {_HYSTS} before 2019-09-07",
@@ -308,12 +329,13 @@ def _list_pyramidnets() -> Iterator[Architecture]:
 
 
 def _list_densenets() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="densenet", class_name="CifarDenseNet")
+    """List the DenseNets. `k` is the growth rate: the number of channels that each layer adds."""
+    make_cifar_row = partial(_make_architecture, family="densenet", class_name="CifarDenseNet")
     for depth, k in ((40, 12), (100, 12), (100, 24)):
         text = f"CIFAR DenseNet-{depth}, growth rate {k}: 16 stem channels, no compression"
-        yield cifar(f"densenet_{depth}_k{k}", description=text, source=_DENSENET, depth=depth, growth_rate=k)
+        yield make_cifar_row(f"densenet_{depth}_k{k}", description=text, source=_DENSENET, depth=depth, growth_rate=k)
     for k in (12, 24):
-        yield cifar(
+        yield make_cifar_row(
             f"densenet_100_k{k}_stem2k",
             description=f"CIFAR DenseNet-100, growth rate {k}: {2 * k} stem channels, no compression",
             source=f"{_DENSENET}, later code; {_HYSTS}",
@@ -322,7 +344,7 @@ def _list_densenets() -> Iterator[Architecture]:
             stem_channels=2 * k,
         )
     for depth, k in ((40, 12), (100, 12), (100, 24)):
-        yield cifar(
+        yield make_cifar_row(
             f"densenet_c_{depth}_k{k}",
             description=f"CIFAR DenseNet-C-{depth}, growth rate {k}: {2 * k} stem channels, halving transitions",
             source=f"{_DENSENET}; {_PYTORCHCV}, {_HYSTS}",
@@ -332,7 +354,7 @@ def _list_densenets() -> Iterator[Architecture]:
             stem_channels=2 * k,
         )
     for depth, k in ((40, 12), (40, 24), (40, 36), (100, 12), (190, 40), (250, 24)):
-        yield cifar(
+        yield make_cifar_row(
             f"densenet_bc_{depth}_k{k}",
             description=f"CIFAR DenseNet-BC-{depth}, growth rate {k}: bottlenecks, halving transitions",
             source=_DENSENET,
@@ -351,25 +373,28 @@ def _list_densenets() -> Iterator[Architecture]:
 
 
 def _list_resnexts() -> Iterator[Architecture]:
+    """List the ResNeXts. Their names contain the number of groups and the width of a group, such as 32x4d."""
     for depth, cardinality, width in ((29, 4, 64), (29, 8, 64), (29, 16, 64), (29, 32, 4), (272, 1, 64), (272, 2, 32)):
         yield _make_architecture(
             f"resnext{depth}_{cardinality}x{width}d",
             "resnext",
             "CifarResNeXt",
             f"CIFAR ResNeXt-{depth}, {cardinality} groups {width} channels wide",
+            # The authors published the networks of depth 29 with groups of 64 channels. pytorchcv has the others.
             _RESNEXT if width == 64 and depth == 29 else f"{_RESNEXT}; {_PYTORCHCV}",
             depth=depth,
             cardinality=cardinality,
             base_width=width,
         )
-    sizes = ((14, 16, 4), (14, 32, 2), (14, 32, 4), (26, 32, 2), (26, 32, 4), (50, 32, 4), (101, 32, 4), (101, 32, 8))
-    for depth, cardinality, width in (*sizes, (101, 64, 4)):
+    pytorchcv_sizes = ((14, 16, 4), (14, 32, 2), (14, 32, 4), (26, 32, 2), (26, 32, 4), (101, 32, 4))
+    torchvision_sizes = ((50, 32, 4), (101, 32, 8), (101, 64, 4))
+    for depth, cardinality, width in sorted((*pytorchcv_sizes, *torchvision_sizes)):
         yield _make_architecture(
             f"resnext{depth}_{cardinality}x{width}d",
             "resnext",
             "ImageResNeXt",
             f"ImageNet ResNeXt-{depth}, {cardinality} groups {width} channels wide",
-            f"{_RESNEXT}; {_TORCHVISION if (depth, cardinality * width) in ((50, 128), (101, 256)) else _PYTORCHCV}",
+            f"{_RESNEXT}; {_TORCHVISION if (depth, cardinality, width) in torchvision_sizes else _PYTORCHCV}",
             imagenet=True,
             depth=depth,
             cardinality=cardinality,
@@ -378,16 +403,17 @@ def _list_resnexts() -> Iterator[Architecture]:
 
 
 def _list_shake_shakes() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="shake_shake", class_name="CifarShakeShake")
+    """List the shake-shake networks. Their names contain the number of branches (2) and the width of a branch."""
+    make_cifar_row = partial(_make_architecture, family="shake_shake", class_name="CifarShakeShake")
     for width in (32, 64, 96):
         text = f"shake-shake-26 2x{width}d: 16 stem channels, a ReLU at the start of branches and at the end only"
-        yield cifar(f"shakeshake26_2x{width}d", description=text, source=_SHAKE_SHAKE, depth=26, width=width)
+        yield make_cifar_row(f"shakeshake26_2x{width}d", description=text, source=_SHAKE_SHAKE, depth=26, width=width)
     for width in (32, 64, 96):
         text = (
             f"shake-shake-26 2x{width}d as hysts trained it: {width} stem channels with a ReLU, no projection in stage "
             "1, none at the end"
         )
-        yield cifar(
+        yield make_cifar_row(
             f"shakeshake26_2x{width}d_hysts",
             description=text,
             source=f"{_SHAKE_SHAKE}; {_HYSTS} before 2020-04-18",
@@ -396,7 +422,7 @@ def _list_shake_shakes() -> Iterator[Architecture]:
             variant="hysts",
         )
     for depth, width in ((20, 16), (26, 32)):
-        yield cifar(
+        yield make_cifar_row(
             f"shakeshake{depth}_2x{width}d_pytorchcv",
             description=f"shake-shake-{depth} 2x{width}d with a ReLU after the stem and after every sum",
             source=f"{_SHAKE_SHAKE}; {_PYTORCHCV}",
@@ -407,6 +433,7 @@ def _list_shake_shakes() -> Iterator[Architecture]:
 
 
 def _list_senets() -> Iterator[Architecture]:
+    """List the networks with squeeze-and-excitation."""
     source = f"{_SENET}; {_PYTORCHCV}"
     for prefix, class_name, text in (
         ("seresnet", "CifarSEResNet", "SE-ResNet"),
@@ -421,21 +448,23 @@ def _list_senets() -> Iterator[Architecture]:
                 f"{prefix}{depth}", "senet", class_name, description, source, depth=depth, bottleneck=True
             )
 
-    image = partial(_make_architecture, family="senet", imagenet=True)
+    make_imagenet_row = partial(_make_architecture, family="senet", imagenet=True)
     for prefix, class_name, text, basic_depths, bottleneck_depths in (
         ("seresnet", "ImageSEResNet", "SE-ResNet", (10, 12, 14, 16, 18, 26), (50, 101, 152)),
         ("sepreresnet", "ImageSEPreResNet", "SE-PreResNet", (10, 12, 16, 18, 26), (50,)),
     ):
-        image_of_class = partial(image, class_name=class_name, source=source)
+        make_row_of_class = partial(make_imagenet_row, class_name=class_name, source=source)
         for depth in basic_depths:
-            yield image_of_class(f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth)
+            yield make_row_of_class(
+                f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth
+            )
         for depth in (26, 38, *bottleneck_depths):
             # Depth 26 exists with both kinds of blocks.
             name = f"{prefix}{depth}_bottleneck" if depth < 50 else f"{prefix}{depth}"
             description = f"ImageNet {text}-{depth}, bottleneck units strided in the 3x3"
-            yield image_of_class(name, description=description, depth=depth, bottleneck=True)
+            yield make_row_of_class(name, description=description, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
-        yield image(
+        yield make_imagenet_row(
             f"seresnet{depth}_s1",
             class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNet-{depth}, bottleneck units strided in the first 1x1, as in the paper",
@@ -445,7 +474,7 @@ def _list_senets() -> Iterator[Architecture]:
             stride_in="1x1",
         )
     for depth, cardinality, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8), (101, 64, 4)):
-        yield image(
+        yield make_imagenet_row(
             f"seresnext{depth}_{cardinality}x{width}d",
             class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNeXt-{depth}, {cardinality} groups {width} channels wide",
@@ -456,7 +485,7 @@ def _list_senets() -> Iterator[Architecture]:
             base_width=width,
         )
     for depth, cardinality in ((16, 32), (28, 32), (154, 64)):
-        yield image(
+        yield make_imagenet_row(
             f"senet{depth}",
             class_name="SENet",
             description=f"ImageNet SENet-{depth}, {cardinality} groups, three 3x3 convolutions as stem",
@@ -467,22 +496,23 @@ def _list_senets() -> Iterator[Architecture]:
 
 
 def _list_vggs() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="vgg", class_name="CifarVgg")
-    yield cifar(
+    """List the VGGs with batch normalization (BN)."""
+    make_cifar_row = partial(_make_architecture, family="vgg", class_name="CifarVgg")
+    yield make_cifar_row(
         "vgg15_bn",
         description='VGG-like CIFAR network "of depth 15": 13 convolutions and one linear layer, one ReLU a stage',
         source=f"{_VGG}; {_HYSTS} before 2020-09-03",
         stages=(2, 2, 3, 3, 3),
         one_relu=True,
     )
-    yield cifar(
+    yield make_cifar_row(
         "vgg_zagoruyko",
         description="VGG-like CIFAR network: 16 convolutions without bias and one linear layer",
         source=f"{_VGG}; szagoruyko/wide-residual-networks",
         stages=(2, 2, 4, 4, 4),
         conv_bias=False,
     )
-    yield cifar(
+    yield make_cifar_row(
         "vgg19_bn_bearpaw",
         description="CIFAR VGG-19 with BN and one linear layer",
         source=f"{_VGG}; bearpaw/pytorch-classification",
@@ -499,18 +529,18 @@ def _list_vggs() -> Iterator[Architecture]:
             pool=1,
             hidden=512,
         )
-    image = partial(_make_architecture, family="vgg", class_name="ImageVgg", imagenet=True)
+    make_imagenet_row = partial(_make_architecture, family="vgg", class_name="ImageVgg", imagenet=True)
     for depth in (11, 13, 16, 19):
         text = f"ImageNet VGG-{depth} with BN"
-        yield image(f"vgg{depth}_bn", description=text, source=f"{_VGG}; {_TORCHVISION}", depth=depth)
+        yield make_imagenet_row(f"vgg{depth}_bn", description=text, source=f"{_VGG}; {_TORCHVISION}", depth=depth)
     for depth in (11, 13, 16, 19):
         text = f"ImageNet VGG-{depth} with BN, convolutions without bias"
-        yield image(
+        yield make_imagenet_row(
             f"vgg{depth}_bn_nobias", description=text, source=f"{_VGG}; {_PYTORCHCV}", depth=depth, conv_bias=False
         )
 
 
-_FAMILY_LISTS = (
+_LIST_FUNCTIONS = (
     _list_resnets,
     _list_preresnets,
     _list_wide_resnets,
@@ -525,13 +555,13 @@ _FAMILY_LISTS = (
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    """Return all architectures by name, in the order of the lists above.
+    """Return all architectures by name, in the order of the table.
 
     Raises:
         ValueError: If two rows have the same name.
     """
     table: dict[str, Architecture] = {}
-    for list_family in _FAMILY_LISTS:
+    for list_family in _LIST_FUNCTIONS:
         for architecture in list_family():
             if architecture.name in table:
                 raise ValueError(f"two graphs are called {architecture.name}")

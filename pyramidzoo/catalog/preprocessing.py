@@ -65,8 +65,8 @@ def require_plausible_normalization(mean: Sequence[float], std: Sequence[float])
         std: The standard deviation of each channel.
 
     Raises:
-        InvalidRecordError: If a mean does not lie within [0, 1], or a standard deviation does not lie within (0, 1]. NaN
-            and infinity raise it too.
+        InvalidRecordError: If a mean does not lie within [0, 1], or a standard deviation does not lie within (0, 1].
+            NaN and infinity lie in neither interval.
     """
     problems = []
     if not all(0 <= value <= 1 for value in mean):

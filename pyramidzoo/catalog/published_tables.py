@@ -80,7 +80,7 @@ class PublishedTables(TypedDict):
     Attributes:
         tables: The tables, in their order.
         targets: The numbers of all tables, in their order.
-        elsewhere: For each architecture and dataset without weights in the manifest: where other people publish weights.
+        elsewhere: For an architecture and a dataset without weights in the manifest: where other people publish some.
     """
 
     tables: list[PublishedTable]

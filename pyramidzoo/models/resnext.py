@@ -1,8 +1,8 @@
 """ResNeXt (Xie et al. 2017, "Aggregated Residual Transformations for Deep Neural Networks").
 
-The blocks are post-activation, as facebookresearch/ResNeXt builds them. The CIFAR networks of the
-paper were pre-activation. Parameter names are torchvision's, so its files for ImageNet networks
-load without a conversion.
+The blocks are post-activation, as in the authors' code, facebookresearch/ResNeXt. The CIFAR networks of
+the paper were pre-activation. The parameters have torchvision's names, so torchvision's files for
+ImageNet networks load without a conversion.
 """
 
 from __future__ import annotations
@@ -46,16 +46,18 @@ class CifarResNeXt(PostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=1024, drop_rate=drop_rate)
-        n = count_cifar_blocks("A CIFAR ResNeXt", depth, 3)
+        blocks_per_stage = count_cifar_blocks("A CIFAR ResNeXt", depth, 3)
         self.conv1 = conv3x3(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
         for stage, width in enumerate((256, 512, 1024)):
-            inner = compute_grouped_width(width, cardinality, base_width)
+            inner_channels = compute_grouped_width(width, cardinality, base_width)
             blocks: list[nn.Module] = []
-            for index in range(n):
+            for index in range(blocks_per_stage):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Bottleneck(channels, width, inner_channels=inner, stride=stride, groups=cardinality))
+                blocks.append(
+                    Bottleneck(channels, width, inner_channels=inner_channels, stride=stride, groups=cardinality)
+                )
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.fc = make_classifier(1024, num_classes)
@@ -92,13 +94,15 @@ class ImageResNeXt(ImagePostActNet):
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
-        for stage, count in enumerate(blocks_per_stage):
+        for stage, block_count in enumerate(blocks_per_stage):
             width = 256 * 2**stage
-            inner = compute_grouped_width(width, cardinality, base_width)
+            inner_channels = compute_grouped_width(width, cardinality, base_width)
             blocks: list[nn.Module] = []
-            for index in range(count):
+            for index in range(block_count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Bottleneck(channels, width, inner_channels=inner, stride=stride, groups=cardinality))
+                blocks.append(
+                    Bottleneck(channels, width, inner_channels=inner_channels, stride=stride, groups=cardinality)
+                )
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
         self.fc = make_classifier(2048, num_classes)

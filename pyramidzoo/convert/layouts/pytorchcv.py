@@ -26,7 +26,7 @@ from pyramidzoo.convert.layout import Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
 from pyramidzoo.convert.layouts._densenet import place_of
 from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE
-from pyramidzoo.models.vgg import STAGES as VGG_STAGES
+from pyramidzoo.models.vgg import CONVOLUTIONS_PER_STAGE as VGG_STAGES
 
 _BLOCK = ("init_block.conv", "init_block.bn")
 _BLOCK_AND_POOL = ("init_block.conv.conv", "init_block.conv.bn")
