@@ -75,8 +75,9 @@ class ShakeShakeBlock(nn.Module):
     """A block of two branches: a * branch1 + (1 - a) * branch2, plus the shortcut.
 
     In training, a is a random number from U(0, 1). The gradients of the branches are computed with another
-    random number b in the place of a. In evaluation a is 0.5. Maps (N, in_channels, H, W) become (N, out_channels, H / stride,
-    W / stride).
+    random number b in the place of a. In evaluation a is 0.5.
+
+    Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride).
 
     Args:
         in_channels: Channels of the input.
@@ -119,8 +120,8 @@ class ShakeShakeBlock(nn.Module):
         """Mix the results of the two branches, maps (N, C, H, W). The class says what a and b are."""
         if not self.training:
             return 0.5 * (y1 + y2)
-        # One element for each image, (N, 1, 1, 1), or one for the batch, (1, 1, 1, 1). Its values are not used: it gives
-        # the random numbers their shape, device and dtype.
+        # One element for each image, (N, 1, 1, 1), or one for the batch, (1, 1, 1, 1). Only its shape, device and dtype
+        # are used: the random numbers have the same.
         like = y1[:, :1, :1, :1] if self.level == "image" else y1[:1, :1, :1, :1]
         a = torch.rand_like(like) if self.forward_rule == "shake" else torch.full_like(like, 0.5)
         if self.backward_rule == "keep":
