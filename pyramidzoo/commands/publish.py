@@ -180,9 +180,9 @@ def _publish(entry: WeightsEntry, options: PublishOptions, records: Sequence[Rec
         entry,
         state,
         repository=repo_id,
-        revision=published.hub.revision,
-        sha256=published.hub.sha256,
-        bytes=published.hub.bytes,
+        revision=published.hub_file.revision,
+        sha256=published.hub_file.sha256,
+        bytes=published.hub_file.bytes,
         entry=make_entry(),
     )
 

@@ -199,7 +199,7 @@ def _get_dataset_names(entry: WeightsEntry) -> tuple[str, str | None]:
 
 
 def _make_eval_results(entry: WeightsEntry, result: Result) -> list[EvalResult]:
-    """Make the metadata of the top-1 and the top-5 accuracy, with the numbers of images from which they are computed."""
+    """Make the metadata of the top-1 and the top-5 accuracy, with the numbers of images that they come from."""
     name_for_people, dataset_id = _get_dataset_names(entry)
     return [
         EvalResult(
@@ -303,10 +303,10 @@ def _write_claims_note(claims: Sequence[Claim], verdicts: set[str]) -> str:
 
 def _describe_measurement(result: Result) -> str:
     """Write when, how and on which device a result was measured."""
-    torch_version = f", torch {result.versions['torch']}" if "torch" in result.versions else ""
+    torch_text = f", torch {result.versions['torch']}" if "torch" in result.versions else ""
     return (
         f"Measured on {result.date} with `pyramidzoo evaluate` ({result.split}: {result.protocol}) in "
-        f"{result.precision} on {result.device}{torch_version}; sha256 of all predictions: `{result.prediction_sha256}`."
+        f"{result.precision} on {result.device}{torch_text}; sha256 of all predictions: `{result.prediction_sha256}`."
     )
 
 
