@@ -17,8 +17,8 @@ class ImageClassifier(nn.Module):
 
     Each family implements `forward_features` and uses the same names for its parts: `conv1` (the
     stem's convolution), `layer1`, `layer2`, ... (the stages), `norm` (the last BN, if there is one)
-    and `fc` (the classifier). Families that torchvision also has keep torchvision's names. They say
-    so in `stem_name` and `classifier_name`.
+    and `fc` (the classifier). Families that torchvision also has use torchvision's names instead.
+    `stem_name` and `classifier_name` are the names of the stem's convolution and of the classifier.
 
     Images are floats (N, in_chans, H, W). H and W may be any numbers that are large enough for the
     strides of the network.
@@ -59,7 +59,7 @@ class ImageClassifier(nn.Module):
         """Classify images.
 
         Args:
-            x: Images (N, in_chans, H, W), normalised.
+            x: Images (N, in_chans, H, W), prepared as the attribute `preprocessing` says.
 
         Returns:
             Logits (N, num_classes).
@@ -67,13 +67,13 @@ class ImageClassifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last feature map, after its normalisation.
+        """Compute the last feature map. If the network has a BN behind the last stage, that is included.
 
         Args:
-            x: Images (N, in_chans, H, W), normalised.
+            x: Images (N, in_chans, H, W), prepared as the attribute `preprocessing` says.
 
         Returns:
-            Map (N, num_features, h, w).
+            Feature map (N, num_features, h, w).
         """
         raise NotImplementedError
 
@@ -81,8 +81,8 @@ class ImageClassifier(nn.Module):
         """Classify a feature map.
 
         Args:
-            x: Map (N, num_features, h, w) from `forward_features`.
-            pre_logits: Return the vector in front of the classifier.
+            x: Feature map (N, num_features, h, w) from `forward_features`.
+            pre_logits: Whether to return the vector that the classifier reads, without classifying it.
 
         Returns:
             Logits (N, num_classes), or with `pre_logits` vectors (N, head_hidden_size).
@@ -114,8 +114,9 @@ class ImageClassifier(nn.Module):
         old_parameter = next(self.get_classifier().parameters(), next(self.parameters()))
         self.num_classes = num_classes
         classifier = make_classifier(self.head_hidden_size, num_classes, old_parameter.device, old_parameter.dtype)
-        parent, _, name = self.classifier_name.rpartition(".")
-        setattr(self.get_submodule(parent), name, classifier)
+        # A name such as "classifier.6" is the attribute "6" of the module "classifier".
+        parent_name, _, attribute = self.classifier_name.rpartition(".")
+        setattr(self.get_submodule(parent_name), attribute, classifier)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Switch gradient checkpointing on, or with `enable` False off (see `Stage`)."""
