@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 
 from pyramidzoo.errors import UsageError
 from pyramidzoo.training.recipes import hysts, other_authors, own, pyramidnet, resnet, wide_resnet
+from pyramidzoo.training.recipes._overrides import apply_overrides, parse_overrides
 from pyramidzoo.training.recipes._recipe import Recipe
 
-__all__ = ["RECIPES", "Recipe", "find_recipes", "get_recipe"]
+__all__ = ["RECIPES", "Recipe", "apply_overrides", "find_recipes", "get_recipe", "parse_overrides"]
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
