@@ -172,10 +172,10 @@ def _make_entrypoint(row: Architecture) -> Callable[..., nn.Module]:
         pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         cache_dir: object = None,
-        **arguments: Any,
+        **settings: Any,
     ) -> nn.Module:
         cfg = _resolve_cfg(row, pretrained_cfg, pretrained_cfg_overlay)
-        return _build(row, cfg, pretrained=pretrained, cache_dir=cache_dir, arguments=arguments)
+        return _build(row, cfg, pretrained=pretrained, cache_dir=cache_dir, arguments=settings)
 
     entrypoint.__name__ = entrypoint.__qualname__ = NAME_PREFIX + row.name
     entrypoint.__doc__ = f"{row.description}.\n\nSource: {row.source}."

@@ -51,7 +51,7 @@ def test_list_takes_patterns(run_command: RunCommand) -> None:
         (("--license", "MIT"), lambda e: e.license.weights == "MIT"),
         (("--license", "bsd*"), lambda e: (e.license.weights or "").startswith("BSD")),
         (("--license", "unknown"), lambda e: e.license.weights is None),
-        (("--license", "redistributable"), lambda e: e.license.is_redistributable),
+        (("--license", "redistributable"), lambda e: e.license.redistributable),
         (("--origin", "akamaster"), lambda e: e.id.endswith("_akamaster")),
         (("--origin", "fattorib"), lambda e: "_fattorib." in e.id),  # held by the architecture's name
         (("--origin", "osmr/imgclsmob"), lambda e: e.origin and "/osmr/imgclsmob/" in e.origin.url),

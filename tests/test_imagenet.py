@@ -609,7 +609,7 @@ def test_another_protocol_is_said_and_judged_by_its_own_claims(
     assert record.flags["preprocessing"]["input_size"] == (3, 40, 40)
     assert record.preprocessing_sha256 != plain.preprocessing_sha256
     assert record.prediction_sha256 != plain.prediction_sha256
-    assert record.preprocessing_sha256 == prepared(40, 40, "bilinear").compute_sha256()
+    assert record.preprocessing_sha256 == prepared(40, 40, "bilinear").sha256()
     for override in (Override(), Override(40, 40)):  # one does not take the other's predictions
         kept = evaluate(subject, images, ComputeSettings(CPU, 30, override=override), output=tmp_path)
         assert kept.reused_files == 0

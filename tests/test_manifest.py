@@ -108,12 +108,12 @@ def test_what_was_measured_is_known_to_the_byte() -> None:
 
 def test_only_known_permissive_licenses_allow_to_publish_again() -> None:
     entries = load_manifest().entries
-    allowed = {entry.license.weights for entry in entries.values() if entry.license.is_redistributable}
-    refused = {entry.license.weights for entry in entries.values() if not entry.license.is_redistributable}
+    allowed = {entry.license.weights for entry in entries.values() if entry.license.redistributable}
+    refused = {entry.license.weights for entry in entries.values() if not entry.license.redistributable}
     assert allowed == {"MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause"}
     assert refused == {None, "none stated", "CC-BY-NC-4.0"}
     for weights_id in ("resnet18.imagenet1k_timm_fb_swsl_ig1b_ft", "pyramidnet200_a300.imagenet1k_jhkim89", ID):
-        assert not entries[weights_id].license.is_redistributable
+        assert not entries[weights_id].license.redistributable
 
 
 def test_every_dataset_of_an_architecture_has_one_default() -> None:

@@ -265,9 +265,9 @@ def test_the_data_configuration_prepares_images_as_the_weights_were_trained() ->
     seen: set[str] = set()
     for entry in load_manifest().entries.values():
         preprocessing = entry.preprocessing
-        if preprocessing.compute_sha256() in seen:
+        if preprocessing.sha256() in seen:
             continue
-        seen.add(preprocessing.compute_sha256())
+        seen.add(preprocessing.sha256())
         with torch.device("meta"):
             model = timm.create_model(NAME_PREFIX + entry.id)
         assert_same_transform(model, preprocessing, generator)
@@ -278,7 +278,7 @@ def test_the_data_configuration_prepares_images_as_the_weights_were_trained() ->
 def test_resizing_is_exact(resize: int, crop: int, interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     preprocessing = Preprocessing((3, 224, 224), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), resize, crop, interpolation)
     with torch.device("meta"):
-        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._transform_fields(preprocessing))
+        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._make_transform_fields(preprocessing))
     assert_same_transform(model, preprocessing, torch.Generator().manual_seed(0))
 
 

@@ -471,7 +471,7 @@ def rank_entry(entry: Mapping[str, Any]) -> tuple[int, bool, Decimal]:
     else:
         rank = 5 if origin.get("manual") else 4 if origin else 3
     error = Decimal(entry["claims"][0]["top1_error"]) if entry["claims"] else Decimal(100)
-    return rank, not License(**entry["license"]).is_redistributable, error
+    return rank, not License(**entry["license"]).redistributable, error
 
 
 # The command line

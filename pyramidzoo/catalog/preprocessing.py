@@ -42,7 +42,7 @@ class Preprocessing:
             raise InvalidRecordError("input_size, mean and std do not have the same number of channels")
         require_plausible_normalization(self.mean, self.std)
 
-    def compute_sha256(self) -> str:
+    def sha256(self) -> str:
         """Compute the hash of all fields.
 
         The fields are written as JSON with sorted names and without spaces, so that equal fields give equal text.

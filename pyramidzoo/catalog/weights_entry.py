@@ -222,7 +222,7 @@ class License:
     weights: str | None
 
     @property
-    def is_redistributable(self) -> bool:
+    def redistributable(self) -> bool:
         """Whether anybody may publish the weights again: their license is known, and it is one that permits this."""
         return self.weights in _PERMISSIVE_LICENSES
 

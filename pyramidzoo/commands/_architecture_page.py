@@ -107,7 +107,7 @@ def _weights_table(entries: Sequence[WeightsEntry], short_protocols: Mapping[str
             "published %": [str(claim.top1_error) for claim in entry.claims],
             "measured %": [top1_error(result) for result in entry.results],
             "license": weights_license(entry),
-            "re-publish": entry.license.is_redistributable,
+            "re-publish": entry.license.redistributable,
             "here": here.get(entry.id),
             "protocol": [short_protocols[protocol] for protocol in _protocols(entry)],
         }

@@ -21,7 +21,7 @@ def weights_facts(entry: WeightsEntry) -> dict[str, Any]:
     """Return everything known about a set of weights, as JSON can hold it."""
     fields = {"weights" if name == "id" else name: value for name, value in plain_json(entry).items()}
     return fields | {
-        "redistributable": entry.license.is_redistributable,
+        "redistributable": entry.license.redistributable,
         "here": find_local_sources([entry]).get(entry.id),
     }
 
@@ -31,7 +31,7 @@ def weights_page(entry: WeightsEntry) -> str:
     row = get_architecture(entry.architecture)
     default = f", the default for {entry.dataset}" if entry.default else ""
     title = f"{entry.id}: {row.name} trained on {entry.dataset}{default}"
-    republish = "may be published again" if entry.license.is_redistributable else "not to be published again"
+    republish = "may be published again" if entry.license.redistributable else "not to be published again"
     pairs: list[tuple[str, Any]] = [
         ("network", f"{row.name}: {row.description}"),
         ("arguments", ", ".join(f"{name}={value!r}" for name, value in entry.arguments.items())),

@@ -132,7 +132,7 @@ def _is_of_family(architecture: str, options: ListOptions) -> bool:
 
 def _has_license(entry: WeightsEntry, pattern: str) -> bool:
     if pattern == _REDISTRIBUTABLE:
-        return entry.license.is_redistributable
+        return entry.license.redistributable
     return _fits({weights_license(entry)}, pattern)
 
 
@@ -237,6 +237,6 @@ def _weights_row(entry: WeightsEntry, place: str | None) -> _Row:
         "measured error": [f"{top1_error(result)} ({result.split})" for result in entry.results],
         "published error": [f"{claim.top1_error} ({claim.by}, {claim.split})" for claim in entry.claims],
         "licence": entry.license.weights,
-        _REDISTRIBUTABLE: entry.license.is_redistributable,
+        _REDISTRIBUTABLE: entry.license.redistributable,
         "here": place,
     }

@@ -104,7 +104,7 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
         parameters=job.parameters,
         file_sha256=target.file_sha256,
         tensors_sha256=job.tensors_sha256,
-        preprocessing_sha256=job.preprocessing.compute_sha256(),
+        preprocessing_sha256=job.preprocessing.sha256(),
         dataset=images.name,
         split=images.split,
         protocol=protocol,

@@ -149,7 +149,7 @@ def _dependencies(job: Job) -> dict[str, Any]:
         "weights": job.tensors_sha256,
         "architecture": job.target.architecture,
         "arguments": dict(job.target.arguments),
-        "preprocessing": job.preprocessing.compute_sha256(),
+        "preprocessing": job.preprocessing.sha256(),
         "dataset": job.images.fingerprint,
         "images": len(job.images),
         "precision": job.settings.arithmetic,

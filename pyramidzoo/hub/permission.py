@@ -39,7 +39,7 @@ def merge_results(
             has_same_weights
             and record.strict
             and record.not_the_split is None
-            and record.preprocessing_sha256 == entry.preprocessing.compute_sha256()
+            and record.preprocessing_sha256 == entry.preprocessing.sha256()
         ):
             results[record.split, record.protocol] = Result(**result_of(record))
     return tuple(results.values())
@@ -55,7 +55,7 @@ def explain_refusal(entry: WeightsEntry, results: Sequence[Result]) -> str | Non
     Returns:
         The reason as a sentence, or None if the weights may be published.
     """
-    if not entry.license.is_redistributable:
+    if not entry.license.redistributable:
         license_name = entry.license.weights
         license_text = {None: "is unknown", "none stated": "is not stated anywhere"}.get(
             license_name, f"is {license_name}"
