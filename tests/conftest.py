@@ -19,6 +19,7 @@ import pytest
 import torch
 from command_line import converted_file, ferles_checkpoint, run_command  # noqa: F401 (fixtures)
 from hub_server import HubServer
+from layout_tools import read_tensors_of_torch_file
 from publishing import Json, MakeCheckpoint, UseManifest, make_entry, manifest_text
 from torch import Tensor
 
@@ -192,6 +193,21 @@ def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
         return _unpickled[digest]
 
     monkeypatch.setattr(read_file, "unpickle", memoised)
+
+
+@pytest.fixture
+def unpickle_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open checkpoints without a child process, which takes seconds. test_convert and test_safety test the process."""
+    monkeypatch.setattr(read_file, "unpickle", read_tensors_of_torch_file)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, because small networks lose time with several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> dict[str, Tensor]:
