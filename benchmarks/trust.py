@@ -31,12 +31,12 @@ def write_manifest(folder: Path) -> Path:
     Return the path of the weights file.
     """
     from pyramidzoo import create_model
-    from pyramidzoo.catalog.manifest import own_manifest_path
+    from pyramidzoo.catalog.manifest import get_package_manifest_path
 
     path = folder / "hub" / "models--somebody--net" / "snapshots" / REVISION / "model.safetensors"
     path.parent.mkdir(parents=True)
     save_file(create_model(ARCHITECTURE).state_dict(), path)
-    own = json.loads(own_manifest_path().read_text(encoding="utf-8"))["weights"]
+    own = json.loads(get_package_manifest_path().read_text(encoding="utf-8"))["weights"]
     name = next(name for name, entry in own.items() if name.startswith(f"{ARCHITECTURE}.cifar10") and entry["default"])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     place = {"repo_id": REPOSITORY, "revision": REVISION, "filename": path.name, "sha256": sha256}
@@ -63,7 +63,7 @@ def main() -> None:
         from pyramidzoo.factory import assemble, create_model
         from pyramidzoo.files import file_hash
 
-        entry = load_manifest().default_for(ARCHITECTURE)
+        entry = load_manifest().find_by_tag(ARCHITECTURE)
 
         def load_first() -> nn.Module:
             forget_verified()

@@ -36,7 +36,7 @@ from pyramidzoo.inference._fused import fuse, in_place, slice_add
 from pyramidzoo.inference._graph import trace_network
 from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _list_onednn_dtypes
 from pyramidzoo.inference._passes import choose_passes
-from pyramidzoo.models import model_class
+from pyramidzoo.models import get_model_class
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.models.vgg import CifarVgg
 
@@ -63,7 +63,7 @@ def small_network(name: str, **arguments: int | float) -> ImageClassifier:
             small["depth"] = depth
         with contextlib.suppress(ValueError):  # The class has no network of this depth.
             settings = {"num_classes": row.num_classes, **row.arguments, **small, **arguments}
-            return model_class(row)(**settings)
+            return get_model_class(row)(**settings)
     raise AssertionError(f"{name} has none of these depths")
 
 

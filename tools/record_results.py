@@ -15,11 +15,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.manifest import FILE_NAME
+from pyramidzoo.catalog.manifest import MANIFEST_FILE_NAME
 from pyramidzoo.catalog.manifest_writer import edit_manifest
 from pyramidzoo.evaluation.records import Record, make_result_fields, read_records
 
-MANIFEST = Path(__file__).resolve().parents[1] / FILE_NAME
+MANIFEST = Path(__file__).resolve().parents[1] / MANIFEST_FILE_NAME
 
 
 def main() -> None:

@@ -192,7 +192,7 @@ def _find_entry(sha256: str, preprocessing: Preprocessing, dataset: str | None =
     can make a file that has the tensors of an entry but names another dataset. Then the claims and
     the recorded results of the entry are not valid for the file.
     """
-    entry = load_manifest().with_tensors(sha256, dataset=dataset)
+    entry = load_manifest().find_by_tensors_hash(sha256, dataset=dataset)
     if entry is None or entry.preprocessing != preprocessing or dataset not in (None, entry.dataset):
         return None
     return entry

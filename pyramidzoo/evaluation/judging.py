@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.manifest import foreign_manifest
+from pyramidzoo.catalog.manifest import hash_foreign_manifest
 from pyramidzoo.evaluation import records
 from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.metrics import (
@@ -131,7 +131,7 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
         reused_files=job.reused_files,
         recorded=recorded,
         recorded_detail=recorded_detail,
-        manifest=foreign_manifest(),
+        manifest=hash_foreign_manifest(),
         against_strict=changes,
         claims=claims,
     )

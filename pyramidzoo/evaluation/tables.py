@@ -15,7 +15,12 @@ import torch
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import Manifest
-from pyramidzoo.catalog.published_tables import OTHERS, PublishedNumber, get_table_title, load_published_tables
+from pyramidzoo.catalog.published_tables import (
+    UNPUBLISHED_TABLE,
+    PublishedNumber,
+    get_table_title,
+    load_published_tables,
+)
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.datasets import DATASETS
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
@@ -138,7 +143,7 @@ def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measu
         UsageError: There is no such table.
     """
     get_table_title(table)  # Raises UsageError if there is no such table.
-    if table == OTHERS:
+    if table == UNPUBLISHED_TABLE:
         return _lines_without_published_row(measurements)
     numbers = [number for number in load_published_tables()["targets"] if number["table"] == table]
     people = list(dict.fromkeys(number["by"] for number in numbers))

@@ -16,7 +16,7 @@ from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.evaluation.engine import report_out_of_memory
 from pyramidzoo.files import make_folder
-from pyramidzoo.models import model_class
+from pyramidzoo.models import get_model_class
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
 from pyramidzoo.training.progress import TrainingProgress
@@ -199,7 +199,7 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
 
 def _check_arguments(task: Task) -> None:
     """Raise UsageError if the recipe gives the network an argument that it cannot take from a recipe."""
-    network_class = model_class(get_architecture(task.architecture))
+    network_class = get_model_class(get_architecture(task.architecture))
     # the dataset decides the other two
     allowed = network_class.overridable_arguments - {"num_classes", "in_chans"}
     unknown = sorted(task.recipe.arguments.keys() - allowed)
