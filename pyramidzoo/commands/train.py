@@ -16,8 +16,8 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
+    from pyramidzoo.catalog.recipes import Recipe
     from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
-    from pyramidzoo.training.recipes import Recipe
     from pyramidzoo.training.step import Precision
 
 # On a GPU an epoch may take a second, and writing a checkpoint of each would take as long.
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str, ...]]:
     """Return the recipes, and the one dataset and the splits that they are for."""
-    from pyramidzoo.training.recipes import get_recipe
+    from pyramidzoo.catalog.recipes import get_recipe
 
     recipes = [get_recipe(name) for name in options.recipe or [options.dataset]]
     datasets = sorted({recipe.dataset for recipe in recipes})

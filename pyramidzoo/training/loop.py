@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.files import make_folder
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
-from pyramidzoo.training.recipes import Recipe
 from pyramidzoo.training.step import Precision
 
 
