@@ -14,6 +14,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import architectures
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.training_record import Training, make_training
 from pyramidzoo.json_records import InvalidRecordError, describe_value, make_record, require_hex
 
 # Hash algorithms, and how many hex digits each has. `git_blob_sha1` is the hash by which git names a file.
@@ -242,7 +243,8 @@ class WeightsEntry:
         claims: What was published about these weights.
         results: What was measured with these weights.
         license: The licenses of the code and of the weights.
-        training: What is known about the training beside the dataset.
+        training: What is known about the training beside the dataset: the record of the training if a recipe of this
+            package was used, else words.
         citation: Whom to cite.
     """
 
@@ -260,7 +262,7 @@ class WeightsEntry:
     claims: tuple[Claim, ...]
     results: tuple[Result, ...]
     license: License
-    training: str | None
+    training: str | Training | None
     citation: str | None
 
     def __post_init__(self) -> None:
@@ -278,6 +280,21 @@ class WeightsEntry:
             raise InvalidRecordError("nothing says where the bytes are: bundled, hub or origin is needed")
         if self.tensors_sha256 is not None:
             require_hex(self.tensors_sha256, 64)
+        has_words = isinstance(self.training, str) and self.training.isprintable()
+        if not (self.training is None or has_words or isinstance(self.training, Training)):
+            raise InvalidRecordError(
+                f"training: {describe_value(self.training)} is neither words nor the record of a training"
+            )
+
+    @property
+    def training_record(self) -> Training | None:
+        """The record of the training; None if there are only words or nothing."""
+        return self.training if isinstance(self.training, Training) else None
+
+    @property
+    def training_words(self) -> str | None:
+        """What is known about the training, in words."""
+        return self.training.describe() if isinstance(self.training, Training) else self.training
 
     @property
     def tag(self) -> str:
@@ -333,6 +350,8 @@ def _convert_field(name: str, value: Any) -> Any:
         if not isinstance(value, list):
             raise InvalidRecordError(f"{describe_value(value)} is not a list")
         return tuple(make_record(_LISTS_OF_RECORDS[name], _convert_fields(item)) for item in value)
+    if name == "training" and isinstance(value, dict):
+        return make_training(value)
     if name in ("top1_error", "top5_error") and value is not None:
         return _parse_published_error(value)
     if isinstance(value, list):

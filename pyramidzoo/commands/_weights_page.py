@@ -40,7 +40,7 @@ def weights_page(entry: WeightsEntry) -> str:
         ("claims", [line for claim in entry.claims for line in _claim_lines(claim)] or "none known"),
         ("measured", [line for result in entry.results for line in _result_lines(result)] or "not yet"),
         ("license", [f"weights: {weights_license(entry)}, {republish}", f"code: {entry.license.code or 'unknown'}"]),
-        ("training", entry.training),
+        ("training", entry.training_words),
         ("citation", entry.citation),
         ("published", _source_lines(entry)),
         ("tensors", entry.tensors_sha256 and f"sha256 {entry.tensors_sha256}"),

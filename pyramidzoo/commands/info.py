@@ -11,6 +11,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, near_matches
 from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.training_record import make_training, read_training
 from pyramidzoo.commands._architecture_page import architecture_facts, architecture_page
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._weights_page import plain_json, preprocessing_sentence, weights_facts, weights_page
@@ -93,6 +94,8 @@ def _file_facts(path: Path) -> dict[str, Any]:
     file_sha256, tensors = cached_file_hash(path), tensors_sha256(content.tensors)
     manifest = load_manifest()
     entry = manifest.with_file(file_sha256) or manifest.with_tensors(tensors)
+    if description is not None and entry is None and (training := read_training(content.metadata, path)) is not None:
+        description_facts["training"] = plain_json(training)
     return {
         "path": str(path),
         **description_facts,
@@ -104,4 +107,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 
 def _file_page(file_facts: Mapping[str, Any]) -> str:
-    return render_facts([(name, value) for name, value in file_facts.items() if value not in (None, {})])
+    pairs = {name: value for name, value in file_facts.items() if value not in (None, {})}
+    if "training" in pairs:
+        pairs["training"] = make_training(pairs["training"]).describe()
+    return render_facts(pairs.items())

@@ -127,6 +127,7 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
         manifest=foreign_manifest(),
         against_strict=changes,
         claims=claims,
+        training=entry.training_record if entry else target.training,  # The manifest decides for weights it knows.
     )
 
 

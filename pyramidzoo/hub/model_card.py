@@ -222,8 +222,8 @@ def _introduction(entry: WeightsEntry, architecture: Architecture, file: Publish
     if entry.arguments:
         arguments = ", ".join(f"{name}={value!r}" for name, value in entry.arguments.items())
         paragraphs.append(f"It was built with {arguments}.")
-    if entry.training:
-        paragraphs.append(f"Training: {entry.training.rstrip('.')}.")
+    if entry.training_words:
+        paragraphs.append(f"Training: {entry.training_words.rstrip('.')}.")
     return "\n\n".join(paragraphs)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyramidzoo.catalog.recipes import Recipe
+from pyramidzoo.catalog.training_record import METADATA_KEY
 from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.finite_values import check_finite
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
@@ -29,9 +30,6 @@ from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.step import Precision, TrainingRun
-
-# The key in the metadata of a file of weights: the settings of the run, what it was computed on, and how it ended.
-METADATA_KEY = "training"
 
 
 @dataclass(frozen=True)
