@@ -372,7 +372,7 @@ def test_an_entry_of_the_manifest_holds_a_training(
     content = json.loads(json.dumps(training.to_json()))
     path = write_manifest(tmp_path / "manifest.json", content)
     entry = read_manifest(path).entries["wrn_16_1.digits_zoo"]
-    assert entry.training == entry.training_record == training
+    assert entry.training == training
     monkeypatch.setenv("PYRAMIDZOO_MANIFEST", str(path))
     assert run_command("info", "wrn_16_1.digits_zoo", "--format", "json").json()["training"] == content
     page = " ".join(run_command("info", "wrn_16_1.digits_zoo").out.split())

@@ -98,6 +98,16 @@ class Training:
         return ", ".join(words)
 
 
+def get_record(training: str | Training | None) -> Training | None:
+    """Return the record of a training; None where an entry of the manifest has only words, or nothing."""
+    return training if isinstance(training, Training) else None
+
+
+def describe_training(training: str | Training | None) -> str | None:
+    """Return in words what an entry of the manifest has about a training."""
+    return training.describe() if isinstance(training, Training) else training
+
+
 def make_training(content: Any) -> Training:
     """Make the record of a training from a JSON object that has its form.
 

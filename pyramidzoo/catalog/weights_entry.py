@@ -287,16 +287,6 @@ class WeightsEntry:
             )
 
     @property
-    def training_record(self) -> Training | None:
-        """The record of the training; None if there are only words or nothing."""
-        return self.training if isinstance(self.training, Training) else None
-
-    @property
-    def training_words(self) -> str | None:
-        """What is known about the training, in words."""
-        return self.training.describe() if isinstance(self.training, Training) else self.training
-
-    @property
     def tag(self) -> str:
         """The id without the architecture: the dataset, or the dataset and the origin."""
         return self.id.split(".", 1)[1]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.training_record import describe_training
 from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands._cells import top1_error, weights_license
 from pyramidzoo.files import package_path
@@ -40,7 +41,7 @@ def weights_page(entry: WeightsEntry) -> str:
         ("claims", [line for claim in entry.claims for line in _claim_lines(claim)] or "none known"),
         ("measured", [line for result in entry.results for line in _result_lines(result)] or "not yet"),
         ("license", [f"weights: {weights_license(entry)}, {republish}", f"code: {entry.license.code or 'unknown'}"]),
-        ("training", entry.training_words),
+        ("training", describe_training(entry.training)),
         ("citation", entry.citation),
         ("published", _source_lines(entry)),
         ("tensors", entry.tensors_sha256 and f"sha256 {entry.tensors_sha256}"),

@@ -17,7 +17,7 @@ from pyramidzoo.catalog.answered_rows import answers_number, describe_difference
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import Manifest
 from pyramidzoo.catalog.published_tables import OTHERS, PublishedNumber, get_table_title, load_published_tables
-from pyramidzoo.catalog.training_record import Training
+from pyramidzoo.catalog.training_record import Training, get_record
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.datasets import DATASETS
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
@@ -123,7 +123,7 @@ def measurements_from_manifest(manifest: Manifest) -> list[Measurement]:
                 recorded="as recorded",
                 strict=True,
                 claims=check_claims(entry, split, statistics, result.images),
-                training=entry.training_record,
+                training=get_record(entry.training),
             )
         )
     return measurements

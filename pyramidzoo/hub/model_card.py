@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from pyramidzoo import __version__
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.training_record import describe_training
 from pyramidzoo.catalog.weights_entry import Claim, License, Result, WeightsEntry
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.verdicts import claim_verdict
@@ -222,8 +223,8 @@ def _introduction(entry: WeightsEntry, architecture: Architecture, file: Publish
     if entry.arguments:
         arguments = ", ".join(f"{name}={value!r}" for name, value in entry.arguments.items())
         paragraphs.append(f"It was built with {arguments}.")
-    if entry.training_words:
-        paragraphs.append(f"Training: {entry.training_words.rstrip('.')}.")
+    if training := describe_training(entry.training):
+        paragraphs.append(f"Training: {training.rstrip('.')}.")
     return "\n\n".join(paragraphs)
 
 
