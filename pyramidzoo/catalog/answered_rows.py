@@ -16,6 +16,8 @@ from pyramidzoo.catalog.recipes import RECIPES, Recipe
 from pyramidzoo.catalog.training_record import Training
 from pyramidzoo.json_records import describe_value
 
+_LENGTHS = {"epochs", "steps"}  # An override of one of them changes the other one, too.
+
 
 def answers_number(number: PublishedNumber, architecture: str, training: Training) -> bool:
     """Return whether a trained network answers a published number.
@@ -80,11 +82,12 @@ def describe_difference(training: Training) -> str | None:
         for name, value in training.overrides.items()
         if not _is_own_value(recipe, name, value)
     ]
-    today = json.loads(json.dumps(recipe.as_data()))
+    today = _to_json(recipe)
     then = json.loads(json.dumps(dict(training.recipe_data)))
-    changed = sorted(
-        name for name in today.keys() | then.keys() if name not in training.overrides and _differs(today, then, name)
-    )
+    explained = {name.partition(".")[0] for name in training.overrides}
+    if explained & _LENGTHS:
+        explained |= _LENGTHS
+    changed = sorted(name for name in (today.keys() | then.keys()) - explained if _differs(today, then, name))
     if changed:
         differences.append(f"not the recipe's {', '.join(changed)}")
     # Batch normalization then uses the images of one part, not of the whole batch.
@@ -98,13 +101,22 @@ def describe_difference(training: Training) -> str | None:
 
 def _is_own_value(recipe: Recipe, name: str, value: Any) -> bool:
     """Return whether an override changes no setting, because the recipe has this value anyway."""
-    if name not in {field.name for field in dataclasses.fields(recipe)}:
+    value = tuple(value) if isinstance(value, list) else value  # JSON has no tuples, and recipes have no lists.
+    field, _, argument = name.partition(".")
+    if argument:
+        value = {**recipe.arguments, argument: value}
+    if field not in {known.name for known in dataclasses.fields(recipe)} or (argument and field != "arguments"):
         return False
     try:
-        changed = recipe.replace(**{name: value}).as_data()
-        return bool(json.loads(json.dumps(changed)) == json.loads(json.dumps(recipe.as_data())))
+        return bool(_to_json(recipe.replace(**{field: value})) == _to_json(recipe))
     except (TypeError, ValueError, AttributeError):
         return False  # No recipe can have this value.
+
+
+def _to_json(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a recipe as JSON has them, with lists instead of tuples."""
+    settings: dict[str, Any] = json.loads(json.dumps(recipe.as_data()))
+    return settings
 
 
 def _differs(today: Mapping[str, Any], then: Mapping[str, Any], name: str) -> bool:

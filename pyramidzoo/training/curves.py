@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,10 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> TrainingLog:
-    """Read the CSV log of a training.
+    """Read the log of a training.
 
     Args:
-        path: the file that `pyramidzoo train` wrote beside the weights.
+        path: the CSV file, or the file of JSON lines, that `pyramidzoo train` wrote beside the weights.
 
     Returns:
         Its columns.
@@ -53,13 +54,14 @@ def read_log(path: Path) -> TrainingLog:
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.DictReader(stream))
+            is_json = path.suffix == ".jsonl"
+            lines = [json.loads(line) for line in stream] if is_json else list(csv.DictReader(stream))
     except OSError as error:
         raise UnavailableError(f"cannot read the log {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:  # ValueError: not UTF-8, or not JSON
         raise IntegrityError(f"{path} is not a log of a training: {error}") from error
     if not lines:
-        raise IntegrityError(f"{path} has no epoch; train first, or name the CSV file beside the weights")
+        raise IntegrityError(f"{path} has no epoch; train first, or name the .csv or .jsonl file beside the weights")
     missing = [name for name in _COLUMNS if name not in lines[0]]
     if missing:
         raise IntegrityError(f"{path} is not a log of a training: it has no column {', '.join(missing)}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.step import Precision, TrainingRun
+
+# A longer text of overrides is replaced by its hash: file systems allow 255 bytes in a name.
+_LONGEST_OVERRIDES = 100
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class TrainingResult:
 
     Attributes:
         path: the weights after the last epoch, which need not be the best one.
-        log: the log, a CSV file.
+        log: the log, a CSV file. The same lines are in a file of JSON lines beside it.
         last: the last line of the log, without the seconds.
     """
 
@@ -74,23 +79,45 @@ class Task:
 
     Attributes:
         architecture: a name in the table.
-        recipe: how to train it.
+        recipe: how to train it. The overrides are applied to it already.
         seed: of the initialization and of all random draws.
+        overrides: the settings that differ from the recipe of this name, by key (`parse_overrides`).
     """
 
     architecture: str
     recipe: Recipe
     seed: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_short_name(self) -> bool:
+        """Whether the recipe has the name of its dataset, as `digits` has.
+
+        Such a recipe is older than the others. Its files stay as they were: the seed is not in their names, the number
+        of epochs is not recorded as an override, and there is no log of JSON lines.
+        """
+        return self.recipe.name == self.recipe.dataset
 
     @property
     def stem(self) -> str:
-        """The name of its files without their suffix.
+        """The name of its files without their suffix, such as "resnet20.he2015_cifar10.seed0".
 
-        The recipe that has the name of its dataset is not named again. Every other recipe is named, with the seed.
+        Overrides are in the name, except the number of epochs.
         """
-        if self.recipe.name == self.recipe.dataset:
-            return f"{self.architecture}.{self.recipe.dataset}"
-        return f"{self.architecture}.{self.recipe.name}.seed{self.seed}"
+        text = f"{self.architecture}.{self.recipe.name}{_overrides_in_name(self.overrides)}"
+        return text if self.has_short_name else f"{text}.seed{self.seed}"
+
+
+def _overrides_in_name(overrides: Mapping[str, Any]) -> str:
+    """Return overrides as a part of a file name, such as ".cutout-16.learning_rate-0.05"."""
+    parts = []
+    for key in sorted(overrides.keys() - {"epochs"}):
+        values = overrides[key] if isinstance(overrides[key], tuple) else (overrides[key],)
+        parts.append("-".join([key.removeprefix("arguments."), *(str(value) for value in values)]))
+    text = "".join(f".{part}" for part in parts)
+    if len(text) <= _LONGEST_OVERRIDES and re.fullmatch(r"[\w.+-]*", text):
+        return text
+    return f".set-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -149,6 +176,7 @@ class LoggedRun:
         self.task, self.data, self.settings = task, data, settings
         self.path = settings.output / f"{task.stem}.safetensors"
         self.log = settings.output / f"{task.stem}.csv"
+        self.json_log = settings.output / f"{task.stem}.jsonl"
         self.checkpoint = settings.output / f"{task.stem}.checkpoint"
         # everything that decides the result; files and checkpoints of other values are another run's
         self.identity: dict[str, Any] = {
@@ -232,7 +260,8 @@ class LoggedRun:
         )
         if not math.isfinite(epoch.loss):
             raise IntegrityError(
-                f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate"
+                f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate. "
+                "The last checkpoint before that epoch stays in the output folder"
             )
         self.epochs.append(epoch)
         is_due = time.perf_counter() - self._saved >= self.settings.checkpoint_seconds
@@ -242,15 +271,22 @@ class LoggedRun:
         return epoch
 
     def save(self) -> None:
-        """Write the log and a checkpoint."""
+        """Write the logs and a checkpoint."""
         lines = [dataclasses.asdict(epoch) for epoch in self.epochs]
         if lines:
             write_text(self.log, render(lines, "csv") + "\n")
+            if not self.task.has_short_name:
+                write_text(self.json_log, "".join(self._json_line(line) + "\n" for line in lines))
         with self.training.on_stream():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.state().items()}
         tensors["order"] = self.generator_state
         save_checkpoint(self.checkpoint, self.identity, tensors, {"epochs": lines, "computed": self.computed})
         self._saved = time.perf_counter()
+
+    def _json_line(self, line: Mapping[str, Any]) -> str:
+        """Return a line of the log as JSON, with the run in it, so that the logs of several runs can be joined."""
+        task = self.task
+        return json.dumps({"architecture": task.architecture, "recipe": task.recipe.name, "seed": task.seed, **line})
 
     def write_weights_if_done(self) -> None:
         """Write the weights, and delete the checkpoint, if all steps are done.
@@ -276,6 +312,8 @@ class LoggedRun:
         )
         last = {name: value for name, value in dataclasses.asdict(self.epochs[-1]).items() if name != "seconds"}
         history = {"run": self.identity, "computed": self.computed, "last": last}
+        if self.task.overrides and not (self.task.has_short_name and self.task.overrides.keys() == {"epochs"}):
+            history["overrides"] = dict(self.task.overrides)
         metadata = {**description.to_metadata(), METADATA_KEY: json.dumps(history, sort_keys=True)}
         write_tensors(self.path, tensors, metadata)
         self.checkpoint.unlink(missing_ok=True)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.engine import report_out_of_memory
 from pyramidzoo.files import make_folder
+from pyramidzoo.models import model_class
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
+from pyramidzoo.training.progress import TrainingProgress
 from pyramidzoo.training.step import Precision
+
+# Completes the sentence "cuda:0 has no memory for ...".
+_MEMORY_ADVICE = (
+    "these trainings; train fewer of them at once, or use --grad-checkpointing (the result is the same) or "
+    "--accumulate N (the result is another one). The same command continues from the last checkpoints"
+)
 
 
 def train(
@@ -105,6 +116,7 @@ def train_together(
         IntegrityError: a checkpoint is damaged, or a loss or a weight is not a number any more. In the second case the
             other runs end first.
         NotWritableError: a file cannot be written.
+        UnavailableError: the device has too little memory.
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
@@ -119,13 +131,16 @@ def train_together(
         strict_arithmetic(fixed=fixed_algorithms),
         torch.enable_grad(),
         concurrent.futures.ThreadPoolExecutor(1) as executor,
+        contextlib.ExitStack() as stack,
     ):
+        stack.enter_context(report_out_of_memory(device, _MEMORY_ADVICE))
         active = [run for run in runs if run.result is None]
         for run in active:
             run.open()
         # A run may have been interrupted after its last step, before its weights were written.
         active = _apply(LoggedRun.write_weights_if_done, active, failures)
         slowest_epoch = 0.0
+        progress = stack.enter_context(TrainingProgress(sum(run.training.steps_left for run in active)))
         while active and (minutes is None or time.perf_counter() - began + slowest_epoch <= minutes * 60):
             epoch_began = time.perf_counter()
             steps = [run.start_epoch(executor) for run in active]
@@ -133,6 +148,7 @@ def train_together(
                 for run, count in zip(active, steps, strict=True):
                     if step < count:
                         run.training.run_step(step)
+                        progress.advance(1)
             active = _apply(lambda run: report(run.task, run.finish_epoch(test_images)), active, failures)
             slowest_epoch = max(slowest_epoch, time.perf_counter() - epoch_began)
         for run in active:  # the time is over
@@ -168,6 +184,7 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
                 f"{stems.count(task.stem)} of these trainings would write {task.stem}.safetensors; "
                 "give each an --output of its own"
             )
+        _check_arguments(task)
         for split in (images, test):
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
@@ -178,3 +195,15 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
             raise UsageError(
                 f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {max(used, 0)}{left_out}"
             )
+
+
+def _check_arguments(task: Task) -> None:
+    """Raise UsageError if the recipe gives the network an argument that it cannot take from a recipe."""
+    network_class = model_class(get_architecture(task.architecture))
+    # the dataset decides the other two
+    allowed = network_class.overridable_arguments - {"num_classes", "in_chans"}
+    unknown = sorted(task.recipe.arguments.keys() - allowed)
+    if unknown:
+        raise UsageError(
+            f"{task.architecture} takes no argument {unknown[0]} from a recipe; it takes {', '.join(sorted(allowed))}"
+        )

@@ -105,7 +105,12 @@ class TrainingRun:
     @property
     def has_all_steps(self) -> bool:
         """Whether the training is at its end."""
-        return self.done_steps >= self.schedule.total_steps
+        return self.steps_left <= 0
+
+    @property
+    def steps_left(self) -> int:
+        """Number of steps until the end of the training."""
+        return self.schedule.total_steps - self.done_steps
 
     def draw_epoch(self) -> list[Draws]:
         """Draw the random numbers of the next epoch, batch by batch."""

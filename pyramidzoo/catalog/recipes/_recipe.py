@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -91,6 +92,39 @@ class Recipe:
     notes: tuple[str, ...] = ()
     rows: Mapping[str, str] = field(default_factory=dict)
     quoted: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the ranges of the settings.
+
+        Raises:
+            ValueError: A value is out of its range. The message names it.
+        """
+        for name, least in (("epochs", 1), ("batch_size", 1), ("steps", 1), ("padding", 0), ("cutout", 0)):
+            self._check_at_least(name, least)
+        for name in ("warmup_steps", "hold_out", "weight_decay", "warmup_rate", "mixup", "color_jitter", "lighting"):
+            self._check_at_least(name, 0)
+        for name in ("learning_rate", "decay"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} is not a positive number")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum {self.momentum} is not between 0 and 1")
+        if not 0 <= self.random_erasing <= 1:
+            raise ValueError(f"random_erasing {self.random_erasing} is no probability")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above zero")
+        if list(self.milestones) != sorted(set(self.milestones)) or any(place < 1 for place in self.milestones):
+            raise ValueError(f"milestones {self.milestones} do not rise from 1 on")
+        if self.first_cosine_step not in (0, 1):
+            raise ValueError(f"first_cosine_step {self.first_cosine_step} is neither 0 nor 1")
+        if not self.splits:
+            raise ValueError("splits is empty")
+        if self.random_area is not None and not 0 < self.random_area[0] <= self.random_area[1] <= 1:
+            raise ValueError(f"random_area {self.random_area} is no range of shares")
+
+    def _check_at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"{name} {value} is not a number of at least {least}")
 
     def as_data(self) -> dict[str, Any]:
         """Return what decides the result, as JSON can hold it.
