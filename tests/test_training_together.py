@@ -248,7 +248,7 @@ def test_datasets_of_other_channels_and_sizes(name: str, architecture: str, tmp_
     images = images_for(recipe)
     trained = train(architecture, recipe, images, images, seed=2, device=CPU, output=tmp_path)
     assert trained.path.name == f"{architecture}.{name}.seed2.safetensors"
-    description = Description.of(trained.path)
+    description = Description.from_file(trained.path)
     assert description is not None
     assert (description.architecture, description.dataset) == (architecture, recipe.dataset)
     assert description.preprocessing == recipe.preprocessing

@@ -15,7 +15,7 @@ class CurvesOptions:
 
     Attributes:
         logs: CSV files that `train` wrote.
-        output: the figure.
+        output: The figure.
     """
 
     logs: tuple[Path, ...]

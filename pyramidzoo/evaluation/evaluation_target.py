@@ -101,7 +101,7 @@ class EvaluationTarget:
                 "that can be evaluated"
             )
         metadata = read_metadata(path)
-        description = Description.of(path, metadata)
+        description = Description.from_file(path, metadata)
         if description is None:
             raise UsageError(
                 f"{path} has no description of its weights (architecture, dataset, preprocessing); "

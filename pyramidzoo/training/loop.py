@@ -1,4 +1,4 @@
-"""The training loop: networks of the table, recipes and seeds go in, and files that describe themselves come out."""
+"""The training loop: it trains networks by recipes and seeds, and writes their weights and logs."""
 
 from __future__ import annotations
 
@@ -43,27 +43,28 @@ def train(
 ) -> TrainingResult:
     """Train one network from a seed, in strict fp32.
 
-    The weights and the log stay in `output`, under the name `Task.stem`. Until the end there is a checkpoint. After an
-    interruption the same call goes on from it, and on the same machine the result is the same to the last bit.
+    The weights and the logs are written to `output` under the name `Task.stem`. Until the end there is also a
+    checkpoint. After an interruption the same call continues from it. On the same machine, the result is then the same
+    to the last bit as without the interruption.
 
     Args:
-        architecture: a name in the table.
-        recipe: how to train it.
-        images: the training images.
-        test: the images that are measured after each epoch. They decide nothing.
-        seed: of the initialization and of all random draws.
-        device: where it is computed.
-        output: the folder of the files.
-        report: is called with each epoch when it ends.
+        architecture: Name of the architecture.
+        recipe: How to train it.
+        images: The training images.
+        test: The test images. Their error is measured after each epoch, and decides nothing.
+        seed: Seed of the initial weights and of all random draws.
+        device: The device that computes.
+        output: The folder for the files.
+        report: Is called at the end of each epoch.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: `output` holds weights or a checkpoint of another run under these names, or the recipe is not made
-            for these images.
-        IntegrityError: the checkpoint is damaged, or the loss or a weight is not a number any more.
-        NotWritableError: a file cannot be written.
+        UsageError: `output` has weights or a checkpoint of another run under this name, or the recipe is not for these
+            images.
+        IntegrityError: The checkpoint is damaged, or the loss or a weight became NaN or infinite.
+        NotWritableError: A file cannot be written.
     """
     task = Task(architecture, recipe, seed)
     (result,) = train_together(
@@ -88,35 +89,34 @@ def train_together(
     grad_checkpointing: bool = False,
     report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
 ) -> list[TrainingResult | None]:
-    """Train several networks on the same images, side by side. On a GPU each has a stream of its own.
+    """Train several networks on the same images, side by side. On a GPU each has its own stream.
 
     Args:
-        tasks: what to train. The result of each does not depend on the others.
-        images: the training images.
-        test: the images that are measured after each epoch. They decide nothing.
-        device: where it is computed.
-        output: the folder of the files, which have the names `Task.stem`.
-        precision: "fp32", or "bf16" for autocast.
-        fixed_algorithms: whether cuDNN takes the same algorithm every time. Otherwise it takes the fastest one that it
+        tasks: The networks to train. The result of each does not depend on the others.
+        images: The training images.
+        test: The test images. Their error is measured after each epoch, and decides nothing.
+        device: The device that computes.
+        output: The folder for the files. Their names are `Task.stem` and a suffix.
+        precision: "fp32", or "bf16" for autocast to bfloat16.
+        fixed_algorithms: Whether cuDNN uses the same algorithms each time. If not, it uses the fastest ones that it
             finds, and two runs of the same command differ in their last bits.
-        minutes: stop after the last epoch that ends within this time. The same call goes on.
-        checkpoint_seconds: the least time between two checkpoints of a run.
-        accumulate: in how many parts a batch goes through the network, one after the other. Batch normalization then
-            normalizes over each part, so the result is another one.
-        grad_checkpointing: whether blocks are computed again in the backward pass instead of being kept in memory. The
-            result is the same.
-        report: is called with each epoch when it ends.
+        minutes: The time limit. No epoch begins that would probably end after it. The same call continues later.
+        checkpoint_seconds: Shortest time between two checkpoints of a run, in seconds.
+        accumulate: Number of parts into which each batch is divided (see `TrainingRun`). It changes the result.
+        grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass instead of being
+            kept in memory. The result is the same.
+        report: Is called with the task and the epoch at the end of each epoch.
 
     Returns:
-        The files of each task, in order; None where the time was over before its end.
+        The files of each task, in order; None for a task that has not ended in time.
 
     Raises:
-        UsageError: `output` holds weights or a checkpoint of another run under these names; two tasks would write files
-            of the same name; a recipe is not made for these images.
-        IntegrityError: a checkpoint is damaged, or a loss or a weight is not a number any more. In the second case the
-            other runs end first.
-        NotWritableError: a file cannot be written.
-        UnavailableError: the device has too little memory.
+        UsageError: `output` has weights or a checkpoint of another run under one of the names, two tasks would write
+            files of the same name, or a recipe is not for these images.
+        IntegrityError: A checkpoint is damaged, or a loss or a weight became NaN or infinite. In the second case the
+            other runs are completed first.
+        NotWritableError: A file cannot be written.
+        UnavailableError: The device has too little memory.
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
@@ -175,7 +175,7 @@ def _apply(
 
 
 def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> None:
-    """Raise UsageError where two tasks would write the same file, or a recipe is not made for these images."""
+    """Raise UsageError if two tasks would write the same file, or if a recipe is not for these images."""
     stems = [task.stem for task in tasks]
     for task in tasks:
         recipe = task.recipe
