@@ -317,4 +317,4 @@ def test_a_file_with_an_implausible_normalisation_is_refused(tmp_path: Path, sta
     with pytest.raises(IntegrityError, match=message):
         pyramidzoo.create_model("wrn_16_1", weights=path)
     with pytest.raises(IntegrityError, match="must be divided by 255"):
-        EvaluationTarget.of_file(path)
+        EvaluationTarget.from_file(path)

@@ -666,7 +666,7 @@ def test_tables_for_people(run: Run) -> None:
         "Measured on cpu (",
         "medians of 1 round in",
         "pytorchcv 0.0.",
-        "over those of the fastest peer",
+        "divided by those of the fastest peer",
         "1,000,000 in fp32",
     ):
         assert part in text
@@ -697,7 +697,7 @@ def test_tables_for_programs_and_documents(run: Run) -> None:
     assert lines[0] == "| network | batch | variant | images/s | lowest | highest | ms | ratio | MiB | of peak |"
     assert lines[2].startswith("| wrn_16_1 | 1 | plain |")
     assert lines[6] == ""
-    assert "images/s over those of the plain network." in lines[7]
+    assert "images/s divided by those of the plain network." in lines[7]
     assert len(lines) == 8
 
 
@@ -708,7 +708,7 @@ def test_weights_are_measured_with_their_tensors_and_image_size(run: Run) -> Non
     assert code == 0
     assert (row["network"], row["weights"], row["image"]) == ("wrn_16_1", "wrn_16_1.digits_zoo", [1, 8, 8])
     assert (row["variant"], row["ratio"], row["ratio_to"]) == ("optimized", None, None)
-    tensors = BenchmarkTarget.of_entry(load_manifest().find("wrn_16_1.digits_zoo")).build_network().state_dict()
+    tensors = BenchmarkTarget.from_entry(load_manifest().find("wrn_16_1.digits_zoo")).build_network().state_dict()
     assert "digits" in load_manifest().find("wrn_16_1.digits_zoo").dataset
     assert tensors["conv1.weight"].shape[1] == 1
 

@@ -83,10 +83,10 @@ def measurements_from_records(records: Iterable[Record]) -> list[Measurement]:
             split=record.split,
             images=record.images,
             wrong=record.wrong,
-            recorded=record.recorded if record.strict else f"{record.recorded} (not strict: {record.arithmetic})",
+            recorded=record.recorded if record.strict else f"{record.recorded} (not strict: {record.arithmetic_text})",
             strict=record.strict,
             claims=record.claims,
-            is_whole_split=record.not_the_split is None,
+            is_whole_split=record.unofficial_reason is None,
             training=record.training,
         )
         for record in records

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pyramidzoo.catalog.weights_entry import Result, WeightsEntry
 from pyramidzoo.errors import UsageError
-from pyramidzoo.evaluation.records import Record, result_of
+from pyramidzoo.evaluation.records import Record, make_result_fields
 
 
 def merge_results(
@@ -36,10 +36,10 @@ def merge_results(
         if (
             is_same_weights
             and record.strict
-            and record.not_the_split is None
+            and record.unofficial_reason is None
             and record.preprocessing_sha256 == entry.preprocessing.sha256()
         ):
-            results[record.split, record.protocol] = Result(**result_of(record))
+            results[record.split, record.protocol] = Result(**make_result_fields(record))
     return tuple(results.values())
 
 

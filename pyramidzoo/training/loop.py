@@ -128,7 +128,7 @@ def train_together(
     make_folder(output)
     failures: list[IntegrityError] = []
     with (
-        strict_arithmetic(fixed=fixed_algorithms),
+        strict_arithmetic(deterministic=fixed_algorithms),
         torch.enable_grad(),
         concurrent.futures.ThreadPoolExecutor(1) as executor,
         contextlib.ExitStack() as stack,
