@@ -16,8 +16,8 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import line_width, render, show
 
 if TYPE_CHECKING:
+    from pyramidzoo.catalog.recipes import Recipe
     from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
-    from pyramidzoo.training.recipes import Recipe
     from pyramidzoo.training.step import Precision
     from pyramidzoo.training.summary import SeedSummary
 
@@ -121,12 +121,12 @@ def run(args: argparse.Namespace) -> int:
     options = TrainOptions.from_args(args)
     names = [get_architecture(name).name for name in options.arch]
 
+    from pyramidzoo.catalog.recipes import apply_overrides
     from pyramidzoo.data.datasets import default_data_dir, load_dataset
     from pyramidzoo.evaluation.environment import keep_memory, pick_device
     from pyramidzoo.training.device_images import join_splits
     from pyramidzoo.training.logged_run import Task
     from pyramidzoo.training.loop import train_together
-    from pyramidzoo.training.recipes import apply_overrides
     from pyramidzoo.training.summary import summarize_seeds
 
     overrides = _parse_overrides(options)
@@ -160,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _parse_overrides(options: TrainOptions) -> dict[str, Any]:
     """Return the settings that differ from the recipes': those of `--set` and of `--epochs`."""
-    from pyramidzoo.training.recipes import parse_overrides
+    from pyramidzoo.catalog.recipes import parse_overrides
 
     overrides = parse_overrides(options.set or ())
     if options.epochs is not None:
@@ -172,7 +172,7 @@ def _parse_overrides(options: TrainOptions) -> dict[str, Any]:
 
 def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str, ...]]:
     """Return the recipes, and the one dataset and the splits that they are for."""
-    from pyramidzoo.training.recipes import get_recipe
+    from pyramidzoo.catalog.recipes import get_recipe
 
     recipes = [get_recipe(name) for name in options.recipe or [options.dataset]]
     datasets = sorted({recipe.dataset for recipe in recipes})
