@@ -248,8 +248,9 @@ def test_every_format_shows_the_answer_and_the_others(format: str, run_command: 
 
 
 def test_an_override_with_the_value_of_the_recipe_changes_nothing() -> None:
-    for own in ({"epochs": 40}, {"milestones": []}, {"notes": ["words decide nothing"]}):
-        assert describe_difference(make_training_by("hysts_mnist", overrides=own)) is None
+    harmless: list[dict[str, Any]] = [{"epochs": 40}, {"milestones": []}, {"notes": ["words decide nothing"]}]
+    for overrides in harmless:
+        assert describe_difference(make_training_by("hysts_mnist", overrides=overrides)) is None
     argument = {"arguments.drop_rate": 0.3}
     assert describe_difference(make_training_by("wrn_cifar10_dropout", overrides=argument)) is None
     assert describe_difference(make_training_by("wrn_cifar10", overrides=argument)) == "arguments.drop_rate=0.3"

@@ -31,9 +31,21 @@ def answers_number(number: PublishedNumber, architecture: str, training: Trainin
         True if the number is in a row of the training's recipe for this architecture, and the training was done exactly
         by this recipe.
     """
-    return describe_difference(training) is None and _names_number(
-        RECIPES[training.recipe].rows, RECIPES[training.recipe], number, architecture
-    )
+    return describe_difference(training) is None and is_number_of_recipe(number, architecture, RECIPES[training.recipe])
+
+
+def is_number_of_recipe(number: PublishedNumber, architecture: str, recipe: Recipe) -> bool:
+    """Return whether a published number is in one of the rows that a recipe answers.
+
+    Args:
+        number: The published number.
+        architecture: Name of the architecture that is trained.
+        recipe: The recipe.
+
+    Returns:
+        True if `recipe.rows` has the row of the number for this architecture.
+    """
+    return _names_number(recipe.rows, recipe, number, architecture)
 
 
 def find_quoted_number(number: PublishedNumber, architecture: str, training: Training) -> str | None:

@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
         report=_report_epoch_of_many if len(tasks) > 1 else _report_epoch,
     )
     errors = [None if result is None else result.last["test_error"] for result in results]
-    _print_results(results, summarize_seeds(tasks, errors, len(test)), options.format)
+    _print_results(results, summarize_seeds(tasks, errors, len(test), accumulate=options.accumulate), options.format)
     return 0
 
 
