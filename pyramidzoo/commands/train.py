@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="KEY=VALUE",
-        help="other values for settings of the recipe, such as learning_rate=0.05 milestones=60,80. They are recorded, "
-        "and the result answers no published row; `pyramidzoo recipes NAME` shows the settings",
+        help="other values for settings of the recipe, such as learning_rate=0.05 milestones=60,80. They are recorded. "
+        "The result is then not compared with published errors. `pyramidzoo recipes NAME` shows the settings",
     )
     parser.add_argument(
         "--precision", default="fp32", choices=("fp32", "bf16"), help="bf16 trains under autocast (default: fp32)"
@@ -224,8 +224,10 @@ def _print_results(results: Sequence[TrainingResult | None], summaries: Sequence
                 f"{result.path}: test error {result.last['test_error']:.2f} % after {result.last['epoch']} epochs\n"
                 f"`pyramidzoo evaluate {result.path}` counts it, {result.log} has every epoch"
             )
-        rows = [row for summary in summaries for row in _summary_rows(summary)]
-        if len(rows) > 1 or any(len(summary.errors) > 1 or summary.published for summary in summaries):
+        rows = [row for summary in summaries for row in _make_summary_rows(summary)]
+        # A single seed without a published error needs no table: the line above says everything.
+        has_several_seeds = any(len(summary.errors) > 1 for summary in summaries)
+        if len(summaries) > 1 or has_several_seeds or any(summary.published for summary in summaries):
             show("\n" + render(rows, format, width=line_width()))
     else:
         show(render([{"path": str(result.path), "log": str(result.log), **result.last} for result in finished], format))
@@ -236,7 +238,7 @@ def _print_results(results: Sequence[TrainingResult | None], summaries: Sequence
         )
 
 
-def _summary_rows(summary: SeedSummary) -> list[dict[str, Any]]:
+def _make_summary_rows(summary: SeedSummary) -> list[dict[str, Any]]:
     """Return a line for each published number that the trainings answer, or one line if there is none."""
     changed = "".join(f" {key}={value}" for key, value in summary.overrides.items())
     cells = {
