@@ -16,7 +16,7 @@ __all__ = ["RECIPES", "Recipe", "apply_overrides", "find_recipes", "get_recipe",
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for module in (own, hysts, resnet, pyramidnet, wide_resnet, other_authors)
-    for recipe in module.recipes()
+    for recipe in module.make_recipes()
 }
 
 

@@ -1,4 +1,4 @@
-"""The record of a recipe: how a network is trained. With the seed, it is everything that decides the result."""
+"""The record of a recipe: how a network is trained. A recipe and a seed together decide the result."""
 
 from __future__ import annotations
 
@@ -13,49 +13,54 @@ from pyramidzoo.catalog.preprocessing import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """SGD with momentum, a learning rate that falls, and random changes to the training images.
+    """How a network is trained: SGD with momentum, a falling learning rate, and random changes to the images.
 
-    Weight decay is on every parameter, BN's included, as in the authors' code of this era. The last epoch counts.
+    Weight decay applies to every parameter, also to those of BN, as in the authors' code. The weights after the last
+    epoch are the result.
 
     Attributes:
-        name: How the recipe is called on the command line.
-        dataset: The dataset it trains on.
+        name: Name of the recipe.
+        dataset: Name of the dataset.
         preprocessing: How images become inputs, in training and in evaluation.
-        epochs: Passes over the training images.
-        batch_size: Images in a step.
-        learning_rate: The learning rate of the first step.
-        momentum: SGD's momentum.
-        weight_decay: The factor of the L2 penalty.
-        padding: How many pixels an image may be moved each way.
-        steps: The training ends after so many steps instead of after `epochs` whole passes.
+        epochs: Number of passes over the training images.
+        batch_size: Number of images in a step.
+        learning_rate: Learning rate at the start (after a warm-up); for "one_cycle" the highest one.
+        momentum: Momentum of SGD.
+        weight_decay: Factor of the L2 penalty.
+        padding: Number of pixels that are added at each side before an image is cropped to its old size at random.
+        steps: If it is set, the training ends after this number of steps.
         nesterov: Whether the momentum is Nesterov's.
-        schedule: "cosine" falls to zero along half a cosine, step by step; "steps" falls at each milestone;
-            "one_cycle" rises in a straight line during the first quarter of the steps and falls in a straight line
-            to zero during the rest.
-        first_cosine_step: Where on the cosine the first step is. PyTorch counted it as 1 until version 1.1.
-        milestones: After so many epochs (steps, where `steps` is set) the rate is multiplied by `decay`.
+        schedule: How the learning rate changes. "cosine": it falls to zero along half a cosine, step by step.
+            "steps": it falls at each milestone. "one_cycle": it rises in a straight line during the first quarter of
+            the steps, and then falls in a straight line to zero.
+        first_cosine_step: Number of the cosine's value that the first step has, 0 or 1. With PyTorch before version
+            1.1 it usually was 1.
+        milestones: Numbers of epochs after which the learning rate is multiplied by `decay`. If `steps` is set, they
+            are numbers of steps.
         decay: See `milestones`.
-        warmup_steps: The first so many steps have the learning rate `warmup_rate`.
+        warmup_steps: Number of steps at the start that have the learning rate `warmup_rate`.
         warmup_rate: See `warmup_steps`.
-        reset_momentum: Whether the momentum starts again at zero at each milestone.
-        arguments: Arguments of the network beside those of its architecture, such as a rate of dropout.
-        splits: The splits of the dataset that are trained on, one after the other.
-        hold_out: So many training images, drawn at random, are left out.
-        pad_with: What moves in: "black", "mean" (zero after normalization, the mean colour), or "reflect".
-        flip: Whether half of the images, chosen at random, are mirrored left to right.
-        drop_incomplete: Whether the incomplete last batch of an epoch is left out.
-        cutout: The side in pixels of the square that is set to the mean colour; 0 for none. DeVries & Taylor 2017.
-        random_erasing: The probability that a rectangle is filled with a random grey; 0 for none. Zhong et al. 2017.
-        mixup: Alpha of the Beta distribution by which two images are mixed; 0 for none. Zhang et al. 2018.
-        random_area: The least and the largest share of the image that is cut out and resized to the input size; None
-            for no such crop. Its sides have a ratio from 3/4 to 4/3.
-        color_jitter: The strength of random changes to brightness, contrast and saturation; 0 for none.
-        lighting: The standard deviation of random changes along the main colours of ImageNet; 0 for none.
-        source: The file, command or paper that the numbers come from.
-        notes: Where the source is silent or contradicts itself, and what was chosen.
-        rows: The published rows that the recipe answers, and the architecture of each. A row is "TABLE:ROW", or
-            "TABLE:ROW BY" where two people published numbers of one row.
-        quoted: Rows that print numbers of `rows` again, in the same form.
+        reset_momentum: Whether the momentum is set to zero at each milestone.
+        arguments: Arguments of the network in addition to those of its architecture, such as a dropout rate.
+        splits: Names of the splits of the dataset that are used for training.
+        hold_out: Number of training images that are not used. They are chosen at random.
+        pad_with: The pixels that `padding` adds: "black", "mean" (zero after normalization), or "reflect" (the image
+            is mirrored at its edge).
+        flip: Whether each image is mirrored left to right with probability 1/2.
+        drop_incomplete: Whether the last batch of an epoch is left out if it is incomplete.
+        cutout: Side in pixels of a square that is set to zero after normalization; 0 for none. DeVries & Taylor 2017.
+        random_erasing: Probability that a rectangle of an image is filled with a random grey; 0 for none. Zhong et al.
+            2017.
+        mixup: Parameter alpha of the Beta distribution that mixes two images; 0 for none. Zhang et al. 2018.
+        random_area: Smallest and largest fraction of the image's area for a random crop, which is resized to the
+            input size; None for no such crop. The ratio of its sides lies between 3/4 and 4/3.
+        color_jitter: Strength of random changes to brightness, contrast and saturation; 0 for none.
+        lighting: Standard deviation of random changes along the principal components of ImageNet's colours; 0 for none.
+        source: The file, command or paper from which the settings are taken.
+        notes: What the source does not say, or says twice in different ways, and what was chosen.
+        rows: The published rows that the recipe answers: the architecture by the row. A row is "TABLE:ROW", such as
+            "P3:1". If two people published numbers in one row, it is "TABLE:ROW BY", such as "H1:2 paper".
+        quoted: Rows that repeat numbers of `rows`, in the same form.
     """
 
     name: str

@@ -8,7 +8,7 @@ from pyramidzoo.catalog.recipes._normalization import CIFAR10_FB
 from pyramidzoo.catalog.recipes._recipe import Recipe
 
 
-def recipes() -> Iterator[Recipe]:
+def make_recipes() -> Iterator[Recipe]:
     """Yield the recipes of this module."""
     fb = Recipe(
         name="densenet_cifar10",
@@ -27,7 +27,7 @@ def recipes() -> Iterator[Recipe]:
         source="liuzhuang13/DenseNet, README.md and train.lua",
         notes=(
             "The learning rate falls at the start of epochs 150 and 225, counted from 1: after 149 and 224 epochs.",
-            "There is no dropout where images are cropped and flipped.",
+            "The authors used no dropout when images were cropped and flipped.",
         ),
         rows={
             "H1:8 paper": "densenet_100_k12",

@@ -15,7 +15,7 @@ from pyramidzoo.catalog.recipes._normalization import (
 from pyramidzoo.catalog.recipes._recipe import Recipe
 
 
-def recipes() -> Iterator[Recipe]:
+def make_recipes() -> Iterator[Recipe]:
     """Yield the recipes of this module."""
     yield Recipe(
         name="digits",

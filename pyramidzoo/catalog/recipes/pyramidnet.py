@@ -40,7 +40,7 @@ _BEST_OR_LAST = (
 )
 
 
-def recipes() -> Iterator[Recipe]:
+def make_recipes() -> Iterator[Recipe]:
     """Yield the recipes of the PyramidNet authors."""
     cifar10 = Recipe(
         name="pyramidnet_cifar10",

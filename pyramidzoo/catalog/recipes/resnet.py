@@ -33,17 +33,17 @@ _HE2015_CIFAR10 = Recipe(
         "The paper subtracts the mean of each pixel. The mean and standard deviation of each channel are used "
         "here, as in the authors' later code.",
         "The paper does not say whether the 64,000 steps use 45,000 or 50,000 images. All 50,000 are used here.",
-        "The paper does not say what the last batch of an epoch is. Incomplete batches are left out here.",
+        "The paper does not say whether an incomplete last batch of an epoch is used. Here it is left out.",
     ),
     rows={"F1:1": "resnet20", "F1:2": "resnet32", "F1:3": "resnet44", "F1:4": "resnet56"},
 )
 
 
-def recipes() -> Iterator[Recipe]:
+def make_recipes() -> Iterator[Recipe]:
     """Yield the recipes of this module."""
     yield _HE2015_CIFAR10
-    yield from _he2016()
-    yield from _fattorib()
+    yield from _make_he2016_recipes()
+    yield from _make_fattorib_recipes()
     yield Recipe(
         name="fb_imagenet",
         dataset="imagenet1k",
@@ -64,15 +64,15 @@ def recipes() -> Iterator[Recipe]:
         notes=(
             "The repository does not say how ResNet-200 was trained. These are the defaults of its code, with the "
             "batch size of its examples, 256.",
-            "The Wide ResNet authors' repository gives no command for ImageNet either. Its network was made in this "
-            "code.",
+            "The Wide ResNet authors' repository gives no command for ImageNet either. It says that its "
+            "ImageNet network was trained with fb.resnet.torch.",
             "Table W2 prints a top-5 error of 5.79. The authors' repository prints 6.03 for the same network.",
         ),
         rows={"P3:1": "preresnet200", "W2:4": "wide_resnet50_2"},
     )
 
 
-def _he2016() -> Iterator[Recipe]:
+def _make_he2016_recipes() -> Iterator[Recipe]:
     cifar10 = _HE2015_CIFAR10.replace(
         name="he2016_cifar10",
         warmup_steps=400,
@@ -126,7 +126,7 @@ def _he2016() -> Iterator[Recipe]:
     )
 
 
-def _fattorib() -> Iterator[Recipe]:
+def _make_fattorib_recipes() -> Iterator[Recipe]:
     short = Recipe(
         name="fattorib_cifar10",
         dataset="cifar10",
@@ -148,7 +148,7 @@ def _fattorib() -> Iterator[Recipe]:
             "so does the script that evaluates. 2,500 are left out here.",
             "The loop could end early, when the loss on the images that were left out rises for 100 epochs. Here it "
             "never ends early.",
-            "The printed errors are means over batches, whose last one has 16 images.",
+            "The printed errors are means of the errors of the test batches. The last batch has only 16 images.",
         ),
         rows={"F1:1": "resnet20_fattorib", "F1:2": "resnet32_fattorib"},
     )

@@ -11,7 +11,7 @@ _SOURCE = "szagoruyko/wide-residual-networks, scripts/train_cifar.sh and train.l
 _MILESTONES = "The learning rate falls at the start of epochs 60, 120 and 160, counted from 1: after 59, 119 and 159."
 
 
-def recipes() -> Iterator[Recipe]:
+def make_recipes() -> Iterator[Recipe]:
     """Yield the recipes of the Wide ResNet authors."""
     cifar10 = Recipe(
         name="wrn_cifar10",
@@ -34,7 +34,7 @@ def recipes() -> Iterator[Recipe]:
         notes=(
             _MILESTONES,
             "The optimizer's state is replaced when the learning rate falls, so the momentum starts again at zero.",
-            "The printed numbers are medians of five runs; one run has one seed.",
+            "The printed numbers are medians of five runs. A training with one seed is one of these runs.",
         ),
         rows={"W1:3": "wrn_28_10"},
         quoted={"H1:6 paper": "wrn_28_10"},
