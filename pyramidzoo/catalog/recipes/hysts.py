@@ -183,8 +183,8 @@ def _make_cifar10_recipes() -> Iterator[Recipe]:
         cutout=16,
         notes=(
             _STEPPED_FIRST,
-            "The row says 1,800 epochs, and its printed time (78 h 55 min) fits 1,800. The command says 300. Here it is "
-            "1,800.",
+            "The row says 1,800 epochs, and its printed time (78 h 55 min) fits 1,800. The command says 300. "
+            "1,800 are used here.",
         ),
         **settings_batch64,
     )
@@ -201,12 +201,13 @@ def _make_fashion_mnist_recipes() -> Iterator[Recipe]:
         )
 
     yield make_recipe("hysts_fashion_mnist", {"H4:1": "preresnet20"})
+    # Rows of table H3 that used the same settings as table H4.
     single_runs = {
         12: {"H3:1": "preresnet20_w4", "H3:3": "preresnet50"},
         14: {"H3:2": "preresnet20_w4", "H3:4": "preresnet50"},
     }
     for row, size in enumerate((6, 8, 10, 12, 14, 16), start=2):
-        rows = {f"H4:{row}": "preresnet20", **settings_batch64_runs.get(size, {})}
+        rows = {f"H4:{row}": "preresnet20", **single_runs.get(size, {})}
         yield make_recipe(f"hysts_fashion_mnist_cutout{size}", rows, cutout=size)
     yield make_recipe("hysts_fashion_mnist_erasing", {"H4:8": "preresnet20"}, random_erasing=0.5)
     yield make_recipe("hysts_fashion_mnist_mixup", {"H4:9": "preresnet20"}, mixup=1.0)
