@@ -66,7 +66,7 @@ def make_train_epoch(
     run = TrainingRun("resnet20", RECIPE, TrainingImages(images, CPU), 0, CPU, precision)
     if memory_format is not None:
         run.memory_format = memory_format
-        run.model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        run.model.to(memory_format=memory_format)
 
     def train_epoch() -> tuple[float, int]:
         with strict_arithmetic():
