@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,19 @@ class Decoder:
     Args:
         preprocessing: The size to resize and crop to.
         tensor_resize: Resize tensors instead of Pillow images.
+        steps: Change the Pillow image by these steps instead, as a training does.
     """
 
-    def __init__(self, preprocessing: Preprocessing, *, tensor_resize: bool) -> None:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        *,
+        tensor_resize: bool,
+        steps: Sequence[Callable[[Any], Any]] | None = None,
+    ) -> None:
         self._tensor_resize = tensor_resize
-        steps = tensor_resize_steps if tensor_resize else resize_steps
-        self._steps: list[Callable[[Any], Any]] = [*steps(preprocessing)]
+        usual_steps = tensor_resize_steps if tensor_resize else resize_steps
+        self._steps: list[Callable[[Any], Any]] = [*(usual_steps(preprocessing) if steps is None else steps)]
 
     def __call__(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode one image.

@@ -10,7 +10,7 @@ import signal
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,10 @@ class EncodedImages(ABC):
             UnavailableError: A file cannot be read.
             OSError: A file cannot be read.
         """
+
+    def group_starts(self) -> Sequence[int] | None:
+        """Return the first place of each group of images that can only be read together; None without groups."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -109,27 +113,48 @@ class EncodedSet(Split):
     ) -> Generator[Tensor, None, None]:
         """Decode images in batches, and move them to a device; see `Split.batches`."""
         crops = _DecodedSpans(self.encoded, Decoder(preprocessing, tensor_resize=reading.tensor_resize))
-        with _restore_sigchld_handler(), warnings.catch_warnings():
-            # PyTorch warns of more processes than cores, and Python of a fork in a program with threads.
-            warnings.simplefilter("ignore")
-            loader = DataLoader(
-                crops,
-                batch_size=None,  # One item of the dataset is a whole batch.
-                sampler=list(spans),
-                num_workers=reading.workers,
-                prefetch_factor=_PREFETCHED if reading.workers else None,
-                pin_memory=device.type == "cuda",
-                generator=torch.Generator(),  # Otherwise the loader takes a number from the caller's generator.
-            )
-            batches: Any = iter(loader)
-        batch: Tensor | PyramidzooError | None
-        try:
-            while isinstance(batch := _next_batch(batches), Tensor):
-                yield batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        finally:
-            del batches  # This is the last reference, so the loader's processes end now, even if an error is kept.
-        if batch is not None:
-            raise batch
+        return read_batches(crops, list(spans), device, reading.workers)
+
+
+def read_batches(
+    batches: DecodedBatches, items: Sequence[Any], device: torch.device, workers: int
+) -> Generator[Tensor, None, None]:
+    """Decode batches in other processes, and move them to a device. The caller closes the generator.
+
+    Args:
+        batches: Decodes a batch.
+        items: What `batches` needs for each batch.
+        device: Where the batches are put.
+        workers: Number of processes; 0 decodes in this process.
+
+    Yields:
+        uint8 images (n, C, H, W) for each item, in order.
+
+    Raises:
+        IntegrityError: An image is damaged.
+        UnavailableError: An image cannot be read, or a process that decodes images has ended.
+    """
+    with _restore_sigchld_handler(), warnings.catch_warnings():
+        # PyTorch warns of more processes than cores, and Python of a fork in a program with threads.
+        warnings.simplefilter("ignore")
+        loader = DataLoader(
+            batches,
+            batch_size=None,  # One item of the dataset is a whole batch.
+            sampler=items,
+            num_workers=workers,
+            prefetch_factor=_PREFETCHED if workers else None,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # Otherwise the loader takes a number from the caller's generator.
+        )
+        decoded: Any = iter(loader)
+    batch: Tensor | PyramidzooError | None
+    try:
+        while isinstance(batch := _next_batch(decoded), Tensor):
+            yield batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    finally:
+        del decoded  # This is the last reference, so the loader's processes end now, even if an error is kept.
+    if batch is not None:
+        raise batch
 
 
 @contextlib.contextmanager
@@ -161,20 +186,31 @@ def _next_batch(batches: Any) -> Tensor | PyramidzooError | None:
         )
 
 
-class _DecodedSpans(Dataset[Any]):
-    """Maps a span of places to a uint8 batch (n, H, W, 3).
+class DecodedBatches(Dataset[Any], ABC):
+    """Maps an item, which says what is in a batch, to a uint8 batch (n, H, W, 3).
 
     An error is returned as a value, because PyTorch would put a traceback into the message of a raised error.
     """
 
-    def __init__(self, encoded: EncodedImages, decoder: Decoder) -> None:
-        self.encoded, self.decoder = encoded, decoder
+    @abstractmethod
+    def decode(self, item: Any) -> list[NDArray[np.uint8]]:
+        """Decode the images (H, W, 3) of a batch."""
 
-    def __getitem__(self, span: Any) -> Tensor | PyramidzooError:
+    def __getitem__(self, item: Any) -> Tensor | PyramidzooError:
         try:
-            images = [self.decoder(content, name) for name, content in self.encoded.read(*span)]
-            return torch.from_numpy(np.stack(images))
+            return torch.from_numpy(np.stack(self.decode(item)))
         except PyramidzooError as error:
             return error
         except OSError as error:
             return UnavailableError.from_os_error(error)
+
+
+class _DecodedSpans(DecodedBatches):
+    """Decodes the images of a span of places."""
+
+    def __init__(self, encoded: EncodedImages, decoder: Decoder) -> None:
+        self.encoded, self.decoder = encoded, decoder
+
+    def decode(self, item: Any) -> list[NDArray[np.uint8]]:
+        """Decode the images from the first place of the span to before its second one."""
+        return [self.decoder(content, name) for name, content in self.encoded.read(*item)]

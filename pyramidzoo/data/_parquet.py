@@ -55,13 +55,17 @@ class ParquetImages(EncodedImages):
     def read(self, start: int, stop: int) -> list[tuple[str, bytes]]:
         """Read the files of some images; see `EncodedImages.read`."""
         files: list[tuple[str, bytes]] = []
-        position = bisect_right([group.start for group in self.groups], start) - 1
+        position = bisect_right(self.group_starts(), start) - 1
         while start < stop:
             group, images = self.groups[position], self._read_group(position)
             for row in range(start - group.start, min(stop - group.start, len(images))):
                 files.append((f"image {row} of row group {group.number} in {group.shard}", images[row]))
             start, position = group.start + len(images), position + 1
         return files
+
+    def group_starts(self) -> Sequence[int]:
+        """Return the place of the first row of each row group."""
+        return [group.start for group in self.groups]
 
     def _read_group(self, position: int) -> list[bytes]:
         """Read the images of a row group, or take them from the cache of this process."""

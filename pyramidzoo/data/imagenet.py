@@ -1,4 +1,4 @@
-"""ImageNet's validation images, from one folder for each class or from the Parquet files of the Hugging Face Hub."""
+"""ImageNet's images, from one folder for each class or from the Parquet files of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 IMAGES, CLASSES = 50_000, 1_000
 # Folders below the data folder that may hold ImageNet.
 _FOLDERS = (".", "imagenet", "imagenet1k", "imagenet-1k", "imagenet_1k", "ImageNet", "ILSVRC2012")
-_TREES = ("val", "validation")
-_SHARDS = ("data/validation-*.parquet", "validation-*.parquet")
+# What holds each split: folders with a folder for each class, and Parquet files.
+_TREES = {"val": ("val", "validation"), "train": ("train",)}
+_SHARDS = {
+    "val": ("data/validation-*.parquet", "validation-*.parquet"),
+    "train": ("data/train-*.parquet", "train-*.parquet"),
+}
+_TRAINING_IMAGES = "they are training images, and published results are of the validation images"
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\D")
 _WNID = re.compile(r"n\d{8}(?!\d)")
-_HOW = (
-    "name the folder that holds val/CLASS/*.JPEG, or the Hub's data/validation-*.parquet (ILSVRC/imagenet-1k), with "
-    "--data-dir or PYRAMIDZOO_DATA"
-)
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class ImageFiles(EncodedImages):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet(DatasetSource):
-    """The validation images of the ILSVRC 2012. The classes are in the order of their WordNet ids."""
+    """The images of the ILSVRC 2012. The classes are in the order of their WordNet ids."""
 
     title: str = "ImageNet"
     classes: int = CLASSES
     image_size: tuple[int, int, int] = (3, 224, 224)
-    splits: tuple[str, ...] = ("val",)
+    splits: tuple[str, ...] = ("val", "train")
 
     def open(
         self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
@@ -64,17 +65,19 @@ class ImageNet(DatasetSource):
         `download` has no effect, because a download needs an account. See `DatasetSource.open`.
         """
         if data_dir is None:
-            raise UnavailableError(f"nothing says where {self.title} is; {_HOW}")
+            raise UnavailableError(f"nothing says where {self.title} is; {_advise_where_to_put(split)}")
         unsorted_images = None
         for folder in (data_dir / name for name in _FOLDERS):
-            for tree in [*(folder / name for name in _TREES), folder]:
+            trees = [folder / name for name in _TREES[split]]
+            # a folder of another name may also hold the classes of the validation images
+            for tree in [*trees, folder] if split == "val" else trees:
                 if not tree.is_dir():
                     continue
                 if _has_class_folders(tree, only_wnids=tree == folder):
                     return _open_tree(name, split, tree, class_order)
                 if any(tree.glob("ILSVRC2012_val_*")) or any(tree.glob("ILSVRC2012_img_val.tar")):
                     unsorted_images = unsorted_images or tree
-            for pattern in _SHARDS:
+            for pattern in _SHARDS[split]:
                 if shards := sorted(folder.glob(pattern)):
                     if class_order is not None:
                         raise UsageError(
@@ -89,7 +92,8 @@ class ImageNet(DatasetSource):
                 "`python -c \"from torchvision.datasets import ImageNet; ImageNet('DIR', 'val')\"` makes DIR/val with "
                 "a folder for each class"
             )
-        raise UnavailableError(f"{self.title} is not in {data_dir}; {_HOW}")
+        where = f"{self.title} is" if split == "val" else f"the training images of {self.title} are"
+        raise UnavailableError(f"{where} not in {data_dir}; {_advise_where_to_put(split)}")
 
 
 IMAGENET1K = ImageNet()
@@ -118,6 +122,14 @@ def not_the_split(names: Sequence[str], labels: NDArray[np.int64]) -> str | None
     return None
 
 
+def _advise_where_to_put(split: str) -> str:
+    """Say what holds a split, and how to name it."""
+    return (
+        f"name the folder that holds {_TREES[split][0]}/CLASS/*.JPEG, or the Hub's {_SHARDS[split][0]} "
+        "(ILSVRC/imagenet-1k), with --data-dir or PYRAMIDZOO_DATA"
+    )
+
+
 def _has_class_folders(folder: Path, *, only_wnids: bool) -> bool:
     """Tell whether a folder holds folders. Only those named by WordNet ids count where it may hold anything."""
     folders = (path for path in folder.iterdir() if path.is_dir())
@@ -136,7 +148,7 @@ def _open_tree(name: str, split: str, tree: Path, class_order: str | Path | None
     order = None if class_order is None else _sort_all_folders(tree, folders, class_order)
     label_of = _recognise_labels(tree, folders) if order is None else np.array([order.index(f) for f in folders])
     if not tree_files.samples:
-        raise UnavailableError(f"the folders of {tree} hold no images; {_HOW}")
+        raise UnavailableError(f"the folders of {tree} hold no images; {_advise_where_to_put(split)}")
     # The sort is stable, so the files of a class stay in torchvision's order.
     samples = sorted(tree_files.samples, key=lambda sample: label_of[sample[1]])
     paths = [Path(path) for path, _ in samples]
@@ -150,7 +162,7 @@ def _open_tree(name: str, split: str, tree: Path, class_order: str | Path | None
         encoded=ImageFiles(paths),
         labels=torch.from_numpy(labels),
         fingerprint=_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
-        not_the_split=not_the_split(names, labels),
+        not_the_split=not_the_split(names, labels) if split == "val" else _TRAINING_IMAGES,
         class_order=None if order is None or class_order is None else describe_order(order, class_order),
     )
 
@@ -204,7 +216,7 @@ def _open_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
         labels=torch.from_numpy(labels),
         fingerprint=_fingerprint([*rows, *((shard.name, shard.stat().st_size, -1) for shard in shards)]),
         order=order,
-        not_the_split=not_the_split(names, labels),
+        not_the_split=not_the_split(names, labels) if split == "val" else _TRAINING_IMAGES,
     )
 
 

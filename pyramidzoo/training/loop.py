@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.data._encoded import EncodedSet
+from pyramidzoo.data._splits import ImageSet, Split
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.files import make_folder
 from pyramidzoo.training.device_images import TestImages, TrainingImages
+from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
 from pyramidzoo.training.recipes import Recipe
 from pyramidzoo.training.step import Precision
@@ -64,8 +66,8 @@ def train(
 
 def train_together(
     tasks: Sequence[Task],
-    images: ImageSet,
-    test: ImageSet,
+    images: Split,
+    test: Split,
     *,
     device: torch.device,
     output: Path,
@@ -75,6 +77,7 @@ def train_together(
     checkpoint_seconds: float = 0.0,
     accumulate: int = 1,
     grad_checkpointing: bool = False,
+    workers: int = 0,
     report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
 ) -> list[TrainingResult | None]:
     """Train several networks on the same images, side by side. On a GPU each has a stream of its own.
@@ -94,6 +97,8 @@ def train_together(
             normalizes over each part, so the result is another one.
         grad_checkpointing: whether blocks are computed again in the backward pass instead of being kept in memory. The
             result is the same.
+        workers: how many processes decode the images of each run where the images are too large for memory; 0 decodes
+            in this process. The result is the same.
         report: is called with each epoch when it ends.
 
     Returns:
@@ -102,13 +107,14 @@ def train_together(
     Raises:
         UsageError: `output` holds weights or a checkpoint of another run under these names; two tasks would write files
             of the same name; a recipe is not made for these images.
-        IntegrityError: a checkpoint is damaged, or a loss or a weight is not a number any more. In the second case the
-            other runs end first.
+        IntegrityError: a checkpoint or an image is damaged, or a loss or a weight is not a number any more. In the last
+            case the other runs end first.
+        UnavailableError: an image cannot be read, or images of a class are missing.
         NotWritableError: a file cannot be written.
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
-    training_images, test_images = TrainingImages(images, device), TestImages(test, device)
+    training_images, test_images = _open_images(images, test, device, workers)
     settings = RunSettings(
         device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing
     )
@@ -158,7 +164,18 @@ def _apply(
     return active
 
 
-def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> None:
+def _open_images(
+    images: Split, test: Split, device: torch.device, workers: int
+) -> tuple[TrainingImages | StreamedImages, TestImages | StreamedTestImages]:
+    """Put the images on the device, or let them be decoded batch by batch where they are too large for memory."""
+    if isinstance(images, EncodedSet) and isinstance(test, EncodedSet):
+        return StreamedImages(images, device, workers), StreamedTestImages(test, device, workers)
+    assert isinstance(images, ImageSet)
+    assert isinstance(test, ImageSet)
+    return TrainingImages(images, device), TestImages(test, device)
+
+
+def _check_tasks(tasks: Sequence[Task], images: Split, test: Split) -> None:
     """Raise UsageError where two tasks would write the same file, or a recipe is not made for these images."""
     stems = [task.stem for task in tasks]
     for task in tasks:
@@ -172,9 +189,21 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
             split.check_preprocessing(recipe.preprocessing, f"recipe {recipe.name}")
+        _check_changes(recipe, is_streamed=isinstance(images, EncodedSet))
         used = len(images) - recipe.hold_out
         if used < 1 or recipe.steps_per_epoch(used) == 0:
             left_out = f" after {recipe.hold_out} are left out" if recipe.hold_out else ""
             raise UsageError(
                 f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {max(used, 0)}{left_out}"
             )
+
+
+def _check_changes(recipe: Recipe, *, is_streamed: bool) -> None:
+    """Raise UsageError where a recipe asks for changes that images of this kind do not get."""
+    of_streams = {name: getattr(recipe, name) for name in ("random_area", "color_jitter", "lighting")}
+    of_memory = {name: getattr(recipe, name) for name in ("padding", "cutout", "random_erasing", "mixup", "hold_out")}
+    if wrong := [name for name, value in (of_memory if is_streamed else of_streams).items() if value]:
+        kind = "large" if is_streamed else "small"
+        raise UsageError(f"recipe {recipe.name} has {', '.join(wrong)}, which no training on {kind} images has")
+    if is_streamed and recipe.random_area is None:
+        raise UsageError(f"recipe {recipe.name} has no random_area, which every training on large images needs")
