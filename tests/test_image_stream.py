@@ -146,7 +146,7 @@ def read_epoch(folder: Path, recipe: Recipe, seed: int, epoch: int) -> dict[int,
     stream.start_epoch(epoch, batches)
     found: dict[int, Any] = {}
     for batch in batches:
-        inputs = stream.next_inputs(batch, lambda pixels: pixels)  # type: ignore[arg-type]
+        inputs = stream.next_inputs(lambda pixels: pixels)  # type: ignore[arg-type]
         found.update(zip(batch.index.tolist(), inputs, strict=True))
     return found
 
@@ -188,7 +188,7 @@ def test_light_is_added_before_the_normalization(folder: Path) -> None:
     inputs = []
     for one in (stream, dark):
         one.start_epoch(0, batches)
-        inputs.append(one.next_inputs(batches[0], training.normalize))
+        inputs.append(one.next_inputs(training.normalize))
         one.close()
     place = int(batches[0].index[1])
     expected = draw_lighting(0.1, make_image_seed(0, 0, place, 1)) / torch.tensor(SMALL.std)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -104,7 +105,7 @@ class ImageStream:
 
     def __init__(self, data: StreamedImages, recipe: Recipe, seed: int) -> None:
         self.data, self.recipe, self.seed = data, recipe, seed
-        self._left = 0
+        self._places: deque[list[int]] = deque()  # of the batches that are still to come
         self._batches: Generator[Tensor, None, None] | None = None
 
     def draw_epoch(self, generator: torch.Generator) -> list[Draws]:
@@ -124,15 +125,13 @@ class ImageStream:
         """Begin to decode the batches of an epoch, counted from 0."""
         self.close()
         decoded = _ChangedBatches(self.data.encoded, self.recipe, self.seed, epoch)
-        places = [batch.index.tolist() for batch in batches]
-        self._batches = read_batches(decoded, places, self.data.device, self.data.workers)
-        self._epoch, self._left = epoch, len(batches)
+        self._epoch, self._places = epoch, deque(batch.index.tolist() for batch in batches)
+        self._batches = read_batches(decoded, list(self._places), self.data.device, self.data.workers)
 
-    def next_inputs(self, draws: Draws, normalize: Normalize) -> Tensor:
+    def next_inputs(self, normalize: Normalize) -> Tensor:
         """Make the inputs of the next step.
 
         Args:
-            draws: the images of the batch, which must be the next one of the epoch.
             normalize: the recipe's normalization, on the device.
 
         Returns:
@@ -144,15 +143,15 @@ class ImageStream:
         """
         assert self._batches is not None
         inputs: Tensor = normalize(next(self._batches))
-        self._left -= 1
-        if not self._left:
+        places = self._places.popleft()
+        if not self._places:
             self.close()
         if self.recipe.lighting:
             shifts = [
                 draw_lighting(self.recipe.lighting, make_image_seed(self.seed, self._epoch, place, 1))
-                for place in draws.index.tolist()
+                for place in places
             ]
-            inputs += (torch.stack(shifts).to(inputs.device)[:, :, None, None]) / normalize.std
+            inputs += torch.stack(shifts).to(inputs.device)[:, :, None, None] / normalize.std
         return inputs
 
     def close(self) -> None:

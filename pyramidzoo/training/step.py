@@ -197,7 +197,7 @@ class TrainingRun:
     def _make_inputs(self, draws: Draws) -> Tensor:
         """Make the inputs of one step, float32 (n, C, H, W)."""
         if self.stream is not None:
-            return self.stream.next_inputs(draws, self.normalize)
+            return self.stream.next_inputs(self.normalize)
         assert isinstance(self.data, TrainingImages)
         return prepare_batch(self.data.images, draws, self.recipe, self.normalize)
 
