@@ -242,7 +242,7 @@ def _read_description(row: Architecture, content: Content) -> tuple[dict[str, An
 
     A file that another program wrote (torchvision, timm) names neither. Its tensors may still fit.
     """
-    description = Description.of(content.path, content.metadata)
+    description = Description.from_file(content.path, content.metadata)
     if description is None:
         return {}, None
     if description.architecture != row.name:

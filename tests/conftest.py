@@ -19,6 +19,7 @@ import pytest
 import torch
 from command_line import converted_file, ferles_checkpoint, run_command  # noqa: F401 (fixtures)
 from hub_server import HubServer
+from layout_tools import read_tensors_of_torch_file
 from publishing import Json, MakeCheckpoint, UseManifest, make_entry, manifest_text
 from torch import Tensor
 
@@ -194,6 +195,21 @@ def quick_unpickle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_file, "unpickle", memoised)
 
 
+@pytest.fixture
+def unpickle_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open checkpoints without a child process, which takes seconds. test_convert and test_safety test the process."""
+    monkeypatch.setattr(read_file, "unpickle", read_tensors_of_torch_file)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, because small networks lose time with several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> dict[str, Tensor]:
     """A state dict with random weights and BN statistics that keep activations in range."""
     torch.manual_seed(seed)
@@ -209,8 +225,8 @@ def random_state(architecture: str, *, num_classes: int = 10, seed: int = 0) -> 
 def foreign_checkpoint(architecture: str, layout: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The flat checkpoint that a layout's authors would have saved for this state, unused tensors included."""
     key_map, row = get_layout(layout), get_architecture(architecture)
-    checkpoint = {key_map.foreign_name(name, row): tensor.clone() for name, tensor in state.items()}
-    for name, part in key_map.unused(row).items():
+    checkpoint = {key_map.get_foreign_name(name, row): tensor.clone() for name, tensor in state.items()}
+    for name, part in key_map.list_unused_tensors(row).items():
         checkpoint[name] = torch.zeros(part.shape, dtype=torch.int64 if part.dtype == "I64" else torch.float32)
     return checkpoint
 

@@ -1,7 +1,7 @@
-"""Damaged files of four kinds, made from good ones: seeded, so that the same number is always the same bytes.
+"""Damaged files of four kinds, made from good files. The same kind, seed and number always give the same damage.
 
-What nobody could notice is left out: other values of the right kind, in a file that no hash and no checksum vouches for
-(`Original.values` says where such values are). Everything else has to be refused, or read as what it was.
+Nobody could notice other values of the right kind in a file without a hash or a checksum. No such file is made:
+`Original.values` says where these values are. Each file must be refused, or be read as its original.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pyramidzoo.catalog.manifest import own_manifest_path
 from pyramidzoo.files import package_path
 
 KINDS = ("safetensors", "pickles", "zips", "manifests")
-ENTRIES = (  # each way to get bytes, with and without claims and results
+ENTRIES = (  # entries for each way to get a file, with and without claims and results
     "wrn_16_1.digits_zoo",
     "resnet20.cifar10_akamaster",
     "resnet20_fattorib.cifar10",
@@ -40,7 +40,15 @@ ENTRIES = (  # each way to get bytes, with and without claims and results
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """A good file, how the command line reads it, and where in it any other value would be as good."""
+    """A good file.
+
+    Attributes:
+        name: The name of the file.
+        content: Its bytes.
+        layout: The layout to convert it with, or None if it is no foreign checkpoint.
+        architecture: The architecture to convert it with.
+        values: Spans (start, end) of bytes that may have any value: nobody could notice a change there.
+    """
 
     name: str
     content: bytes
@@ -51,6 +59,16 @@ class Original:
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
+    """A damaged file.
+
+    Attributes:
+        kind: One of `KINDS`.
+        number: Its place among the files of this kind and seed.
+        operator: The name of the function that made it.
+        original: The good file that it was made from.
+        content: Its bytes.
+    """
+
     kind: str
     number: int
     operator: str
@@ -61,19 +79,20 @@ class Mutant:
         return f"mutant {self.number} of {self.kind}: {self.operator} of {self.original.name}"
 
 
+# A function that damages an original, and returns the bytes of the damaged file.
 Operator = Callable[[random.Random, Original], bytes]
 
 
-def mutants(kind: str, count: int, seed: int) -> Iterator[Mutant]:
-    """So many damaged files, each different from its original."""
-    choices, operators = originals(kind), [*_OPERATORS[kind], *_ANYWHERE]
+def make_mutants(kind: str, count: int, seed: int) -> Iterator[Mutant]:
+    """Make `count` damaged files. Each differs from its original."""
+    choices, operators = make_originals(kind), [*_OPERATORS[kind], *_ANYWHERE]
     rng = random.Random(f"{kind} {seed}")
     number = 0
     while number < count:
         operator = operators[number % len(operators)]
         original = rng.choice(choices)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # zipfile's, of names that stand twice
+            warnings.simplefilter("ignore", UserWarning)  # zipfile warns of repeated names
             content = operator(rng, original)
         if content != original.content:
             yield Mutant(kind, number, operator.__name__, original, content)
@@ -81,23 +100,23 @@ def mutants(kind: str, count: int, seed: int) -> Iterator[Mutant]:
 
 
 @cache
-def originals(kind: str) -> tuple[Original, ...]:
+def make_originals(kind: str) -> tuple[Original, ...]:
     return _MAKERS[kind]()
 
 
-# ---- anything ----
+# ---- files of any kind ----
 
 
-def _place(rng: random.Random, original: Original) -> int:
-    """A byte that has to be what it is; small parts between values as often as the large ones."""
+def _choose_place(rng: random.Random, original: Original) -> int:
+    """Choose a byte whose change can be noticed. Small parts between values are chosen as often as large parts."""
     edges = [0, *(edge for span in original.values for edge in span), len(original.content)]
     gaps = [gap for gap in zip(edges[::2], edges[1::2], strict=True) if gap[0] < gap[1]]
     return rng.randrange(*rng.choice(gaps))
 
 
-def _block(rng: random.Random, original: Original, lengths: tuple[int, ...]) -> tuple[int, int]:
-    """A place and a length that reach into no values."""
-    place = _place(rng, original)
+def _choose_block(rng: random.Random, original: Original, lengths: tuple[int, ...]) -> tuple[int, int]:
+    """Choose a place and a length. The block does not reach into the values."""
+    place = _choose_place(rng, original)
     end = min([start for start, _ in original.values if start > place], default=len(original.content))
     return place, min(end - place, rng.choice(lengths))
 
@@ -105,13 +124,13 @@ def _block(rng: random.Random, original: Original, lengths: tuple[int, ...]) -> 
 def flip_bits(rng: random.Random, original: Original) -> bytes:
     content = bytearray(original.content)
     for _ in range(rng.choice((1, 1, 2, 8))):
-        content[_place(rng, original)] ^= 1 << rng.randrange(8)
+        content[_choose_place(rng, original)] ^= 1 << rng.randrange(8)
     return bytes(content)
 
 
 def overwrite_run(rng: random.Random, original: Original) -> bytes:
     content = bytearray(original.content)
-    place, length = _block(rng, original, (2, 8, 64))
+    place, length = _choose_block(rng, original, (2, 8, 64))
     content[place : place + length] = rng.choice((bytes(length), b"\xff" * length, rng.randbytes(length)))
     return bytes(content)
 
@@ -126,31 +145,31 @@ def prepend(rng: random.Random, original: Original) -> bytes:
     return rng.choice((b"\0", b"\xef\xbb\xbf", b"<html>", rng.randbytes(8))) + original.content
 
 
-def other_file(rng: random.Random, original: Original) -> bytes:
+def replace_file(rng: random.Random, original: Original) -> bytes:
     page = b"<!DOCTYPE html><title>Quota exceeded</title>" + bytes(rng.randrange(1000))
     packed = gzip.compress(original.content[:1000], mtime=0)
     return rng.choice((b"", page, packed, bytes(rng.randrange(2000)), b"{}", b"[]"))
 
 
 def delete_block(rng: random.Random, original: Original) -> bytes:
-    place, length = _block(rng, original, (1, 4, 300))
+    place, length = _choose_block(rng, original, (1, 4, 300))
     return original.content[:place] + original.content[place + length :]
 
 
 def duplicate_block(rng: random.Random, original: Original) -> bytes:
-    place, length = _block(rng, original, (1, 4, 300))
+    place, length = _choose_block(rng, original, (1, 4, 300))
     return original.content[: place + length] + original.content[place:]
 
 
-def high_bit(rng: random.Random, original: Original) -> bytes:
-    """Of any character of a text, also in values: no longer UTF-8."""
+def set_high_bit(rng: random.Random, original: Original) -> bytes:
+    """Set the high bit of a character, also in values. The text is no longer UTF-8."""
     content = bytearray(original.content)
-    text = range(len(content)) if original.name.endswith(".json") else range(8, _data(original.content))
+    text = range(len(content)) if original.name.endswith(".json") else range(8, _find_data(original.content))
     content[rng.choice(text)] |= 0x80
     return bytes(content)
 
 
-def cut_the_data(rng: random.Random, original: Original) -> bytes:
+def remove_from_data(rng: random.Random, original: Original) -> bytes:
     start, end = original.values[-1] if original.values else (0, len(original.content))
     place = rng.randrange(start, end)
     return original.content[:place] + original.content[place + 4 * rng.randint(1, 50) :]
@@ -161,7 +180,7 @@ _ANYWHERE: tuple[Operator, ...] = (
     overwrite_run,
     truncate,
     prepend,
-    other_file,
+    replace_file,
     delete_block,
     duplicate_block,
 )
@@ -170,38 +189,38 @@ _ANYWHERE: tuple[Operator, ...] = (
 # ---- safetensors ----
 
 
-def _safetensors_files() -> tuple[Original, ...]:
+def _make_safetensors_files() -> tuple[Original, ...]:
     state = random_state("resnet20_b")
     foreign = save(foreign_checkpoint("resnet20_b", "chenyaofo", state))
     own = package_path("bundled/wrn_16_1.digits_zoo.safetensors").read_bytes()
     return (
-        Original("foreign.safetensors", foreign, "chenyaofo", "resnet20_b", ((_data(foreign), len(foreign)),)),
-        Original("own.safetensors", own, values=(_metadata(own), (_data(own), len(own)))),
+        Original("foreign.safetensors", foreign, "chenyaofo", "resnet20_b", ((_find_data(foreign), len(foreign)),)),
+        Original("own.safetensors", own, values=(_find_metadata(own), (_find_data(own), len(own)))),
     )
 
 
-def _data(content: bytes) -> int:
+def _find_data(content: bytes) -> int:
     return 8 + int.from_bytes(content[:8], "little")
 
 
-def _metadata(content: bytes) -> tuple[int, int]:
-    """What a file says of itself, about which only a hash of all of it could say more."""
-    text = content[8 : _data(content)]
+def _find_metadata(content: bytes) -> tuple[int, int]:
+    """Return the span of the metadata. Only a hash of the whole file could notice a change there."""
+    text = content[8 : _find_data(content)]
     start = text.index(b'"__metadata__"')
     return 8 + start, 8 + start + text[start:].index(b"},") + 1
 
 
-def _header(original: Original) -> tuple[dict[str, Any], bytes]:
-    end = _data(original.content)
+def _split_header(original: Original) -> tuple[dict[str, Any], bytes]:
+    end = _find_data(original.content)
     return json.loads(original.content[8:end]), original.content[end:]
 
 
-def _packed(header: Any, data: bytes) -> bytes:
+def _join_header(header: Any, data: bytes) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
-def _tensor(rng: random.Random, header: dict[str, Any]) -> str:
+def _choose_tensor(rng: random.Random, header: dict[str, Any]) -> str:
     return rng.choice([name for name, entry in header.items() if name != "__metadata__" and entry["dtype"] == "F32"])
 
 
@@ -209,32 +228,32 @@ def append(rng: random.Random, original: Original) -> bytes:
     return original.content + rng.randbytes(rng.choice((1, 8, 4096)))
 
 
-def header_length(rng: random.Random, original: Original) -> bytes:
+def change_header_length(rng: random.Random, original: Original) -> bytes:
     length = int.from_bytes(original.content[:8], "little")
     other = rng.choice((0, 1, 2, length - 1, length + 1, length + 8, length * 2, 1 << 24, 100_000_001, (1 << 63) + 5))
     return struct.pack("<Q", other) + original.content[8:]
 
 
-def white_space(rng: random.Random, original: Original) -> bytes:
-    header, data = _header(original)
+def change_white_space(rng: random.Random, original: Original) -> bytes:
+    header, data = _split_header(original)
     text = json.dumps(header, indent=rng.choice((None, 1)))
-    return _packed((text + " " * rng.randrange(40)).encode(), data)
+    return _join_header((text + " " * rng.randrange(40)).encode(), data)
 
 
 def swap_offsets(rng: random.Random, original: Original) -> bytes:
-    header, data = _header(original)
-    first, second = _tensor(rng, header), _tensor(rng, header)
+    header, data = _split_header(original)
+    first, second = _choose_tensor(rng, header), _choose_tensor(rng, header)
     if header[first]["shape"] == header[second]["shape"]:
-        return original.content  # other values of the right kind
+        return original.content  # This would give other values of the right kind.
     offsets = header[first]["data_offsets"], header[second]["data_offsets"]
     header[second]["data_offsets"], header[first]["data_offsets"] = offsets
-    return _packed(header, data)
+    return _join_header(header, data)
 
 
 def change_field(rng: random.Random, original: Original) -> bytes:
-    """One field of one tensor, into something that it cannot be."""
-    header, data = _header(original)
-    name = _tensor(rng, header)
+    """Give one field of one tensor a value that is not possible."""
+    header, data = _split_header(original)
+    name = _choose_tensor(rng, header)
     entry = header[name]
     start, end = entry["data_offsets"]
     shape = entry["shape"]
@@ -247,12 +266,12 @@ def change_field(rng: random.Random, original: Original) -> bytes:
     offsets += [*wrong, [start], [start, end, end], [-4, end], [start + 0.5, end], [None, end]]
     field, values = rng.choice([("dtype", dtypes), ("shape", shapes), ("data_offsets", offsets)])
     entry[field] = rng.choice(values)
-    return _packed(header, data)
+    return _join_header(header, data)
 
 
-def odd_entry(rng: random.Random, original: Original) -> bytes:
-    header, data = _header(original)
-    name = _tensor(rng, header)
+def change_entry(rng: random.Random, original: Original) -> bytes:
+    header, data = _split_header(original)
+    name = _choose_tensor(rng, header)
     entry = header.pop(name)
     header |= rng.choice(
         [
@@ -267,12 +286,12 @@ def odd_entry(rng: random.Random, original: Original) -> bytes:
             {name: rng.choice([None, [], "x", 1, {"x": entry}])},
         ]
     )
-    return _packed(header, data)
+    return _join_header(header, data)
 
 
-def odd_metadata(rng: random.Random, original: Original) -> bytes:
-    header, data = _header(original)
-    said = header.pop("__metadata__", {}).get("pyramidzoo", "{}")
+def change_metadata(rng: random.Random, original: Original) -> bytes:
+    header, data = _split_header(original)
+    description = header.pop("__metadata__", {}).get("pyramidzoo", "{}")
     header["__metadata__"] = rng.choice(
         [
             None,
@@ -282,35 +301,37 @@ def odd_metadata(rng: random.Random, original: Original) -> bytes:
             {"pyramidzoo": {"architecture": "x"}},
             {"pyramidzoo": None},
             {"a": ["b"]},
-            *({"pyramidzoo": text} for text in _odd_descriptions(rng, said) if original.layout is None),
+            *({"pyramidzoo": text} for text in _damage_description(rng, description) if original.layout is None),
         ]
     )
-    return _packed(header, data)
+    return _join_header(header, data)
 
 
-def _odd_descriptions(rng: random.Random, said: str) -> list[str]:
-    """What a file says of itself, damaged in one place."""
-    content = json.loads(said)
-    odd = ["", "x", "null", "[]", said[:-1], "[" * 100_000, "1e400", '{"architecture": 1}', said.replace(":", "=", 1)]
+def _damage_description(rng: random.Random, description: str) -> list[str]:
+    """Return several versions of a file's description of itself, each damaged in one place."""
+    content = json.loads(description)
+    damaged = ["", "x", "null", "[]", description[:-1], "[" * 100_000, "1e400", '{"architecture": 1}']
+    damaged += [description.replace(":", "=", 1)]
     if content:
         name = rng.choice(sorted(content))
         values: list[Any] = [None, 1, -1, 1 << 70, "x", "", [], {}, {"x": 1}, True, float("nan"), ["x"] * 3]
         same_type = (isinstance(content[name], dict) and not content[name]) or content[name] is None
-        odd += [json.dumps({**content, name: value}) for value in values if value != content[name] and not same_type]
-        odd += [json.dumps({key: value for key, value in content.items() if key != name})]
+        others = [value for value in values if value != content[name] and not same_type]
+        damaged += [json.dumps({**content, name: value}) for value in others]
+        damaged += [json.dumps({key: value for key, value in content.items() if key != name})]
         changes: list[dict[str, Any]] = [
             {"arguments": {"depth": 1 << 40}},
             {"arguments": {"x": 1}},
             {"num_classes": 10**9},
         ]
-        odd += [json.dumps({**content, **change}) for change in [*changes, {"architecture": "resnet20"}]]
-    return odd
+        damaged += [json.dumps({**content, **change}) for change in [*changes, {"architecture": "resnet20"}]]
+    return damaged
 
 
-def twice(rng: random.Random, original: Original) -> bytes:
-    """A key that stands twice: of the header, of a tensor, or of the metadata."""
-    header, data = _header(original)
-    name = _tensor(rng, header)
+def repeat_key(rng: random.Random, original: Original) -> bytes:
+    """Repeat a key of the header, of a tensor, or of the metadata."""
+    header, data = _split_header(original)
+    name = _choose_tensor(rng, header)
     entry, text = json.dumps(header[name]), json.dumps(header)
     other = json.dumps({**header[name], "dtype": rng.choice(("F32", "I32"))})
     escaped = json.dumps(name).replace(name[0], f"\\u{ord(name[0]):04x}", 1)
@@ -322,14 +343,14 @@ def twice(rng: random.Random, original: Original) -> bytes:
             f'{{"__metadata__": {{"a": "1", "a": "1"}}, {text[1:]}',
         ]
     )
-    return _packed(text.encode(), data)
+    return _join_header(text.encode(), data)
 
 
-def odd_json(rng: random.Random, original: Original) -> bytes:
-    header, data = _header(original)
+def damage_json(rng: random.Random, original: Original) -> bytes:
+    header, data = _split_header(original)
     text = json.dumps(header)
     depth = rng.choice((100, 200, 100_000))
-    return _packed(
+    return _join_header(
         rng.choice(
             [
                 text[:-1].encode(),
@@ -352,34 +373,34 @@ def odd_json(rng: random.Random, original: Original) -> bytes:
     )
 
 
-def not_finite(rng: random.Random, original: Original) -> bytes:
+def insert_not_finite(rng: random.Random, original: Original) -> bytes:
     content, (start, _) = bytearray(original.content), original.values[-1]
-    header, _ = _header(original)
-    place = start + header[_tensor(rng, header)]["data_offsets"][0]
+    header, _ = _split_header(original)
+    place = start + header[_choose_tensor(rng, header)]["data_offsets"][0]
     content[place : place + 4] = struct.pack("<f", rng.choice((float("nan"), float("inf"), float("-inf"))))
     return bytes(content)
 
 
 _SAFETENSORS = (
     append,
-    high_bit,
-    cut_the_data,
-    header_length,
-    white_space,
+    set_high_bit,
+    remove_from_data,
+    change_header_length,
+    change_white_space,
     swap_offsets,
     change_field,
-    odd_entry,
-    odd_metadata,
-    twice,
-    odd_json,
-    not_finite,
+    change_entry,
+    change_metadata,
+    repeat_key,
+    damage_json,
+    insert_not_finite,
 )
 
 
 # ---- torch pickles ----
 
 
-def _pickles() -> tuple[Original, ...]:
+def _make_pickles() -> tuple[Original, ...]:
     made = []
     for layout, architecture in (("chenyaofo", "resnet20_b"), ("ferles", "wrn_16_1")):
         state = foreign_checkpoint(architecture, layout, random_state(architecture))
@@ -387,29 +408,30 @@ def _pickles() -> tuple[Original, ...]:
             stream = io.BytesIO()
             torch.save(state, stream, _use_new_zipfile_serialization=zipped)
             content = stream.getvalue()
-            # the newer format has checksums; the older one not even of where in a storage a tensor begins
-            values = () if zipped else _merged(_numbers(content))
+            # Only the newer format has checksums. In the older one, even the place of a tensor in a storage is free.
+            values = () if zipped else _merge_spans(_find_numbers(content))
             name = f"{architecture}-{'new' if zipped else 'old'}.pth"
             made.append(Original(name, content, layout, architecture, values))
     return tuple(made)
 
 
-_FREE = ("BININT", "LONG", "BINUNICODE", "BINGET", "BINPUT", "NEW", "GLOBAL")  # whether learned, whose storage, ...
+# Operations of pickle whose arguments nobody could check: numbers, names, references, and whether a tensor is learned.
+_FREE = ("BININT", "LONG", "BINUNICODE", "BINGET", "BINPUT", "NEW", "GLOBAL")
 
 
-def _numbers(content: bytes) -> Iterator[tuple[int, int]]:
-    """Where the older format has numbers, names and references to either; each pickle begins where one ended."""
+def _find_numbers(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the spans of numbers, names and references to them in the older format, which has several pickles."""
     stream, end = io.BytesIO(content), 0
-    for _ in range(5):  # magic number, version, system, the tensors, the storages' keys
+    for _ in range(5):  # the pickles: magic number, version, system, tensors, keys of the storages
         operations: list[tuple[Any, Any, Any]] = list(pickletools.genops(stream))
         places = [place for _, _, place in operations] + [end := stream.tell()]
         for (operation, _, place), following in zip(operations, places[1:], strict=True):
             if operation.name.startswith(_FREE):
                 yield place, following
-    yield end, len(content)  # each storage and its length
+    yield end, len(content)  # the storages and their lengths
 
 
-def _merged(spans: Iterator[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def _merge_spans(spans: Iterator[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -419,8 +441,8 @@ def _merged(spans: Iterator[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
-def rezip(rng: random.Random, original: Original) -> bytes:
-    """The newer format packed anew with right checksums, one part of it changed."""
+def write_zip_anew(rng: random.Random, original: Original) -> bytes:
+    """Change one part of the newer format, and write the zip anew with right checksums."""
     if original.values:
         return truncate(rng, original)
     source = zipfile.ZipFile(io.BytesIO(original.content))
@@ -429,7 +451,7 @@ def rezip(rng: random.Random, original: Original) -> bytes:
     large = max(len(content) for content in parts.values())
     storage = rng.choice([name for name in parts if "/data/" in name and len(parts[name]) in (large, 64)])
     pickled = next(name for name in parts if name.endswith("data.pkl"))
-    method, twice = zipfile.ZIP_STORED, ""
+    method, repeated_name = zipfile.ZIP_STORED, ""
     choice = rng.randrange(8)
     if choice == 0:
         del parts[rng.choice(kept)]
@@ -438,18 +460,18 @@ def rezip(rng: random.Random, original: Original) -> bytes:
     elif choice == 2:
         method = zipfile.ZIP_DEFLATED
     elif choice == 3:
-        twice = storage
+        repeated_name = storage
     elif choice == 4:
         parts = {name.partition("/")[2]: content for name, content in parts.items()}
     elif choice == 5:
         parts[storage] = struct.pack("<f", float("nan")) + parts[storage][4:]
     else:
-        parts[pickled] = odd_pickle(rng, parts[pickled])
-    return _zipped([*parts.items(), *([(twice, b"x")] if twice else [])], method)
+        parts[pickled] = change_pickle(rng, parts[pickled])
+    return _write_zip([*parts.items(), *([(repeated_name, b"x")] if repeated_name else [])], method)
 
 
-def _zipped(parts: list[tuple[str | zipfile.ZipInfo, bytes]], method: int) -> bytes:
-    """The same bytes each time."""
+def _write_zip(parts: list[tuple[str | zipfile.ZipInfo, bytes]], method: int) -> bytes:
+    """Write a zip whose bytes do not depend on the time."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
         for name, content in parts:
@@ -458,8 +480,8 @@ def _zipped(parts: list[tuple[str | zipfile.ZipInfo, bytes]], method: int) -> by
     return stream.getvalue()
 
 
-def odd_pickle(rng: random.Random, content: bytes) -> bytes:
-    """Another pickle in its place: of another type, calling something, endless, or cut."""
+def change_pickle(rng: random.Random, content: bytes) -> bytes:
+    """Return another pickle: with another type, with a call of a function, with a huge length, or cut off."""
     calls = (b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nload\n", b"cpyramidzoo.cli\nmain\n", b"c\xff\n\n")
     storages = (b"DoubleStorage", b"HalfStorage", b"IntStorage", b"NoStorage")
     builders = (b"_rebuild_sparse_tensor", b"_rebuild_qtensor", b"system")
@@ -486,33 +508,35 @@ def odd_pickle(rng: random.Random, content: bytes) -> bytes:
     )
 
 
-def older_pickle(rng: random.Random, original: Original) -> bytes:
-    """One of the pickles that the older format begins with."""
+def change_older_pickle(rng: random.Random, original: Original) -> bytes:
+    """Change one of the pickles that the older format begins with."""
     if not original.values:
         return flip_bits(rng, original)
     start = original.content.index(b"ctorch._utils")
-    return original.content[:2] + odd_pickle(rng, original.content[2 : start + 500]) + original.content[start + 500 :]
+    return (
+        original.content[:2] + change_pickle(rng, original.content[2 : start + 500]) + original.content[start + 500 :]
+    )
 
 
-_PICKLES = (rezip, older_pickle, cut_the_data)
+_PICKLES = (write_zip_anew, change_older_pickle, remove_from_data)
 
 
-# ---- zips around a checkpoint ----
+# ---- zip archives of a checkpoint ----
 
 
-def _zips() -> tuple[Original, ...]:
+def _make_zips() -> tuple[Original, ...]:
     state = foreign_checkpoint("resnet20_b", "pytorchcv", random_state("resnet20_b"))
     inner = io.BytesIO()
     torch.save(state, inner, _use_new_zipfile_serialization=False)
-    content = _zipped([("resnet20_cifar10.pth", inner.getvalue())], zipfile.ZIP_DEFLATED)
+    content = _write_zip([("resnet20_cifar10.pth", inner.getvalue())], zipfile.ZIP_DEFLATED)
     return (Original("resnet20_cifar10.pth.zip", content, "pytorchcv", "resnet20_b"),)
 
 
-def zip_field(rng: random.Random, original: Original) -> bytes:
-    """One field of the member's two headers or of the end, to a value of its own."""
+def change_zip_field(rng: random.Random, original: Original) -> bytes:
+    """Change one field in one of the two headers of the member, or in the end record."""
     content = bytearray(original.content)
     central, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
-    fields = [  # where, and how long
+    fields = [  # place and length
         *((place, 2) for place in (4, 6, 8, 10, 12, 26, 28)),
         *((place, 4) for place in (14, 18, 22)),
         *((central + place, 2) for place in (4, 6, 8, 10, 12, 14, 28, 30, 32, 34, 36)),
@@ -526,7 +550,7 @@ def zip_field(rng: random.Random, original: Original) -> bytes:
     return bytes(content)
 
 
-def other_members(rng: random.Random, original: Original) -> bytes:
+def change_zip_members(rng: random.Random, original: Original) -> bytes:
     name = "resnet20_cifar10.pth"
     member = zipfile.ZipFile(io.BytesIO(original.content)).read(name)
     odd = rng.choice(("../x", "/x", "a\x1b[2J", "x" * 9000, "C:\\x", "a/data.pkl"))
@@ -547,11 +571,11 @@ def other_members(rng: random.Random, original: Original) -> bytes:
             [*((f"{k}/", b"") for k in range(30_000)), (name, b"x")],
         ]
     )
-    return _zipped(written, zipfile.ZIP_DEFLATED)
+    return _write_zip(written, zipfile.ZIP_DEFLATED)
 
 
-def zip64(rng: random.Random, original: Original) -> bytes:
-    """A record that says more of the directory than the old one can."""
+def add_zip64_record(rng: random.Random, original: Original) -> bytes:
+    """Add a zip64 record, which describes the directory with larger numbers than the usual record."""
     start = original.content.index(b"PK\x05\x06")
     sizes = [rng.choice((0, 1, 1 << 20, 1 << 40, (1 << 64) - 1)) for _ in range(4)]
     record = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, *sizes)
@@ -559,50 +583,50 @@ def zip64(rng: random.Random, original: Original) -> bytes:
     return original.content[:start] + record + locator + original.content[start:]
 
 
-def zip_comment(rng: random.Random, original: Original) -> bytes:
-    """After the end: harmless where its length is right."""
+def add_zip_comment(rng: random.Random, original: Original) -> bytes:
+    """Add a comment after the end. It is harmless if its length is right."""
     comment = rng.choice((b"x" * 100, b"PK\x05\x06" * 30, b"PK\x05\x06" + bytes(18)))
-    said = rng.choice((len(comment), len(comment) + 1, 0))
-    return original.content[:-2] + struct.pack("<H", said) + comment
+    length = rng.choice((len(comment), len(comment) + 1, 0))
+    return original.content[:-2] + struct.pack("<H", length) + comment
 
 
-_ZIPS = (zip_field, zip_field, other_members, zip64, zip_comment)
+_ZIPS = (change_zip_field, change_zip_field, change_zip_members, add_zip64_record, add_zip_comment)
 
 
 # ---- manifests ----
 
 
-def _manifests() -> tuple[Original, ...]:
+def _make_manifests() -> tuple[Original, ...]:
     known = json.loads(own_manifest_path().read_text(encoding="utf-8"))
     document = {"format": known["format"], "weights": {name: known["weights"][name] for name in ENTRIES}}
     content = json.dumps(document, indent=1, ensure_ascii=False).encode()
-    return (Original("weights.json", content, values=tuple(_values(content.decode()))),)
+    return (Original("weights.json", content, values=tuple(_find_values(content.decode()))),)
 
 
-def _values(text: str) -> Iterator[tuple[int, int]]:
-    """Every string and number: another name, hash or count in its place may be as good."""
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', text):
-        yield found.span()
+def _find_values(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the span of each string and number: nobody could notice another name, hash or count there."""
+    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', text):
+        yield match.span()
 
 
-def _objects(document: Any) -> list[dict[str, Any]]:
-    """All objects whose fields have types: those of free names, and the list of entries, do not."""
-    found, free = [], ("arguments", "statistics", "versions")
+def _list_objects(document: Any) -> list[dict[str, Any]]:
+    """Return all objects whose fields have fixed names and types."""
+    objects, free_names = [], ("arguments", "statistics", "versions")
     pending = list(document["weights"].values())
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
-            found.append(value)
-            pending += [item for name, item in value.items() if name not in free]
+            objects.append(value)
+            pending += [item for name, item in value.items() if name not in free_names]
         elif isinstance(value, list):
             pending += value
-    return found
+    return objects
 
 
-def manifest_field(rng: random.Random, original: Original) -> bytes:
-    """A field of an object: gone, renamed, or of another type than any that it may have."""
+def change_manifest_field(rng: random.Random, original: Original) -> bytes:
+    """Remove or rename a field of an object, or give it a value of a type that it may not have."""
     document = json.loads(original.content)
-    record = rng.choice(_objects(document))
+    record = rng.choice(_list_objects(document))
     name = rng.choice(sorted(record))
     value = record.pop(name)
     if rng.random() < 0.4:
@@ -618,8 +642,8 @@ def manifest_field(rng: random.Random, original: Original) -> bytes:
     return json.dumps(document).encode()
 
 
-def manifest_value(rng: random.Random, original: Original) -> bytes:
-    """A value of the right type that cannot be right."""
+def change_manifest_value(rng: random.Random, original: Original) -> bytes:
+    """Give a field a value that has the right type but is not possible."""
     document = json.loads(original.content)
     damage: dict[str, Any] = {
         "sha256": rng.choice(["", "x" * 64, "A" * 64, "0" * 63, "0" * 65]),
@@ -640,13 +664,13 @@ def manifest_value(rng: random.Random, original: Original) -> bytes:
         "top1_error": rng.choice(["101", "-1", "NaN", "x", "1e400", "", 8.27]),
         "num_classes": rng.choice([True, 1.5, "10"]),
     }
-    candidates = [(record, name) for record in _objects(document) for name in sorted(record.keys() & damage)]
+    candidates = [(record, name) for record in _list_objects(document) for name in sorted(record.keys() & damage)]
     record, name = rng.choice([(r, n) for r, n in candidates if r[n] is not None])
     record[name] = damage[name]
     return json.dumps(document).encode()
 
 
-def manifest_document(rng: random.Random, original: Original) -> bytes:
+def change_manifest_document(rng: random.Random, original: Original) -> bytes:
     document = json.loads(original.content)
     weights = document["weights"]
     one = rng.choice(ENTRIES)
@@ -673,15 +697,15 @@ def manifest_document(rng: random.Random, original: Original) -> bytes:
     return json.dumps(rng.choice(changes)).encode()
 
 
-def manifest_text(rng: random.Random, original: Original) -> bytes:
-    """The same, written in a way that is harmless or is not JSON; nested too deep; a key that stands twice."""
+def change_manifest_text(rng: random.Random, original: Original) -> bytes:
+    """Write the same content in another way: harmless, not JSON, with too many levels, or with a repeated key."""
     text = original.content.decode()
     document = json.loads(text)
     depth = rng.choice((1000, 100_000))
     name = rng.choice(["format", "weights", *ENTRIES, "architecture", "sha256", "default"])
-    found = rng.choice(list(re.finditer(rf'"{re.escape(name)}": ', text)))
-    place, key = found.start(), found.group()
-    value, _ = json.JSONDecoder().raw_decode(text, found.end())
+    key_match = rng.choice(list(re.finditer(rf'"{re.escape(name)}": ', text)))
+    place, key = key_match.start(), key_match.group()
+    value, _ = json.JSONDecoder().raw_decode(text, key_match.end())
     return rng.choice(
         [
             json.dumps(document).encode(),
@@ -702,20 +726,20 @@ def manifest_text(rng: random.Random, original: Original) -> bytes:
 
 
 _MANIFESTS = (
-    high_bit,
-    manifest_field,
-    manifest_field,
-    manifest_value,
-    manifest_value,
-    manifest_document,
-    manifest_text,
+    set_high_bit,
+    change_manifest_field,
+    change_manifest_field,
+    change_manifest_value,
+    change_manifest_value,
+    change_manifest_document,
+    change_manifest_text,
 )
 
 _MAKERS: dict[str, Callable[[], tuple[Original, ...]]] = {
-    "safetensors": _safetensors_files,
-    "pickles": _pickles,
-    "zips": _zips,
-    "manifests": _manifests,
+    "safetensors": _make_safetensors_files,
+    "pickles": _make_pickles,
+    "zips": _make_zips,
+    "manifests": _make_manifests,
 }
 _OPERATORS: dict[str, tuple[Operator, ...]] = {
     "safetensors": _SAFETENSORS,
@@ -725,8 +749,8 @@ _OPERATORS: dict[str, tuple[Operator, ...]] = {
 }
 
 
-def other_values(original: Original, count: int, seed: int) -> Iterator[bytes]:
-    """Bits of the values themselves, which only a hash of the file can notice."""
+def change_values(original: Original, count: int, seed: int) -> Iterator[bytes]:
+    """Make `count` files with one changed bit in the values, which only a hash of the file can notice."""
     rng = random.Random(f"{original.name} {seed}")
     for _ in range(count):
         start, end = rng.choice(original.values)

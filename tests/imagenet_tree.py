@@ -1,4 +1,4 @@
-"""Generated trees of JPEG files as ImageNet comes in, the same as Parquet files, and images of every odd kind."""
+"""Generated images in trees of JPEG files and in Parquet files, as ImageNet is distributed, and unusual images."""
 
 from __future__ import annotations
 
@@ -12,68 +12,72 @@ from PIL import Image
 
 
 def make_picture(width: int, height: int, seed: int, *, noise: int = 24) -> NDArray[np.uint8]:
-    """A smooth pattern of colours with noise on it (height, width, 3): something for a codec and a filter to do."""
-    dice = np.random.default_rng(seed)
-    coarse = Image.fromarray(dice.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    """Make a smooth pattern of colours with noise, which codecs and filters change. Shape: (height, width, 3)."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int64)
-    return (smooth + dice.integers(-noise, noise + 1, smooth.shape)).clip(0, 255).astype(np.uint8)
+    return (smooth + generator.integers(-noise, noise + 1, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def encode(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
+def encode(image: Image.Image, image_format: str = "JPEG", **options: object) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, form, **options)
+    image.save(stream, image_format, **options)
     return stream.getvalue()
 
 
-def odd_images() -> dict[str, bytes]:
-    """Images of odd sizes and modes, under a name that says what is odd."""
-    found = {
-        f"{width}x{height}.JPEG": encode(Image.fromarray(make_picture(width, height, seed)))
+def make_jpeg(width: int = 40, height: int = 40, seed: int = 1) -> bytes:
+    return encode(Image.fromarray(make_picture(width, height, seed)))
+
+
+def make_unusual_images() -> dict[str, bytes]:
+    """Make images of unusual sizes and modes, under file names that say what is unusual."""
+    images = {
+        f"{width}x{height}.JPEG": make_jpeg(width, height, seed)
         for seed, (width, height) in enumerate(
             [(500, 375), (333, 500), (37, 36), (36, 37), (31, 33), (7, 5), (300, 9), (2, 90), (1, 40), (40, 1), (1, 1)]
         )
     }
     plain = Image.fromarray(make_picture(75, 53, 100))
-    found |= {f"{mode}.JPEG": encode(plain.convert(mode)) for mode in ("L", "CMYK", "YCbCr")}
-    found["plain.JPEG"] = encode(plain)
-    found["progressive.JPEG"] = encode(plain, progressive=True, quality=60)
-    found["subsampled.JPEG"] = encode(plain, subsampling=0)
+    images |= {f"{mode}.JPEG": encode(plain.convert(mode)) for mode in ("L", "CMYK", "YCbCr")}
+    images["plain.JPEG"] = encode(plain)
+    images["progressive.JPEG"] = encode(plain, progressive=True, quality=60)
+    images["subsampled.JPEG"] = encode(plain, subsampling=0)
     for orientation in (3, 6):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        found[f"orientation{orientation}.JPEG"] = encode(plain, exif=exif)
-    found["damaged_exif.JPEG"] = encode(plain, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
+        images[f"orientation{orientation}.JPEG"] = encode(plain, exif=exif)
+    images["damaged_exif.JPEG"] = encode(plain, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
     for mode in ("RGBA", "LA", "P", "1", "I;16"):
         image = plain.convert("I" if mode == "I;16" else mode)
         image = image.point(lambda level: level * 200).convert(mode) if mode == "I;16" else image
-        found[f"png_{mode.replace(';', '')}.JPEG"] = encode(image, "PNG")
-    found["transparent.png"] = encode(plain.convert("P"), "PNG", transparency=bytes(range(256)))
-    return found
+        images[f"png_{mode.replace(';', '')}.JPEG"] = encode(image, "PNG")
+    images["transparent.png"] = encode(plain.convert("P"), "PNG", transparency=bytes(range(256)))
+    return images
 
 
 def write_tree(folder: Path, samples: Iterable[tuple[str, str, bytes]]) -> None:
-    """CLASS/NAME below the folder for each (class, name, content)."""
+    """Write the file CLASS/NAME below the folder for each (class, name, content)."""
     for wnid, name, content in samples:
         (folder / wnid).mkdir(parents=True, exist_ok=True)
         (folder / wnid / name).write_bytes(content)
 
 
 def generate_samples(classes: int, each: int) -> list[tuple[str, str, bytes]]:
-    """Small images of that many classes, a pattern for each, in the order of the classes: class, name, content."""
-    found = []
+    """Make small images, with one pattern for each class. Return (class, name, content) in the order of the classes."""
+    samples = []
     for number in range(classes):
         for sample in range(each):
-            dice = np.random.default_rng((number, sample))
-            width, height = dice.integers(36, 60, 2)
+            generator = np.random.default_rng((number, sample))
+            width, height = generator.integers(36, 60, 2)
             pixels = make_picture(int(width), int(height), number, noise=0).astype(np.int64)
-            pixels += dice.integers(-100, 101, pixels.shape)
+            pixels += generator.integers(-100, 101, pixels.shape)
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            found.append((f"n{number:08d}", f"image_{sample:08d}.JPEG", encode(image, quality=80)))
-    return found
+            samples.append((f"n{number:08d}", f"image_{sample:08d}.JPEG", encode(image, quality=80)))
+    return samples
 
 
 def write_shards(folder: Path, samples: list[tuple[str, int, bytes]], *, shards: int = 3, rows: int = 100) -> None:
-    """`validation-*.parquet` of (name, label, content), with that many rows in each row group."""
+    """Write files `validation-*.parquet` of (name, label, content), with `rows` rows in each row group."""
     import pyarrow
     from pyarrow import parquet
 

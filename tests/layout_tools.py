@@ -1,4 +1,4 @@
-"""What the tests of layouts share: other packages' networks with statistics, their files, and comparisons."""
+"""Helpers for the tests of layouts: networks of other packages with statistics, their files, and comparisons."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pyramidzoo.convert.conversion import ConvertedFile, convert_file, map_tenso
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.models import build
 
-# Rounding in doubles (1e-16 an operation) came to 1e-12 at most, in floats (6e-8) to 1e-5; the rest is room for other
-# orders of summation.
+# The largest differences that we have seen are 1e-12 in doubles (rounding: 1e-16 an operation) and 1e-5 in floats
+# (rounding: 6e-8). The bounds are wider, because another order of summation may round more.
 DOUBLE = 1e-9
 SINGLE = 1e-4
 
 
-def read_here(source: Path) -> dict[str, Tensor]:
-    """What the child process of `unpickle` reads, without a process: seconds for each file."""
+def read_tensors_of_torch_file(source: Path) -> dict[str, Tensor]:
+    """Read what the child process of `unpickle` reads, but in this process. A child process takes seconds to start."""
     tensors: dict[str, Tensor] = {}
 
     def collect(value: Any, path: str) -> None:
@@ -38,8 +38,11 @@ def read_here(source: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def trained(model: nn.Module, size: int, *, seed: int = 0) -> nn.Module:
-    """The network with random BNs, whose statistics are those of random images and so keep activations in range."""
+def randomise_and_calibrate(model: nn.Module, size: int, *, seed: int = 0) -> nn.Module:
+    """Give a network random batch norms and biases, and return it in evaluation mode.
+
+    The running statistics are those of random images of `size` x `size` pixels, so that activations stay in range.
+    """
     torch.manual_seed(seed)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -57,15 +60,15 @@ def trained(model: nn.Module, size: int, *, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def without_fixed_pooling(model: nn.Module) -> nn.Module:
-    """pytorchcv's network for images of any size: its last pooling is global then."""
+def make_pooling_global(model: nn.Module) -> nn.Module:
+    """Make the last pooling of a network of pytorchcv global, so that it accepts images of any size."""
     if hasattr(model.features, "final_pool"):
         model.features.final_pool = nn.AdaptiveAvgPool2d(1)
     return model
 
 
-def zipped(path: Path, content: Any, *, compressed: bool = False) -> Path:
-    """A torch checkpoint in a zip, as pytorchcv publishes them (compressed, which takes time)."""
+def write_zipped_checkpoint(path: Path, content: Any, *, compressed: bool = False) -> Path:
+    """Write a torch checkpoint in a zip. pytorchcv publishes compressed ones, but compression takes time."""
     inner = path.with_suffix("")
     torch.save(content, inner)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
@@ -74,15 +77,12 @@ def zipped(path: Path, content: Any, *, compressed: bool = False) -> Path:
     return path
 
 
-def converted(
+def convert_beside_source(
     source: Path, *, layout: str | None, architecture: str | None, dataset: str, classes: int
 ) -> ConvertedFile:
-    """Convert to a file beside the source; ImageNet constants where the layout has none."""
-    row = get_architecture(architecture) if architecture else None
-    preprocessing = None
-    if layout == "timm":
-        preprocessing = get_layout("torchvision").preprocessing["imagenet1k"]
-    assert row is None or row.name == architecture
+    """Convert to `out.safetensors` beside the source. The layout timm has no preprocessing: it gets torchvision's."""
+    preprocessing = get_layout("torchvision").preprocessing["imagenet1k"] if layout == "timm" else None
+    assert architecture is None or get_architecture(architecture).name == architecture
     return convert_file(
         source,
         source.with_name("out.safetensors"),
@@ -94,15 +94,15 @@ def converted(
     )
 
 
-def loaded(result: ConvertedFile) -> nn.Module:
-    """The zoo's network with the converted file."""
+def load_converted_network(result: ConvertedFile) -> nn.Module:
+    """Create the zoo's network with the weights of a converted file."""
     return pyramidzoo.create_model(result.description.architecture, weights=result.path).eval()
 
 
-def mapped(state: Mapping[str, Tensor], layout: str, architecture: str, classes: int) -> nn.Module:
-    """The zoo's network with a foreign state dict, without files."""
+def build_from_state_dict(state: Mapping[str, Tensor], layout: str, architecture: str, classes: int) -> nn.Module:
+    """Build the zoo's network from a foreign state dict, without any file."""
     row = get_architecture(architecture)
-    tensors = map_tensors(state, get_layout(layout), row, settings={"num_classes": classes}, what="it")
+    tensors = map_tensors(state, get_layout(layout), row, settings={"num_classes": classes}, source_name="it")
     with torch.device("meta"):
         model = build(row, num_classes=classes)
     model.load_state_dict(
@@ -111,33 +111,34 @@ def mapped(state: Mapping[str, Tensor], layout: str, architecture: str, classes:
     return model.eval()
 
 
-def require_equal(ours: nn.Module, theirs: Any, size: int, *, gradient: bool = True) -> None:
-    """Logits in float32 and float64 and gradients with respect to the images, in evaluation mode."""
+def require_equal_outputs(ours: nn.Module, theirs: Any, size: int, *, gradient: bool = True) -> None:
+    """Require equal logits in float32 and float64, and equal gradients with respect to the images."""
     torch.manual_seed(1)
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        singles = [model(images).double() for model in (ours, theirs)]
+        our_logits, their_logits = (model(images).double() for model in (ours, theirs))
     ours = copy.deepcopy(ours).double()
     theirs = theirs.double() if isinstance(theirs, nn.Module) else theirs
-    found, expected = (_in_double(model, images, gradient) for model in (ours, theirs))
-    for a, b in zip(found, expected, strict=True):
-        assert distance(a, b) < DOUBLE
-    # in hundreds of layers rounding alone can be more than the bound: theirs shows how much
-    assert distance(singles[0], expected[0]) < SINGLE + 2 * distance(singles[1], expected[0])
+    our_outputs, their_outputs = (_compute_in_double(model, images, gradient) for model in (ours, theirs))
+    for our_output, their_output in zip(our_outputs, their_outputs, strict=True):
+        assert relative_difference(our_output, their_output) < DOUBLE
+    # With hundreds of layers, rounding alone can exceed the bound. Their own rounding shows by how much.
+    exact = their_outputs[0]
+    assert relative_difference(our_logits, exact) < SINGLE + 2 * relative_difference(their_logits, exact)
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference, as a share of the largest value."""
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference, divided by the largest value of `b`."""
     assert a.shape == b.shape
     assert bool(torch.isfinite(b).all())
     assert float(b.std()) > 0
     return float((a - b).abs().max() / b.abs().max())
 
 
-def _in_double(model: Any, images: Tensor, gradient: bool) -> tuple[Tensor, ...]:
-    """Logits, and the gradient of a random sum of them with respect to the images."""
+def _compute_in_double(model: Any, images: Tensor, gradient: bool) -> tuple[Tensor, ...]:
+    """Compute the logits, and the gradient of a random weighted sum of them with respect to the images."""
     images = images.double().requires_grad_(gradient)
-    logits = model(images * 1.0)  # some networks work in place on their input
+    logits = model(images * 1.0)  # A copy, because some networks overwrite their input.
     if not gradient:
         return (logits.detach(),)
     direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2), dtype=logits.dtype)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyramidzoo.checkpoints import archives
-from pyramidzoo.checkpoints.archives import extract_member, is_archive, member_hash
+from pyramidzoo.checkpoints.archives import extract_member, hash_member, is_archive
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks
@@ -46,7 +46,7 @@ def test_one_member_is_hashed_and_extracted(folder: str, tmp_path: Path) -> None
     path = tmp_path / "net.pth.zip"
     assert is_archive(path)
     for algorithm in ("sha1", "sha256", "md5"):
-        assert member_hash(path, algorithm) == hashlib.new(algorithm, CONTENT).hexdigest()
+        assert hash_member(path, algorithm) == hashlib.new(algorithm, CONTENT).hexdigest()
     extract_member(path, tmp_path / "out" / "any name")
     assert (tmp_path / "out" / "any name").read_bytes() == CONTENT
 
@@ -68,7 +68,7 @@ def test_other_files_are_no_archives(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot read"):
         is_archive(tmp_path / "nothing.zip")
     with pytest.raises(UnavailableError, match="cannot read"):
-        member_hash(tmp_path / "nothing.zip", "sha1")
+        hash_member(tmp_path / "nothing.zip", "sha1")
 
 
 def link(name: str) -> zipfile.ZipInfo:
@@ -152,22 +152,22 @@ def long_directory(path: Path) -> Path:
         (lambda p: packed(p, "a.pth", "b.pth"), r"it holds 2 files \(a.pth, b.pth\), not one"),
         (lambda p: packed(p, "a", "b", "c", "d"), r"it holds 4 files \(a, b, c, \.\.\.\)"),
         (lambda p: packed(p, "a.pth", "a.pth"), "it holds 2 files"),
-        (lambda p: packed(p, "../net.pth"), "leads out of the archive"),
-        (lambda p: packed(p, "a/../../net.pth"), "leads out of the archive"),
-        (lambda p: packed(p, "/etc/net.pth"), "leads out of the archive"),
-        (lambda p: packed(p, "..\\net.pth"), "leads out of the archive"),
-        (lambda p: packed(p, "C:\\net.pth"), "leads out of the archive"),
-        (lambda p: packed(p, "../", "net.pth"), "leads out of the archive"),
+        (lambda p: packed(p, "../net.pth"), "leads out of the folder"),
+        (lambda p: packed(p, "a/../../net.pth"), "leads out of the folder"),
+        (lambda p: packed(p, "/etc/net.pth"), "leads out of the folder"),
+        (lambda p: packed(p, "..\\net.pth"), "leads out of the folder"),
+        (lambda p: packed(p, "C:\\net.pth"), "leads out of the folder"),
+        (lambda p: packed(p, "../", "net.pth"), "leads out of the folder"),
         (lambda p: packed(p, link("net.pth"), content=b"/etc/passwd"), "is a link"),
         (lambda p: patched(packed(p, "net.pth"), central=8, local=6, value=b"\x01"), "is encrypted"),
-        (lambda p: patched(packed(p, "net.pth"), central=10, local=8, value=b"\x0e"), "compressed in a way"),
+        (lambda p: patched(packed(p, "net.pth"), central=10, local=8, value=b"\x0e"), "compressed by a method"),
         (lambda p: patched(packed(p, "net.pth"), central=24, local=22, value=b"\xfe\xff\xff\xff"), "bytes"),
         (bomb, "Bad CRC-32"),
         (short, "bytes"),
         (truncated, "not a zip file"),
         (flipped, "is not a readable archive"),
         (cut_inside, "is not a readable archive"),
-        (regular, "would be 83886080 bytes, unpacked from .*; no weights are so regular"),
+        (regular, "would be 83886080 bytes, unpacked from .*; weights cannot shrink so much"),
         (out_of_the_file, "is not a readable archive"),
         (many_entries, "its directory would have 46000000 bytes, more than 1048576"),
         (long_directory, "its directory would have|Bad offset for central directory"),
@@ -183,7 +183,7 @@ def test_hostile_archives_are_refused_and_leave_nothing(
     with pytest.raises(IntegrityError, match=reason):
         extract_member(path, tmp_path / "out" / "net.pth")
     with pytest.raises(IntegrityError, match=reason):
-        member_hash(path, "sha1")
+        hash_member(path, "sha1")
     assert not [found for found in (tmp_path / "out").rglob("*") if found.is_file()]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["net.pth.zip", "out"]
 
@@ -203,7 +203,7 @@ def test_more_than_any_checkpoint_is_refused_unread(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(archives, "MAX_BYTES", len(CONTENT) - 1)
     path = packed(tmp_path / "net.pth.zip", "net.pth")
     with pytest.raises(IntegrityError, match=f"declares {len(CONTENT)} bytes, more than any"):
-        member_hash(path, "sha1")
+        hash_member(path, "sha1")
 
 
 def test_a_destination_that_was_there_stays_until_all_is_written(tmp_path: Path) -> None:

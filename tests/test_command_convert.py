@@ -74,7 +74,7 @@ def test_convert_refuses_tensors_that_are_known_from_another_dataset(run_command
     (row,) = result.json()
     assert row["same tensors as"] == "wrn_16_1.digits_zoo"
     assert re.search(f"--force: {output} says mnist, .* wrn_16_1.digits_zoo, .* digits\n", result.err)
-    description = Description.of(output)
+    description = Description.from_file(output)
     assert description is not None
     assert description.dataset == "mnist"
 
@@ -89,7 +89,7 @@ def test_convert_takes_weights_of_datasets_that_it_cannot_read(run_command: RunC
     arguments = ("--layout", "torchvision", "--arch", "resnet18", "--dataset", "imagenet1k", "--output", output)
     result = run_command("convert", source, *arguments, *constants)
     assert result.code == 0, result.err
-    description = Description.of(output)
+    description = Description.from_file(output)
     assert description is not None
     assert description.preprocessing == Preprocessing(
         (3, 224, 224), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), resize=256, crop=224, interpolation="bilinear"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,17 @@ def test_read_a_log(log: Path) -> None:
         [55.5, 25.0, 12.5],
         [50.25, 20.5, 11.0],
     )
+
+
+def test_both_logs_of_a_training_are_read_alike(log: Path) -> None:
+    json_log = log.with_suffix(".jsonl")
+    with log.open(newline="") as stream:
+        lines = [{name: float(value) for name, value in line.items()} for line in csv.DictReader(stream)]
+    json_log.write_text("".join(json.dumps({"architecture": "wrn_16_1", **line}) + "\n" for line in lines))
+    assert read_log(json_log) == read_log(log)
+    json_log.write_text('{"epoch": 1')
+    with pytest.raises(IntegrityError, match="not a log of a training"):
+        read_log(json_log)
 
 
 def test_the_curves_of_a_real_training_can_be_read() -> None:

@@ -1,12 +1,12 @@
-"""Thousands of damaged files through the command line: refused with one clear message, or read as what they were.
+"""The commands refuse thousands of damaged files with one clear message, or read them as the undamaged file.
 
-A few hundred in every run, two thousand with `-m slow`; `MUTANT=zips:3` runs one alone.
+A run with `-m fuzz` tries a few hundred files, a run with `-m slow` two thousand. With the environment variable
+`MUTANT=zips:3`, only that file is tried.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import resource
@@ -16,9 +16,9 @@ from typing import Any
 
 import fuzz_corpus as corpus
 import pytest
+from command_line import CommandResult, RunCommand
 from fuzz_corpus import Mutant, Original
 
-from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
@@ -27,195 +27,223 @@ from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
 from pyramidzoo.weights.cache import cache_paths, write_sidecar
 
-SECONDS = 5  # of work on a damaged file, beside what a good one takes (the start of a process), however busy we are
-MEMORY = 256 << 20  # bytes that a mutant may add to what a good file takes
-QUICK, SLOW = {"safetensors": 125, "pickles": 10, "zips": 40, "manifests": 125}, 500
-SEED = 0
-
-Run = Callable[..., "Ran"]
+# Seconds of work that a damaged file may take beyond twice the time of the good one. These are seconds of processors,
+# so that a busy machine does not matter. The start of a process takes most of the time of a good file.
+SECONDS = 5
+MEMORY = 256 << 20  # bytes that a damaged file may need in addition to the good one
+QUICK_COUNTS = {"safetensors": 125, "pickles": 10, "zips": 40, "manifests": 125}  # how many files of each kind
+SLOW_COUNT = 500
+QUICK_SEED, SLOW_SEED = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-    seconds: float  # of processors, in this process and its children
+class TimedResult(CommandResult):
+    """How a command ended, what it printed, and the seconds of processors in this process and its children."""
+
+    seconds: float
+
+
+RunTimed = Callable[..., TimedResult]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ran:
-        began = os.times()
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as left:  # argparse's own way out
-            code = int(left.code or 0)
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err, sum(os.times()[:4]) - sum(began[:4]))
+def run_timed(run_command: RunCommand) -> RunTimed:
+    """A function that runs a command and measures its time."""
 
-    return call
+    def run(*arguments: object) -> TimedResult:
+        start = os.times()
+        result = run_command(*arguments)
+        seconds = sum(os.times()[:4]) - sum(start[:4])
+        return TimedResult(result.code, result.out, result.err, seconds)
+
+    return run
 
 
-def chosen(kind: str, count: int, seed: int) -> Iterator[Mutant]:
-    only = os.environ.get("MUTANT", "")
-    for mutant in corpus.mutants(kind, count, seed):
-        if not only or only == f"{mutant.kind}:{mutant.number}":
+def make_selected_mutants(kind: str, count: int, seed: int) -> Iterator[Mutant]:
+    """Make the damaged files of a kind, or only the one that the environment variable MUTANT names."""
+    selected = os.environ.get("MUTANT", "")
+    for mutant in corpus.make_mutants(kind, count, seed):
+        if not selected or selected == f"{mutant.kind}:{mutant.number}":
             yield mutant
 
 
-def peak() -> tuple[int, int]:
-    """Most memory that this process, and a child of it, have ever had, in bytes."""
-    own, childrens = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return 1024 * own, 1024 * childrens
+def measure_peak_memory() -> tuple[int, int]:
+    """Return the most memory in bytes that this process has ever had, and the most that one of its children had."""
+    own, of_children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return 1024 * own, 1024 * of_children
 
 
-def require_refused(ran: Ran, path: Path) -> None:
-    """One message, which names the file, in characters that any terminal can show."""
-    assert ran.code in (2, 4), ran
-    assert ran.out == "" or json.loads(ran.out)["records"] == [], ran  # `evaluate` lists its failures
-    said = [line for line in ran.err.splitlines() if not line.startswith("pyramidzoo: NOT the zoo's own manifest")]
-    assert said, ran
-    assert said[0].startswith("pyramidzoo: "), ran
-    assert not any(line.startswith("pyramidzoo: ") for line in said[1:]), ran
-    assert path.name in said[0], ran
-    assert all(line.isprintable() for line in said), ran
-    assert len(ran.err) < 3000, len(ran.err)
+def require_refused(result: CommandResult, path: Path) -> None:
+    """Require that a command failed with one message that names the file, in characters that any terminal shows."""
+    assert result.code in (2, 4), result
+    assert result.out == "" or json.loads(result.out)["records"] == [], result  # `evaluate` prints its records
+    lines = [line for line in result.err.splitlines() if not line.startswith("pyramidzoo: NOT the zoo's own manifest")]
+    assert lines, result
+    assert lines[0].startswith("pyramidzoo: "), result
+    assert not any(line.startswith("pyramidzoo: ") for line in lines[1:]), result
+    assert path.name in lines[0], result
+    assert all(line.isprintable() for line in lines), result
+    assert len(result.err) < 3000, len(result.err)
     for word in ("Traceback", "internal error", "/temporary/"):
-        assert word not in ran.err, ran
+        assert word not in result.err, result
 
 
-def written(original: Original, content: bytes, folder: Path) -> Path:
+def write_file(original: Original, content: bytes, folder: Path) -> Path:
     path = folder / original.name
     path.write_bytes(content)
     return path
 
 
-class Bench:
-    """A folder in which one file after the other is read, and what the good ones cost."""
+@dataclasses.dataclass
+class MutantCheck:
+    """Checks how a command reads damaged files, and compares with the undamaged file.
 
-    def __init__(self, folder: Path, run: Run, read: Callable[[Original, Path], Ran]) -> None:
-        self.folder, self.run, self.read = folder, run, read
-        self.good: dict[str, tuple[Any, float]] = {}
-        self.memory = 0, 0
+    Attributes:
+        folder: Each file is written there under the name of its original.
+        read: A function that runs the command on a file.
+        get_content: A function that returns from the result of a command what the file holds.
+        originals: For the name of each original that was read: its content, and the seconds that it took.
+        memory: The peak memory after the latest original.
+    """
 
-    def require_good(self, original: Original, result: Callable[[Ran], Any]) -> Any:
-        """What the undamaged file is read as; measured once."""
-        if original.name not in self.good:
-            ran = self.read(original, written(original, original.content, self.folder))
-            assert ran.code == 0, ran
-            self.good[original.name] = result(ran), ran.seconds
-            self.memory = peak()
-        return self.good[original.name][0]
+    folder: Path
+    read: Callable[[Original, Path], TimedResult]
+    get_content: Callable[[CommandResult], Any]
+    originals: dict[str, tuple[Any, float]] = dataclasses.field(default_factory=dict)
+    memory: tuple[int, int] = (0, 0)
 
-    def require(self, mutant: Mutant, result: Callable[[Ran], Any]) -> bool:
-        """Whether it was refused; else it must have been read as its original."""
-        wanted = self.require_good(mutant.original, result)
-        for old in self.folder.iterdir():
-            old.unlink()
-        path = written(mutant.original, mutant.content, self.folder)
-        ran = self.read(mutant.original, path)
-        assert ran.seconds < SECONDS + 2 * self.good[mutant.original.name][1], ran.seconds
-        assert all(now < then + MEMORY for now, then in zip(peak(), self.memory, strict=True)), (peak(), self.memory)
-        if ran.code == 0:
-            assert result(ran) == wanted
+    def read_original(self, original: Original) -> tuple[Any, float]:
+        """Read the undamaged file if it was not read before. Return its content and the seconds that it took."""
+        if original.name not in self.originals:
+            result = self.read(original, write_file(original, original.content, self.folder))
+            assert result.code == 0, result
+            self.originals[original.name] = self.get_content(result), result.seconds
+            self.memory = measure_peak_memory()
+        return self.originals[original.name]
+
+    def is_refused(self, mutant: Mutant) -> bool:
+        """Return whether a damaged file is refused. If it is not, it must be read as its original."""
+        original_content, original_seconds = self.read_original(mutant.original)
+        for old_file in self.folder.iterdir():
+            old_file.unlink()
+        path = write_file(mutant.original, mutant.content, self.folder)
+        result = self.read(mutant.original, path)
+        assert result.seconds < SECONDS + 2 * original_seconds, result.seconds
+        memory = measure_peak_memory()
+        assert all(now < before + MEMORY for now, before in zip(memory, self.memory, strict=True)), (
+            memory,
+            self.memory,
+        )
+        if result.code == 0:
+            assert self.get_content(result) == original_content
             return False
-        require_refused(ran, path)
-        assert [found.name for found in self.folder.rglob("*")] == [path.name]  # no output, no part of one
+        require_refused(result, path)
+        assert [left.name for left in self.folder.rglob("*")] == [path.name]  # no output, and no part of an output
         return True
 
 
-def require_each(mutants: Iterable[Mutant], seed: int, require: Callable[[Mutant], bool]) -> None:
-    """All of them, so that one report has all that is wrong; most must have been refused."""
-    refused, tried, wrong = 0, 0, []
+def check_all(mutants: Iterable[Mutant], seed: int, is_refused: Callable[[Mutant], bool]) -> None:
+    """Check all damaged files, and report all failures together. More than half must have been refused."""
+    refused, checked, failures = 0, 0, []
     for mutant in mutants:
-        tried += 1
+        checked += 1
         try:
-            refused += require(mutant)
+            refused += is_refused(mutant)
         except AssertionError as error:
-            wrong.append(f"MUTANT={mutant.kind}:{mutant.number} ({mutant}, seed {seed}): {str(error)[:800]}")
-    assert not wrong, "\n\n".join([f"{len(wrong)} of {tried}", *wrong])
-    assert refused > tried // 2 or "MUTANT" in os.environ
+            failures.append(f"MUTANT={mutant.kind}:{mutant.number} ({mutant}, seed {seed}): {str(error)[:800]}")
+    assert not failures, "\n\n".join([f"{len(failures)} of {checked}", *failures])
+    assert refused > checked // 2 or "MUTANT" in os.environ
 
 
 @pytest.fixture
-def bench(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Foreign files are converted, those of the zoo evaluated."""
+def checkpoint_check(tmp_path: Path, run_timed: RunTimed, monkeypatch: pytest.MonkeyPatch) -> MutantCheck:
+    """A check that converts foreign files and evaluates files of the zoo."""
     folder, temporary = tmp_path / "files", tmp_path / "temporary"
     folder.mkdir()
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     output = folder / "out.safetensors"
 
-    def read(original: Original, path: Path) -> Ran:
+    def read(original: Original, path: Path) -> TimedResult:
         output.unlink(missing_ok=True)
         if original.layout is None:
-            return run("evaluate", path, "--format", "json")
+            return run_timed("evaluate", path, "--format", "json")
         layout = ["--layout", original.layout, "--arch", original.architecture, "--dataset", "cifar10"]
-        ran = run("convert", path, *layout, "--output", output, "--format", "json")
+        result = run_timed("convert", path, *layout, "--output", output, "--format", "json")
         assert not list(temporary.iterdir())
-        return ran
+        return result
 
-    return Bench(folder, run, read)
+    return MutantCheck(folder, read, get_tensors_hash)
 
 
-def tensors_of(ran: Ran) -> str:
-    """The hash of the tensors that a command has read, and for a conversion those that it wrote."""
-    content = json.loads(ran.out)
-    if isinstance(content, dict):
-        return content["records"][0]["tensors_sha256"]
-    written = tensors_sha256(read_tensors(Path(content[0]["path"])))
-    assert written == content[0]["tensors sha256"]
-    return written
+def get_tensors_hash(result: CommandResult) -> str:
+    """Return the hash of the tensors that a command has read. A conversion must have written the same tensors."""
+    printed = json.loads(result.out)
+    if isinstance(printed, dict):
+        return printed["records"][0]["tensors_sha256"]
+    written_hash = tensors_sha256(read_tensors(Path(printed[0]["path"])))
+    assert written_hash == printed[0]["tensors sha256"]
+    return written_hash
 
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("kind", ["safetensors", "pickles", "zips"])
-def test_checkpoints(kind: str, bench: Bench) -> None:
-    require_each(chosen(kind, QUICK[kind], SEED), SEED, functools.partial(bench.require, result=tensors_of))
+def test_damaged_checkpoints_are_refused(kind: str, checkpoint_check: MutantCheck) -> None:
+    mutants = make_selected_mutants(kind, QUICK_COUNTS[kind], QUICK_SEED)
+    check_all(mutants, QUICK_SEED, checkpoint_check.is_refused)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["safetensors", "pickles", "zips"])
-def test_many_checkpoints(kind: str, bench: Bench) -> None:
-    require_each(chosen(kind, SLOW, SEED + 1), SEED + 1, functools.partial(bench.require, result=tensors_of))
+def test_many_damaged_checkpoints_are_refused(kind: str, checkpoint_check: MutantCheck) -> None:
+    mutants = make_selected_mutants(kind, SLOW_COUNT, SLOW_SEED)
+    check_all(mutants, SLOW_SEED, checkpoint_check.is_refused)
 
 
-def require_hash_notices_all(count: int, seed: int, run: Run) -> None:
-    """Each as the cached file of an entry: its sha256 is known, so that even other values are refused."""
+def require_cached_files_are_refused(count: int, seed: int, run_command: RunCommand) -> None:
+    """Put each damaged file in the place of an entry's cached file.
+
+    The cache knows the sha256 of the file, so even a file with other values of weights must be refused.
+    """
     entry = load_manifest().find("wrn_16_1.cifar10_ferles")
     assert entry.origin is not None
     assert entry.origin.hash is not None
     path = cache_paths(entry)[0]
-    for original in corpus.originals("safetensors"):
+    for original in corpus.make_originals("safetensors"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(original.content)
-        facts = {"url": entry.origin.url, "origin": entry.origin.hash.value, "sha256": file_hash(path)}
-        noted = {"source_sha256": entry.origin.hash.value, "tensors_sha256": entry.tensors_sha256}
-        write_sidecar(entry, facts | noted, published=True)
-        ran = run("fetch", entry.id)
-        assert (ran.code, ran.err) == (0, "")
-        damaged = [m.content for m in chosen("safetensors", count, seed) if m.original is original]
-        for content in [*damaged, *corpus.other_values(original, count, seed)]:
+        hashes = {
+            "url": entry.origin.url,
+            "origin": entry.origin.hash.value,
+            "sha256": file_hash(path),
+            "source_sha256": entry.origin.hash.value,
+            "tensors_sha256": entry.tensors_sha256,
+        }
+        write_sidecar(entry, hashes, published=True)
+        result = run_command("fetch", entry.id)
+        assert (result.code, result.err) == (0, "")
+        mutants = make_selected_mutants("safetensors", count, seed)
+        damaged = [mutant.content for mutant in mutants if mutant.original is original]
+        for content in [*damaged, *corpus.change_values(original, count, seed)]:
             path.write_bytes(content)
-            ran = run("fetch", entry.id)
-            assert ran.code == 4
-            require_refused(ran, path)
-            assert path.read_bytes() == content  # kept, for whoever wants to look into it
-            assert run("verify", entry.id).code == 4
+            result = run_command("fetch", entry.id)
+            assert result.code == 4
+            require_refused(result, path)
+            assert path.read_bytes() == content  # The file stays, so that a user can examine it.
+            assert run_command("verify", entry.id).code == 4
 
 
-def test_altered_cached_files(run: Run) -> None:
-    require_hash_notices_all(QUICK["safetensors"], SEED, run)
+def test_damaged_cached_files_are_refused(run_command: RunCommand) -> None:
+    require_cached_files_are_refused(QUICK_COUNTS["safetensors"], QUICK_SEED, run_command)
 
 
 @pytest.mark.slow
-def test_many_altered_cached_files(run: Run) -> None:
-    require_hash_notices_all(SLOW, SEED + 1, run)
+def test_many_damaged_cached_files_are_refused(run_command: RunCommand) -> None:
+    require_cached_files_are_refused(SLOW_COUNT, SLOW_SEED, run_command)
 
 
-def refusal(path: Path, entries: dict[str, WeightsEntry]) -> str:
-    """What the strict reading says against a manifest; nothing where it holds just these entries."""
+def read_strictly(path: Path, entries: dict[str, WeightsEntry]) -> str:
+    """Read a manifest, which must hold exactly these entries. Return the error message, or "" if there is no error."""
     try:
         assert dict(read_manifest(path).entries) == entries
     except IntegrityError as error:
@@ -223,47 +251,56 @@ def refusal(path: Path, entries: dict[str, WeightsEntry]) -> str:
     return ""
 
 
-def require_manifests(count: int, seed: int, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read strictly, and as the manifest of a command."""
-    (original,) = corpus.originals("manifests")
-    path = written(original, original.content, bench.folder)
-    entries = dict(read_manifest(path).entries)
+@pytest.fixture
+def manifest_check(tmp_path: Path, run_timed: RunTimed, monkeypatch: pytest.MonkeyPatch) -> MutantCheck:
+    """A check that lists the weights of a manifest."""
+    folder = tmp_path / "files"
+    folder.mkdir()
 
-    def read(original: Original, path: Path) -> Ran:
-        monkeypatch.setenv("PYRAMIDZOO_MANIFEST", str(path))
-        try:
-            return bench.run("list", "--weights", "--format", "json")
-        finally:
-            monkeypatch.delenv("PYRAMIDZOO_MANIFEST")
+    def read(original: Original, path: Path) -> TimedResult:
+        with monkeypatch.context() as context:
+            context.setenv("PYRAMIDZOO_MANIFEST", str(path))
+            return run_timed("list", "--weights", "--format", "json")
 
-    def require(mutant: Mutant) -> bool:
-        path = written(mutant.original, mutant.content, bench.folder)
-        said = refusal(path, entries)
-        assert not said or (path.name in said and len(said) < 3000), said
-        refused = bench.require(mutant, lambda ran: json.loads(ran.out))
-        assert refused == bool(said), (refused, said)
+    return MutantCheck(folder, read, lambda result: json.loads(result.out))
+
+
+def require_manifests_are_refused(count: int, seed: int, manifest_check: MutantCheck) -> None:
+    """Read each damaged manifest with `read_manifest`, and with a command. Both must refuse the same manifests."""
+    (original,) = corpus.make_originals("manifests")
+    entries = dict(read_manifest(write_file(original, original.content, manifest_check.folder)).entries)
+
+    def is_refused(mutant: Mutant) -> bool:
+        path = write_file(mutant.original, mutant.content, manifest_check.folder)
+        message = read_strictly(path, entries)
+        assert not message or (path.name in message and len(message) < 3000), message
+        refused = manifest_check.is_refused(mutant)
+        assert refused == bool(message), (refused, message)
         return refused
 
-    bench.read = read
-    require_each(chosen("manifests", count, seed), seed, require)
+    check_all(make_selected_mutants("manifests", count, seed), seed, is_refused)
 
 
-def test_manifests(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_manifests(QUICK["manifests"], SEED, bench, monkeypatch)
+def test_damaged_manifests_are_refused(manifest_check: MutantCheck) -> None:
+    require_manifests_are_refused(QUICK_COUNTS["manifests"], QUICK_SEED, manifest_check)
 
 
 @pytest.mark.slow
-def test_many_manifests(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_manifests(SLOW, SEED + 1, bench, monkeypatch)
+def test_many_damaged_manifests_are_refused(manifest_check: MutantCheck) -> None:
+    require_manifests_are_refused(SLOW_COUNT, SLOW_SEED, manifest_check)
 
 
-def test_the_corpus_is_the_same_each_time() -> None:
+def test_the_same_seed_makes_the_same_damaged_files() -> None:
     for kind in corpus.KINDS:
-        first, again = (list(corpus.mutants(kind, 40, 7)) for _ in range(2))
-        assert [m.content for m in first] == [m.content for m in again]
-        assert [m.number for m in first] == list(range(40))
-        assert all(m.content != m.original.content for m in first)
-        assert len({m.content for m in first}) > 36
-        assert len({m.operator for m in first}) >= 9
-        assert [m.content for m in corpus.mutants(kind, 40, 8)] != [m.content for m in first]
+        first, again = (list(corpus.make_mutants(kind, 40, 7)) for _ in range(2))
+        assert [mutant.content for mutant in first] == [mutant.content for mutant in again]
+        assert [mutant.number for mutant in first] == list(range(40))
+        assert all(mutant.content != mutant.original.content for mutant in first)
+        assert len({mutant.content for mutant in first}) > 36
+        assert len({mutant.operator for mutant in first}) >= 9
+        other_seed = list(corpus.make_mutants(kind, 40, 8))
+        assert [mutant.content for mutant in other_seed] != [mutant.content for mutant in first]
+
+
+def test_the_entries_of_the_corpus_are_in_the_manifest() -> None:
     assert set(corpus.ENTRIES) <= set(json.loads(own_manifest_path().read_text(encoding="utf-8"))["weights"])

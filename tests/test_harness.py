@@ -279,7 +279,7 @@ def test_errors_of_the_system_keep_its_words(error: OSError, shown: str) -> None
 
 def test_files_of_one_name_keep_separate_records(target: EvaluationTarget, small_set: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    description = Description.of(target.path)
+    description = Description.from_file(target.path)
     assert description is not None
     path = tmp_path / "other" / target.path.name
     write_tensors(path, random_state("wrn_16_1", seed=1), description.to_metadata())
@@ -317,7 +317,7 @@ HOSTILE: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("field", "value"), HOSTILE)
 def test_hostile_descriptions(field: str, value: Any, target: EvaluationTarget, tmp_path: Path) -> None:
-    description = Description.of(target.path)
+    description = Description.from_file(target.path)
     assert description is not None
     content = json.loads(description.to_metadata()["pyramidzoo"])
     content[field] = (
@@ -335,7 +335,7 @@ def test_hostile_descriptions(field: str, value: Any, target: EvaluationTarget, 
 def test_arguments_that_do_not_fit_the_network(
     arguments: dict[str, Any], target: EvaluationTarget, small_set: ImageSet, tmp_path: Path
 ) -> None:
-    description = Description.of(target.path)
+    description = Description.from_file(target.path)
     assert description is not None
     metadata = dataclasses.replace(description, arguments=arguments).to_metadata()
     write_tensors(tmp_path / "hostile.safetensors", random_state("wrn_16_1"), metadata)

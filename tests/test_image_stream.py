@@ -223,7 +223,7 @@ def test_a_damaged_image(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"padding": 4, "mixup": 1.0}, "recipe small has padding, mixup, which no training on large images has"),
+        ({"padding": 4, "mixup": 1.0}, "recipe small has padding, mixup, which is only for images in memory"),
         ({"random_area": None}, "recipe small has no random_area"),
         ({"preprocessing": get_recipe("digits").preprocessing}, "resize None"),
         ({"batch_size": 16, "drop_incomplete": True}, "takes 16 images a step; there are 15"),
@@ -236,7 +236,7 @@ def test_recipes_that_do_not_fit(folder: Path, tmp_path: Path, changes: dict[str
 
 def test_changes_of_large_images_on_small_ones(tmp_path: Path) -> None:
     few, recipe = load_few_digits(), get_recipe("digits").replace(lighting=0.1)
-    with pytest.raises(UsageError, match="recipe digits has lighting, which no training on small images has"):
+    with pytest.raises(UsageError, match="recipe digits has lighting, which is only for images in files"):
         train_together([Task("wrn_16_1", recipe, 0)], few, few, device=CPU, output=tmp_path)
 
 

@@ -1,11 +1,10 @@
-"""ImageNet from trees and Parquet files: the pixels of torchvision and timm, counts known in advance, no image lost."""
+"""ImageNet from trees and Parquet files: pixels as in torchvision and timm, known counts, and no image is left out."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -24,12 +23,13 @@ import pytest
 import timm.data
 import torch
 import torchvision
-from imagenet_tree import encode, generate_samples, make_picture, odd_images, write_shards, write_tree
+from command_line import CommandResult, RunCommand
+from imagenet_tree import generate_samples, make_jpeg, make_unusual_images, write_shards, write_tree
+from messages import raises_with_words, require_words
 from PIL import Image, ImageFile
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import Result
@@ -57,39 +57,46 @@ from pyramidzoo.evaluation.verdicts import describe_protocol
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SMALL = Preprocessing((3, 32, 32), MEAN, STD, resize=36, crop=32, interpolation="bilinear")
+SMALL_PREPROCESSING = Preprocessing((3, 32, 32), MEAN, STD, resize=36, crop=32, interpolation="bilinear")
 
 
-def prepared(resize: int, crop: int, interpolation: str) -> Preprocessing:
+def make_preprocessing(resize: int, crop: int, interpolation: str) -> Preprocessing:
     return Preprocessing((3, crop, crop), MEAN, STD, resize=resize, crop=crop, interpolation=interpolation)
+
+
+def open_imagenet(folder: Path, **options: Any) -> Split:
+    """Open the images of ImageNet in a folder."""
+    return open_split("imagenet1k", None, folder, **options)
 
 
 def read_pixels(
     images: Split, preprocessing: Preprocessing, reading: ReaderOptions | None = None, batch: int = 4
 ) -> Any:
-    """All images as a network sees them, in the order of their indices."""
+    """Read all images as a network gets them, in the order of their indices."""
     spans = [(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     normalize = Normalize(preprocessing)
     with contextlib.closing(images.batches(spans, preprocessing, CPU, reading or ReaderOptions())) as batches:
-        found = torch.cat([normalize(batch) for batch in batches])
-    return found[np.argsort(images.index(0, len(images)))]
+        pixels = torch.cat([normalize(batch) for batch in batches])
+    return pixels[np.argsort(images.index(0, len(images)))]
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("odd")
-    write_tree(folder / "val", [("n01440764", name, content) for name, content in odd_images().items()])
+def unusual_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tree of images of unusual sizes and modes, all of one class."""
+    folder = tmp_path_factory.mktemp("unusual")
+    write_tree(folder / "val", [("n01440764", name, content) for name, content in make_unusual_images().items()])
     return folder
 
 
+# resize, crop, interpolation
 PROTOCOLS = [(36, 32, "bilinear"), (36, 32, "bicubic"), (33, 32, "bicubic"), (32, 32, "bilinear"), (17, 11, "bicubic")]
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency", "ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=str)
-def test_every_image_is_torchvisions_and_timms(protocol: tuple[int, int, str], odd: Path) -> None:
+def test_pixels_equal_those_of_torchvision_and_timm(protocol: tuple[int, int, str], unusual_folder: Path) -> None:
     resize, crop, interpolation = protocol
-    theirs = transforms.Compose(
+    torchvision_transform = transforms.Compose(
         [
             transforms.Resize(resize, transforms.InterpolationMode(interpolation)),
             transforms.CenterCrop(crop),
@@ -97,55 +104,55 @@ def test_every_image_is_torchvisions_and_timms(protocol: tuple[int, int, str], o
             transforms.Normalize(MEAN, STD),
         ]
     )
-    timms = timm.data.create_transform(
+    timm_transform = timm.data.create_transform(
         input_size=crop, interpolation=interpolation, mean=MEAN, std=STD, crop_pct=crop / (resize + 0.1)
     )
-    assert resize == next(step.size for step in timms.transforms if isinstance(step, transforms.Resize))
-    reference = ImageFolder(str(odd / "val"))  # its loader: Pillow, to RGB
-    found = read_pixels(open_split("imagenet1k", None, odd), prepared(*protocol))
-    assert len(found) == len(reference) == len(odd_images())
-    ours = eval_transform(prepared(*protocol))
-    for (path, _), (image, _), pixels in zip(reference.samples, reference, found, strict=True):
-        assert torch.equal(pixels, theirs(image)), path
-        assert torch.equal(pixels, timms(image)), path
-        assert torch.equal(pixels, ours(image)), path
+    assert resize == next(step.size for step in timm_transform.transforms if isinstance(step, transforms.Resize))
+    reference = ImageFolder(str(unusual_folder / "val"))  # It loads images with Pillow and converts them to RGB.
+    all_pixels = read_pixels(open_imagenet(unusual_folder), make_preprocessing(*protocol))
+    assert len(all_pixels) == len(reference) == len(make_unusual_images())
+    our_transform = eval_transform(make_preprocessing(*protocol))
+    for (path, _), (image, _), pixels in zip(reference.samples, reference, all_pixels, strict=True):
+        assert torch.equal(pixels, torchvision_transform(image)), path
+        assert torch.equal(pixels, timm_transform(image)), path
+        assert torch.equal(pixels, our_transform(image)), path
 
 
-def test_the_orientation_of_exif_is_not_applied(odd: Path) -> None:
-    names = sorted(odd_images())
-    found = dict(zip(names, read_pixels(open_split("imagenet1k", None, odd), SMALL), strict=True))
-    with Image.open(odd / "val/n01440764/orientation6.JPEG") as turned:
+def test_the_orientation_of_exif_is_not_applied(unusual_folder: Path) -> None:
+    names = sorted(make_unusual_images())
+    pixels = dict(zip(names, read_pixels(open_imagenet(unusual_folder), SMALL_PREPROCESSING), strict=True))
+    with Image.open(unusual_folder / "val/n01440764/orientation6.JPEG") as turned:
         assert turned.getexif()[0x0112] == 6
-    expected = found["plain.JPEG"]  # the same without EXIF
-    assert torch.equal(found["orientation3.JPEG"], expected)
-    assert torch.equal(found["orientation6.JPEG"], expected)
+    expected = pixels["plain.JPEG"]  # the same image without EXIF
+    assert torch.equal(pixels["orientation3.JPEG"], expected)
+    assert torch.equal(pixels["orientation6.JPEG"], expected)
 
 
-def test_processes_and_batches_change_no_pixel(odd: Path) -> None:
-    images = open_split("imagenet1k", None, odd)
-    alone = read_pixels(images, SMALL)
+def test_the_number_of_processes_and_the_batch_size_change_no_pixel(unusual_folder: Path) -> None:
+    images = open_imagenet(unusual_folder)
+    alone = read_pixels(images, SMALL_PREPROCESSING)
     state = torch.get_rng_state()
-    assert torch.equal(read_pixels(images, SMALL, ReaderOptions(workers=2), batch=3), alone)
+    assert torch.equal(read_pixels(images, SMALL_PREPROCESSING, ReaderOptions(workers=2), batch=3), alone)
     assert torch.equal(torch.get_rng_state(), state)
     assert multiprocessing.active_children() == []
 
 
-def test_tensors_are_resized_to_within_two_grey_levels(tmp_path: Path) -> None:
-    contents = [encode(Image.fromarray(make_picture(120, 90, seed))) for seed in range(4)]
+def test_resizing_tensors_changes_pixels_by_at_most_two_grey_levels(tmp_path: Path) -> None:
+    contents = [make_jpeg(120, 90, seed) for seed in range(4)]
     write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k, content in enumerate(contents)])
-    images = open_split("imagenet1k", None, tmp_path)
+    images = open_imagenet(tmp_path)
     for interpolation in ("bilinear", "bicubic"):
-        protocol, levels = prepared(64, 56, interpolation), []
+        protocol, levels = make_preprocessing(64, 56, interpolation), []
         for tensor_resize in (False, True):
             with contextlib.closing(
                 images.batches([(0, 4)], protocol, CPU, ReaderOptions(0, tensor_resize))
             ) as batches:
                 levels.append(next(batches).int())
-        off = (levels[0] - levels[1]).abs()
-        assert 0 < off.max() <= 2
+        difference = (levels[0] - levels[1]).abs()
+        assert 0 < difference.max() <= 2
 
 
-DAMAGED = {
+DAMAGES = {  # functions that damage the bytes of an image
     "truncated": lambda whole: whole[: len(whole) // 2],
     "two bytes short": lambda whole: whole[:-2],
     "empty": lambda whole: b"",
@@ -154,39 +161,42 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named_and_never_left_out(
+def test_a_damaged_image_is_an_error_that_names_the_file(
     damage: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = encode(Image.fromarray(make_picture(80, 60, 1)))
-    contents = {"a.JPEG": whole, "b.JPEG": DAMAGED[damage](whole), "c.JPEG": whole}
+    whole = make_jpeg(80, 60)
+    contents = {"a.JPEG": whole, "b.JPEG": DAMAGES[damage](whole), "c.JPEG": whole}
     write_tree(tmp_path / "val", [("n01440764", *item) for item in contents.items()])
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries leave it
-    images = open_split("imagenet1k", None, tmp_path)
-    with pytest.raises(IntegrityError, match=r"^\S*n01440764/b.JPEG is damaged: .*; get it again$") as caught:
-        read_pixels(images, SMALL, ReaderOptions(workers))
-    assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # Some libraries set this.
+    images = open_imagenet(tmp_path)
+    with raises_with_words(IntegrityError, "n01440764/b.JPEG", "damaged") as caught:
+        read_pixels(images, SMALL_PREPROCESSING, ReaderOptions(workers))
+    # The processes end at once, although the error still holds references to the frames.
+    assert multiprocessing.active_children() == []
+    assert "a.JPEG" not in str(caught.value)
+    assert "c.JPEG" not in str(caught.value)
     assert caught.value.exit_code == 4
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-def test_an_image_that_has_gone(tmp_path: Path) -> None:
-    write_tree(tmp_path / "val", [("n01440764", "a.JPEG", encode(Image.fromarray(make_picture(40, 40, 1))))])
-    images = open_split("imagenet1k", None, tmp_path)
+def test_an_image_that_was_deleted_is_an_error(tmp_path: Path) -> None:
+    write_tree(tmp_path / "val", [("n01440764", "a.JPEG", make_jpeg())])
+    images = open_imagenet(tmp_path)
     (tmp_path / "val/n01440764/a.JPEG").unlink()
     for workers in (0, 1):
-        with pytest.raises(UnavailableError, match=r"a\.JPEG: No such file"):
-            read_pixels(images, SMALL, ReaderOptions(workers))
+        with raises_with_words(UnavailableError, "a.JPEG", "No such file"):
+            read_pixels(images, SMALL_PREPROCESSING, ReaderOptions(workers))
 
 
-# --- where the images are ---
+# --- folders with images ---
 
 
 @pytest.mark.parametrize("place", ["", "imagenet", "ILSVRC2012", "imagenet-1k"])
 @pytest.mark.parametrize("form", ["val", "validation", "data", "shards"])
-def test_images_are_found_under_the_names_people_use(place: str, form: str, tmp_path: Path) -> None:
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
+def test_images_are_found_in_folders_with_the_usual_names(place: str, form: str, tmp_path: Path) -> None:
+    content = make_jpeg()
     folder = tmp_path / place
     if form in ("val", "validation"):
         write_tree(folder / form, [("n01443537", "a.JPEG", content)])
@@ -199,59 +209,67 @@ def test_images_are_found_under_the_names_people_use(place: str, form: str, tmp_
     assert images.labels.tolist() == [1]
 
 
-def test_the_folder_of_the_classes_itself(tmp_path: Path) -> None:
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
+def test_the_folder_may_hold_the_folders_of_the_classes_directly(tmp_path: Path) -> None:
+    content = make_jpeg()
     write_tree(tmp_path, [("n01443537", "a.JPEG", content)])
-    assert open_split("imagenet1k", None, tmp_path).labels.tolist() == [1]
+    assert open_imagenet(tmp_path).labels.tolist() == [1]
 
 
-def test_torchvisions_layout_has_torchvisions_labels(tmp_path: Path) -> None:
+def test_labels_equal_those_of_torchvision(tmp_path: Path) -> None:
     wnids = imagenet._wnids()
     assert len(wnids) == 1000
     assert wnids == sorted(wnids)
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
+    content = make_jpeg()
     for wnid in wnids:
         (tmp_path / "val" / wnid).mkdir(parents=True)
     write_tree(tmp_path / "val", [(wnids[k], f"{k}.JPEG", content) for k in (999, 3, 500, 3)])
     torch.save(({wnid: (wnid,) for wnid in wnids}, []), tmp_path / "meta.bin")
     reference = ImageFolder(tmp_path / "val", allow_empty=True)
-    with contextlib.suppress(FileNotFoundError):  # where empty classes are not to its taste
+    with contextlib.suppress(FileNotFoundError):  # Some versions refuse empty classes.
         reference = torchvision.datasets.ImageNet(tmp_path, split="val")
-    assert (
-        open_split("imagenet1k", None, tmp_path).labels.tolist() == [y for _, y in reference.samples] == [3, 500, 999]
-    )
-    for wnid in wnids[:3]:  # without the empty ones, labels must not move up
+    assert [label for _, label in reference.samples] == [3, 500, 999]
+    assert open_imagenet(tmp_path).labels.tolist() == [3, 500, 999]
+    for wnid in wnids[:3]:  # Labels must stay as they are when folders of empty classes are missing.
         (tmp_path / "val" / wnid).rmdir()
-    assert open_split("imagenet1k", None, tmp_path).labels.tolist() == [3, 500, 999]
+    assert open_imagenet(tmp_path).labels.tolist() == [3, 500, 999]
 
 
-def test_where_the_images_are_not(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="nothing says where ImageNet is; name the folder"):
+def test_a_missing_folder_is_an_error_that_says_what_to_give(tmp_path: Path) -> None:
+    with raises_with_words(UnavailableError, "ImageNet", "folder", "val/CLASS"):
         open_split("imagenet1k", None, None)
-    with pytest.raises(UnavailableError, match=r"ImageNet is not in .*; name the folder that holds val/CLASS"):
-        open_split("imagenet1k", None, tmp_path, download=True)
-    with pytest.raises(UsageError, match="ImageNet has no split 'test'; it has val"):
+    with raises_with_words(UnavailableError, "ImageNet", "folder", "val/CLASS") as caught:
+        open_imagenet(tmp_path, download=True)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_wrong_splits_and_reading_into_memory_are_refused(tmp_path: Path) -> None:
+    with raises_with_words(UsageError, "ImageNet", "split 'test'", "val"):
         open_split("imagenet1k", "test", tmp_path)
-    with pytest.raises(UsageError, match="is too large to be held in memory"):
+    with raises_with_words(UsageError, "ImageNet", "memory", "open_split"):
         load_dataset("imagenet1k", "val", tmp_path)
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
+
+
+def test_folders_without_classes_or_without_images_are_refused(tmp_path: Path) -> None:
+    content = make_jpeg()
     write_tree(tmp_path, [("val", "ILSVRC2012_val_00000001.JPEG", content)])
-    with pytest.raises(UnavailableError, match=r"images without their classes.*torchvision.datasets import ImageNet"):
-        open_split("imagenet1k", None, tmp_path)
+    with raises_with_words(
+        UnavailableError, "classes", "ILSVRC2012_img_val.tar", "torchvision.datasets import ImageNet"
+    ):
+        open_imagenet(tmp_path)
     write_tree(tmp_path / "val", [("0", "a.JPEG", content), ("n01440764", "a.JPEG", content)])
-    with pytest.raises(UnavailableError, match="has 2 folders, one of them '0'; name them by"):
-        open_split("imagenet1k", None, tmp_path)
+    with raises_with_words(UnavailableError, "2 folders", "'0'", "WordNet", "n01440764"):
+        open_imagenet(tmp_path)
     (tmp_path / "other/val/n01440764").mkdir(parents=True)
-    with pytest.raises(UnavailableError, match="hold no images"):
-        open_split("imagenet1k", None, tmp_path / "other")
+    with raises_with_words(UnavailableError, "other/val", "no images"):
+        open_imagenet(tmp_path / "other")
 
 
-# --- which class a folder is ---
+# --- the order of the classes ---
 
 
 def make_tree(folder: Path, names: Sequence[str], *, images: Sequence[int] = (999, 10, 2, 1)) -> Path:
-    """A folder for each class, in the order of the classes; in some of them an image, named by its class."""
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
+    """Make a folder for each class, in the order of the classes. Some have an image whose name is the class number."""
+    content = make_jpeg()
     for name in names:
         (folder / "val" / name).mkdir(parents=True)
     write_tree(folder / "val", [(names[k], f"{k}.JPEG", content) for k in images if k < len(names)])
@@ -259,8 +277,8 @@ def make_tree(folder: Path, names: Sequence[str], *, images: Sequence[int] = (99
 
 
 def read_labels(folder: Path, **options: Any) -> list[int]:
-    """The labels in the order of the indices; that of each image must be the class that it is named by."""
-    images = open_split("imagenet1k", None, folder, **options)
+    """Read the labels in the order of the indices. The name of each image must be its label."""
+    images = open_imagenet(folder, **options)
     assert isinstance(images, EncodedSet)
     assert isinstance(images.encoded, imagenet.ImageFiles)
     labels: list[int] = images.labels.tolist()
@@ -269,40 +287,57 @@ def read_labels(folder: Path, **options: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("prefix", ["", "class_", "imagenet 1k, "])
-def test_folders_whose_order_is_not_clear_are_refused(prefix: str, tmp_path: Path) -> None:
+def test_folders_that_sort_differently_as_text_and_as_numbers_need_an_order(prefix: str, tmp_path: Path) -> None:
     tree = make_tree(tmp_path, [f"{prefix}{k}" for k in range(1000)])
-    text, numbers = ([f"{prefix}{k}" for k in ks] for ks in ((10, 100, 101), (2, 3, 4)))
-    with pytest.raises(UsageError) as caught:
-        open_split("imagenet1k", None, tree)
-    message = str(caught.value)
-    assert f"from class 2 on, text gives {', '.join(text)} and numbers give {', '.join(numbers)}." in message
-    assert all(part in message for part in (str(tree / "val"), "--class-order text", "class_order=", "FILE"))
+    text_order, number_order = (", ".join(f"{prefix}{k}" for k in ks) for ks in ((10, 100, 101), (2, 3, 4)))
+    with raises_with_words(UsageError, "class 2", text_order, number_order) as caught:
+        open_imagenet(tree)
+    require_words(str(caught.value), "val", "--class-order text", "--class-order number", "class_order=", "FILE")
+    assert str(tree / "val") in str(caught.value)
     assert read_labels(tree, class_order="number") == [1, 2, 10, 999]
-    as_text = open_split("imagenet1k", None, tree, class_order="text")
-    assert as_text.labels.tolist() == sorted(sorted(map(str, range(1000))).index(str(k)) for k in (999, 10, 2, 1))
+    sorted_as_text = sorted(map(str, range(1000)))
+    labels = open_imagenet(tree, class_order="text").labels.tolist()
+    assert labels == sorted(sorted_as_text.index(str(k)) for k in (999, 10, 2, 1))
 
 
 @pytest.mark.parametrize("form", ["class_{:04d}", "{:03d}", "{:04d} of 1000"])
-def test_folders_that_sort_equally_both_ways(form: str, tmp_path: Path) -> None:
+def test_folders_that_sort_equally_as_text_and_as_numbers_need_no_order(form: str, tmp_path: Path) -> None:
     tree = make_tree(tmp_path, [form.format(k) for k in range(1000)])
     assert read_labels(tree) == [1, 2, 10, 999]
-    fingerprints = {open_split("imagenet1k", None, tree, class_order=o).fingerprint for o in (None, "text", "number")}
+    fingerprints = {open_imagenet(tree, class_order=o).fingerprint for o in (None, "text", "number")}
     assert len(fingerprints) == 1
 
 
-def test_numbers_are_all_that_sorts_in_two_ways() -> None:
-    """Other characters stand before and after digits as they do in text, and equal numbers keep the order of text."""
-    alike = ["a", "a 1", "a-1", "a1", "a1b", "a_1", "ab", "B1", "é1", "1e5", "01", "1", "001", "b2", "b2 10", "b2-9"]
-    assert sort_folders(alike[:9], None, where=Path("tree")) == sorted(alike[:9])
+def test_only_numbers_in_names_can_sort_in_two_ways() -> None:
+    """Other characters stand before and after digits as they do in text. Equal numbers keep the order of text."""
+    same_both_ways = [
+        "a",
+        "a 1",
+        "a-1",
+        "a1",
+        "a1b",
+        "a_1",
+        "ab",
+        "B1",
+        "é1",
+        "1e5",
+        "01",
+        "1",
+        "001",
+        "b2",
+        "b2 10",
+        "b2-9",
+    ]
+    assert sort_folders(same_both_ways[:9], None, where=Path("tree")) == sorted(same_both_ways[:9])
     assert sort_folders(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
     for names in (["2", "10"], ["a2b1", "a2b1", "a10b1"], ["a 9", "a 10"], ["v1.2", "v1.10"], ["x9", "x10", "y"]):
-        with pytest.raises(UsageError, match="from class 0 on, text gives"):
+        with raises_with_words(UsageError, "tree", "class 0", "text", "numbers"):
             sort_folders(names, None, where=Path("tree"))
         assert sort_folders(names, "number", where=Path("tree")) == names
 
 
-def test_names_of_the_classes_are_known(tmp_path: Path) -> None:
-    """Sorted as text, the class of nearly every name would be wrong."""
+def test_folders_may_have_the_names_of_the_classes(tmp_path: Path) -> None:
+    """The names are known. If they were sorted as text, nearly every class would be wrong."""
     names = imagenet._class_names()
     assert len(set(names)) == 1000
     assert (names[0], names[999]) == ("tench", "toilet tissue")
@@ -313,92 +348,100 @@ def test_names_of_the_classes_are_known(tmp_path: Path) -> None:
     assert read_labels(make_tree(tmp_path / "wnids", wnids), class_order="text") == [1, 2, 10, 999]
 
 
-def test_an_order_from_a_file(tmp_path: Path) -> None:
+def test_a_file_gives_the_order_of_the_classes(tmp_path: Path) -> None:
     names = [f"class_{k}" for k in np.random.default_rng(0).permutation(1000)]
     tree, order = make_tree(tmp_path, names), tmp_path / "order.txt"
-    order.write_text("\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8")  # as an editor of Windows saves it
+    order.write_text(
+        "\ufeff" + "\r\n".join(names) + "\n\n", encoding="utf-8"
+    )  # An editor of Windows saves text like this.
     assert read_labels(tree, class_order=order) == read_labels(tree, class_order=str(order)) == [1, 2, 10, 999]
-    for lines, message in [
-        (names[1:], f"does not name the folders {names[0]}. It must"),
-        (
-            [*names[4:], "x", "y"],
-            r"does not name the folders class_\d+, .* and 1 more; it .*not a folder there: x, y",
-        ),
-        ([*names, names[7]], f"it names more than once {names[7]}. It must have the name of each folder once"),
-        ([], "does not name the folders class_0, class_1, class_10 and 997 more"),
+    first_missing = ", ".join(sorted(names[:4])[:3])
+    for lines, words in [
+        (names[1:], [names[0], "each folder"]),
+        ([*names[4:], "x", "y"], [first_missing, "1 more", "x, y"]),
+        ([*names, names[7]], [names[7], "once"]),
+        ([], ["class_0, class_1, class_10", "997 more"]),
     ]:
         order.write_text("\n".join(lines))
-        with pytest.raises(UsageError, match=message):
-            open_split("imagenet1k", None, tree, class_order=order)
+        with raises_with_words(UsageError, "order.txt", *words):
+            open_imagenet(tree, class_order=order)
     order.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="not UTF-8"):
-        open_split("imagenet1k", None, tree, class_order=order)
-    with pytest.raises(
-        UnavailableError, match=r"cannot read the class order .*numbers: .*; give text, number or a file"
-    ):
-        open_split("imagenet1k", None, tree, class_order="numbers")
+    with raises_with_words(UsageError, "order.txt", "UTF-8"):
+        open_imagenet(tree, class_order=order)
+    with raises_with_words(UnavailableError, "class order numbers", "text, number", "file"):
+        open_imagenet(tree, class_order="numbers")
 
 
-def test_where_an_order_does_not_help(tmp_path: Path, known: Known) -> None:
+def test_an_order_is_refused_where_it_is_of_no_use(tmp_path: Path, thousand: ThousandClasses) -> None:
     tree = make_tree(tmp_path, [f"class_{k}" for k in range(11)])
-    with pytest.raises(UnavailableError, match="has 11 folders, one of them 'class_0'"):
-        open_split("imagenet1k", None, tree)
-    with pytest.raises(UsageError, match="has 11 folders, and an order of folders tells the classes only where"):
-        open_split("imagenet1k", None, tree, class_order="number")
-    with pytest.raises(UsageError, match="have labels in them, so there is no order of folders to choose"):
-        open_split("imagenet1k", None, known.shards, class_order="number")
-    with pytest.raises(UsageError, match="files of the UCI digits have labels in them"):
+    with raises_with_words(UnavailableError, "11 folders", "'class_0'"):
+        open_imagenet(tree)
+    with raises_with_words(UsageError, "11 folders", "1,000", "--class-order"):
+        open_imagenet(tree, class_order="number")
+    with raises_with_words(UsageError, "hub/data", "labels", "--class-order"):
+        open_imagenet(thousand.shards, class_order="number")
+    with raises_with_words(UsageError, "UCI digits", "labels"):
         open_split("digits", None, None, class_order="number")
 
 
-def test_what_the_official_images_are() -> None:
+def test_the_official_images_are_known_by_their_number_names_and_classes() -> None:
     wnids, labels = imagenet._wnids(), np.arange(50_000) % 1000
     names = [f"{wnids[k % 1000]}/ILSVRC2012_val_{k + 1:08d}.JPEG" for k in range(50_000)]
+    names_on_the_hub = [f"{name[10:-5]}_{name[:9]}.JPEG" for name in names]
     assert imagenet.not_the_split(names, labels) is None
-    assert imagenet.not_the_split([f"{name[10:-5]}_{name[:9]}.JPEG" for name in names], labels) is None  # the Hub's
-    assert imagenet.not_the_split(names[1:], labels[1:]) == "49,999 images are not the 50,000 of the split"
-    assert "do not have 50 images each" in str(imagenet.not_the_split(names, labels // 2))
-    twice = [names[0].replace("00000001", "00000002"), *names[1:]]
-    assert "do not have the names of the split" in str(imagenet.not_the_split(twice, labels))
-    for strange in ([name[10:] for name in names], labels), (names, np.roll(labels, 1)):
-        assert "are not those of the classes" in str(imagenet.not_the_split(*strange))
+    assert imagenet.not_the_split(names_on_the_hub, labels) is None
+    require_words(str(imagenet.not_the_split(names[1:], labels[1:])), "49,999", "50,000")
+    require_words(str(imagenet.not_the_split(names, labels // 2)), "50 images each")
+    repeated_name = [names[0].replace("00000001", "00000002"), *names[1:]]
+    require_words(str(imagenet.not_the_split(repeated_name, labels)), "names of the split")
+    names_without_classes = [name[10:] for name in names]
+    require_words(str(imagenet.not_the_split(names_without_classes, labels)), "not those of the classes")
+    require_words(str(imagenet.not_the_split(names, np.roll(labels, 1))), "not those of the classes")
 
 
-def test_the_fingerprint_covers_index_name_size_and_label(tmp_path: Path) -> None:
-    contents = [encode(Image.fromarray(make_picture(40, 40, seed))) for seed in range(3)]
-    place = tmp_path / "val" / "n01440764"
+def test_the_fingerprint_depends_on_index_name_size_and_label_alone(tmp_path: Path) -> None:
+    contents = [make_jpeg(seed=seed) for seed in range(3)]
+    folder = tmp_path / "val" / "n01440764"
     write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k, content in enumerate(contents)])
 
-    def now() -> str:
-        return open_split("imagenet1k", None, tmp_path).fingerprint
+    def read_fingerprint() -> str:
+        return open_imagenet(tmp_path).fingerprint
 
-    seen = {now()}
-    (place / "0.JPEG").touch()
-    os.utime(place / "1.JPEG", (1, 1))
-    assert {now()} == seen
-    (place / "2.JPEG").rename(place / "9.JPEG")
-    seen.add(now())
-    with (place / "9.JPEG").open("ab") as stream:
+    fingerprints = {read_fingerprint()}
+    (folder / "0.JPEG").touch()
+    os.utime(folder / "1.JPEG", (1, 1))
+    assert {read_fingerprint()} == fingerprints
+    (folder / "2.JPEG").rename(folder / "9.JPEG")
+    fingerprints.add(read_fingerprint())
+    with (folder / "9.JPEG").open("ab") as stream:
         stream.write(b"\0")
-    seen.add(now())
-    place.rename(tmp_path / "val" / "n01443537")
-    seen.add(now())
+    fingerprints.add(read_fingerprint())
+    folder.rename(tmp_path / "val" / "n01443537")
+    fingerprints.add(read_fingerprint())
     (tmp_path / "val/n01443537/9.JPEG").unlink()
-    seen.add(now())
-    assert len(seen) == 5
+    fingerprints.add(read_fingerprint())
+    assert len(fingerprints) == 5
     for label in (3, 4):
         write_shards(tmp_path / str(label) / "data", [("a.JPEG", label, contents[0])], shards=1)
-    shards = [open_split("imagenet1k", None, tmp_path / str(label)) for label in (3, 4)]
+    shards = [open_imagenet(tmp_path / str(label)) for label in (3, 4)]
     sizes = {next(tmp_path.glob(f"{label}/data/*")).stat().st_size for label in (3, 4)}
     assert (len(sizes), len({images.fingerprint for images in shards})) == (1, 2)
 
 
-# --- a thousand classes from end to end: what is right is known from torchvision alone ---
+# --- a thousand classes from end to end: torchvision alone gives the expected predictions ---
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
-    """The tree's folder, that of the same as Parquet, the weights, and what torchvision's own pipeline predicts."""
+class ThousandClasses:
+    """Two images of each of a thousand classes, weights, and what torchvision's own pipeline predicts.
+
+    Attributes:
+        tree: A folder with a tree of the images.
+        shards: A folder with Parquet files of the same images.
+        weights: A safetensors file of resnet18.
+        logits: The logits of torchvision's network, in the order of the tree.
+        labels: The labels, in the order of the tree.
+    """
 
     tree: Path
     shards: Path
@@ -425,15 +468,18 @@ def torchvision_network() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    """resnet18 with a head that knows a class by its first image, images of 32x32; none of the zoo's code predicts."""
-    folder = tmp_path_factory.mktemp("known")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> ThousandClasses:
+    """Images of 32x32 pixels, and a resnet18 whose head recognises a class by its first image.
+
+    The predictions are computed without any code of the zoo.
+    """
+    folder = tmp_path_factory.mktemp("thousand")
     samples = generate_samples(1000, 2)
     write_tree(folder / "imagenet" / "val", samples)
     by_name = sorted((name, number // 2, content) for number, (_, name, content) in enumerate(samples))
     write_shards(folder / "hub" / "data", by_name)
-    sized = [transforms.Resize(36), transforms.CenterCrop(32), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    reference = ImageFolder(str(folder / "imagenet" / "val"), transforms.Compose(sized))
+    steps = [transforms.Resize(36), transforms.CenterCrop(32), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    reference = ImageFolder(str(folder / "imagenet" / "val"), transforms.Compose(steps))
     model = torchvision_network()
     head, model.fc = model.fc, torch.nn.Identity()
     with torch.inference_mode():
@@ -447,82 +493,88 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Known:
         logits = head(features)
     state = {**model.state_dict(), "fc.weight": head.weight.detach(), "fc.bias": head.bias.detach()}
     weights = folder / "resnet18.safetensors"
-    described = Description("resnet18", {}, "imagenet1k", 1000, SMALL, None, None)
-    write_tensors(weights, state, described.to_metadata())
-    return Known(folder, folder / "hub", weights, logits, labels)
+    description = Description("resnet18", {}, "imagenet1k", 1000, SMALL_PREPROCESSING, None, None)
+    write_tensors(weights, state, description.to_metadata())
+    return ThousandClasses(folder, folder / "hub", weights, logits, labels)
 
 
-def run(*arguments: object) -> tuple[int, dict[str, Any], str]:
-    """`pyramidzoo evaluate`: its exit code, its one record, and what it said beside."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(["evaluate", *map(str, arguments), "--format", "json"])
-    records = json.loads(out.getvalue())["records"] if out.getvalue() else []
-    return code, records[0] if records else {}, err.getvalue()
+def read_record(result: CommandResult) -> dict[str, Any]:
+    """Return the one record that `pyramidzoo evaluate --format json` printed. The command must have succeeded."""
+    (record,) = result.json()["records"]
+    return record
 
 
-def test_the_counts_of_a_thousand_classes(known: Known, tmp_path: Path) -> None:
-    assert 1000 < known.top1 < known.top5 < 2000  # some right, some wrong, some nearly
-    found = {}
-    for name, place, extra in (
-        ("tree", known.tree, ("-j", 1, "--output", tmp_path)),
-        ("shards", known.shards, ("-j", 0, "-b", 250)),
-    ):
-        code, record, err = run(known.weights, "--data-dir", place, *extra)
-        assert code == 0, err
-        counts = record["images"], record["top1_correct"], record["top5_correct"], record["prediction_sha256"]
-        assert counts == (2000, known.top1, known.top5, known.prediction_sha256), name
-        found[name] = record
-    assert found["tree"]["dataset_fingerprint"] != found["shards"]["dataset_fingerprint"]
-    record = found["tree"]
+def read_counts(record: dict[str, Any]) -> tuple[int, int, str]:
+    return record["top1_correct"], record["top5_correct"], record["prediction_sha256"]
+
+
+def test_the_counts_for_a_thousand_classes_equal_those_of_torchvision(
+    run_command: RunCommand, thousand: ThousandClasses, tmp_path: Path
+) -> None:
+    assert 1000 < thousand.top1 < thousand.top5 < 2000  # so that mistakes of either count would be noticed
+    command = ("evaluate", thousand.weights, "--format", "json")
+    of_tree = read_record(run_command(*command, "--data-dir", thousand.tree, "-j", 1, "--output", tmp_path))
+    of_shards = read_record(run_command(*command, "--data-dir", thousand.shards, "-j", 0, "-b", 250))
+    for record in (of_tree, of_shards):
+        assert record["images"] == 2000
+        assert read_counts(record) == (thousand.top1, thousand.top5, thousand.prediction_sha256)
+    assert of_tree["dataset_fingerprint"] != of_shards["dataset_fingerprint"]
+    record = of_tree
     assert (record["dataset"], record["split"]) == ("imagenet1k", "val")
     assert record["protocol"] == "resize 36, center crop 32, one pass"
-    reason = "2,000 images are not the 50,000 of the split"
+    images = open_imagenet(thousand.tree)
+    reason = images.not_the_split
+    require_words(str(reason), "2,000", "50,000")
     assert (record["recorded"], record["recorded_detail"], record["claims"]) == ("none", reason, [])
     assert record["flags"]["not_the_split"] == reason
     assert record["flags"]["decoder"].startswith(f"Pillow {Image.__version__}, libjpeg")
     assert not record["flags"]["tensor_resize"]
-    assert known.labels.tolist() == open_split("imagenet1k", None, known.tree).labels.tolist()
+    assert thousand.labels.tolist() == images.labels.tolist()
     (row,) = make_table_rows("Z", load_manifest(), measurements_from_records(read_records(tmp_path)))
     assert row["data set"] == "imagenet1k val, 2,000 images"
 
 
-def test_results_of_different_orders_never_meet(known: Known, tmp_path: Path) -> None:
-    """The same images in folders `class_0` to `class_999`; each order has results and a record of its own."""
+def test_each_order_of_the_classes_has_results_of_its_own(
+    run_command: RunCommand, thousand: ThousandClasses, tmp_path: Path
+) -> None:
+    """The folders are called `class_0` to `class_999`. No order reuses the predictions of another order."""
     (tmp_path / "val").mkdir()
-    for k, folder in enumerate(sorted((known.tree / "imagenet/val").iterdir())):
+    for k, folder in enumerate(sorted((thousand.tree / "imagenet/val").iterdir())):
         (tmp_path / "val" / f"class_{k}").symlink_to(folder)
     order, results = tmp_path / "order.txt", tmp_path / "results"
     order.write_text("\n".join(f"class_{k}" for k in range(1000)))
-    arguments = (known.weights, "--data-dir", tmp_path, "-j", 0, "-b", 250, "--output", results)
-    code, record, err = run(*arguments)
-    assert (code, record) == (2, {})
-    assert "text gives class_10, class_100, class_101 and numbers give class_2, class_3, class_4" in err
+    options = ("--data-dir", tmp_path, "-j", 0, "-b", 250, "--output", results, "--format", "json")
+    command = ("evaluate", thousand.weights, *options)
+    result = run_command(*command)
+    assert result.code == 2
+    assert json.loads(result.out)["records"] == []
+    require_words(result.err, "class_10, class_100, class_101", "class_2, class_3, class_4", "--class-order")
     assert not results.exists()
-    found = {}
-    for way in ("number", "text", order):
-        code, found[str(way)], err = run(*arguments, "--class-order", way)
-        assert code == 0, err
-        assert "are there already" not in err
-    number, text, listed = found.values()
-    right = (known.top1, known.top5, known.prediction_sha256)
-    assert (number["top1_correct"], number["top5_correct"], number["prediction_sha256"]) == right
-    assert (listed["top1_correct"], listed["top5_correct"], listed["prediction_sha256"]) == right
-    assert text["top1_correct"] < 100  # the same predictions, of images that are called otherwise
-    names = hashlib.sha256(order.read_bytes()).hexdigest()
-    chosen = ["number", "text", f"file, sha256 {names} of its names"]
-    assert [each["flags"]["class_order"] for each in found.values()] == chosen
+    by_number, by_text, by_file = (
+        read_record(run_command(*command, "--class-order", class_order)) for class_order in ("number", "text", order)
+    )
+    assert [record["reused_files"] for record in (by_number, by_text, by_file)] == [0, 0, 0]
+    expected_counts = (thousand.top1, thousand.top5, thousand.prediction_sha256)
+    assert read_counts(by_number) == expected_counts
+    assert read_counts(by_file) == expected_counts
+    assert by_text["top1_correct"] < 100  # The predictions are the same, but the labels are wrong.
+    hash_of_names = hashlib.sha256(order.read_bytes()).hexdigest()
+    described_orders = [record["flags"]["class_order"] for record in (by_number, by_text, by_file)]
+    assert described_orders == ["number", "text", f"file, sha256 {hash_of_names} of its names"]
     assert len(list(results.glob("*/*/record.json"))) == 3
-    code, again, err = run(*arguments, "--class-order", "number")
-    assert (code, again["reused_files"]) == (0, 2)
-    images = open_split("imagenet1k", None, known.tree)
-    assert images.flags(ReaderOptions()).keys() == {"decoder", "tensor_resize"}  # without the option nothing is new
+    again = read_record(run_command(*command, "--class-order", "number"))
+    assert again["reused_files"] == 2
+    images = open_imagenet(thousand.tree)
+    assert images.flags(ReaderOptions()).keys() == {"decoder", "tensor_resize"}  # no flag without the option
 
 
-def posing(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
-    """The weights as an entry of the manifest, with a claim and a result that are true, and the images they are on."""
+def make_target_and_images(thousand: ThousandClasses) -> tuple[EvaluationTarget, EncodedSet]:
+    """Make an entry of the manifest for the weights, with a true claim and a true result, and open its images.
+
+    A second claim has another protocol.
+    """
     entry = load_manifest().find("resnet18.imagenet1k")
-    wrong = 2000 - known.top1
+    wrong = 2000 - thousand.top1
     claim = dataclasses.replace(
         entry.claims[0],
         split="val",
@@ -534,40 +586,41 @@ def posing(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
         split="val",
         protocol=claim.protocol,
         images=2000,
-        top1_correct=known.top1,
-        top5_correct=known.top5,
+        top1_correct=thousand.top1,
+        top5_correct=thousand.top5,
         statistics={},
-        prediction_sha256=known.prediction_sha256,
+        prediction_sha256=thousand.prediction_sha256,
         precision="fp32",
         device="",
         versions={},
         date="",
     )
     entry = dataclasses.replace(
-        entry, preprocessing=SMALL, claims=(claim, other), results=(result,), tensors_sha256=None
+        entry, preprocessing=SMALL_PREPROCESSING, claims=(claim, other), results=(result,), tensors_sha256=None
     )
-    subject = dataclasses.replace(EvaluationTarget.of_file(known.weights), name=entry.id, entry=entry)
-    images = open_split("imagenet1k", None, known.tree)
+    target = dataclasses.replace(EvaluationTarget.of_file(thousand.weights), name=entry.id, entry=entry)
+    images = open_imagenet(thousand.tree)
     assert isinstance(images, EncodedSet)
-    return subject, images
+    return target, images
 
 
-def test_verdicts_need_the_official_images(known: Known) -> None:
-    subject, images = posing(known)
-    part = Part("known", np.arange(2000), known.labels.numpy(), known.logits.numpy())
+def test_only_results_on_the_official_images_are_judged(thousand: ThousandClasses) -> None:
+    target, images = make_target_and_images(thousand)
+    part = Part("thousand", np.arange(2000), thousand.labels.numpy(), thousand.logits.numpy())
     official = dataclasses.replace(images, not_the_split=None)
-    record = conclude(plan(load_model(subject, official), Engine(ComputeSettings(CPU, 250))), [part])
+    record = conclude(plan(load_model(target, official), Engine(ComputeSettings(CPU, 250))), [part])
     assert record.recorded == "exact"
     (claim,) = record.claims
-    assert (claim.verdict, claim.published) == ("matched", f"{(2000 - known.top1) / 20:.2f}")
+    assert (claim.verdict, claim.published) == ("matched", f"{(2000 - thousand.top1) / 20:.2f}")
     assert "not_the_split" not in record.flags
-    record = conclude(plan(load_model(subject, images), Engine(ComputeSettings(CPU, 250))), [part])
+    record = conclude(plan(load_model(target, images), Engine(ComputeSettings(CPU, 250))), [part])
     assert (record.recorded, record.claims) == ("none", ())
-    assert record.recorded_detail == "2,000 images are not the 50,000 of the split"
+    assert record.recorded_detail == images.not_the_split
+    require_words(record.recorded_detail, "2,000", "50,000")
 
 
 @pytest.mark.parametrize(("images", "table"), [(50_000, "W2"), (1_000, "Z")])
-def test_published_rows_are_about_all_images(images: int, table: str) -> None:
+def test_only_results_on_all_images_are_in_a_table_of_published_rows(images: int, table: str) -> None:
     measured = Measurement(
         weights="mine",
         architecture="wide_resnet50_2",
@@ -586,157 +639,165 @@ def test_published_rows_are_about_all_images(images: int, table: str) -> None:
 
 
 @pytest.fixture
-def few(known: Known) -> tuple[EvaluationTarget, EncodedSet]:
-    """The first 60 images alone, posing as all of them: every image takes its time."""
-    subject, images = posing(known)
-    return subject, dataclasses.replace(images, labels=images.labels[:60], not_the_split=None)
+def first_images(thousand: ThousandClasses) -> tuple[EvaluationTarget, EncodedSet]:
+    """The first 60 images, marked as the official split. All images would take too long."""
+    target, images = make_target_and_images(thousand)
+    return target, dataclasses.replace(images, labels=images.labels[:60], not_the_split=None)
 
 
-def test_another_protocol_is_said_and_judged_by_its_own_claims(
-    few: tuple[EvaluationTarget, EncodedSet], tmp_path: Path
+def test_another_protocol_is_recorded_and_compared_with_its_own_claims(
+    first_images: tuple[EvaluationTarget, EncodedSet], tmp_path: Path
 ) -> None:
-    subject, images = few
+    target, images = first_images
 
-    def judged(override: Override, **settings: Any) -> Any:
-        return evaluate(subject, images, ComputeSettings(CPU, 30, override=override, **settings))
+    def evaluate_with(override: Override) -> Any:
+        return evaluate(target, images, ComputeSettings(CPU, 30, override=override))
 
-    plain = judged(Override())
-    assert judged(Override(36, 32, "bilinear")).flags == plain.flags  # their own
-    record = judged(Override(40, 40))
+    plain = evaluate_with(Override())
+    assert evaluate_with(Override(36, 32, "bilinear")).flags == plain.flags  # the protocol of the weights themselves
+    record = evaluate_with(Override(40, 40))
     assert record.protocol == "resize 40, center crop 40, one pass"
     assert [(claim.published, claim.verdict) for claim in record.claims] == [("0.50", "different")]
     assert (record.recorded, record.reproduced) == ("none", False)
     assert record.flags["preprocessing"]["input_size"] == (3, 40, 40)
     assert record.preprocessing_sha256 != plain.preprocessing_sha256
     assert record.prediction_sha256 != plain.prediction_sha256
-    assert record.preprocessing_sha256 == prepared(40, 40, "bilinear").sha256()
-    for override in (Override(), Override(40, 40)):  # one does not take the other's predictions
-        kept = evaluate(subject, images, ComputeSettings(CPU, 30, override=override), output=tmp_path)
-        assert kept.reused_files == 0
-    bicubic = judged(Override(interpolation="bicubic"))
+    assert record.preprocessing_sha256 == make_preprocessing(40, 40, "bilinear").sha256()
+    for override in (Override(), Override(40, 40)):  # No protocol reuses the predictions of the other protocol.
+        saved = evaluate(target, images, ComputeSettings(CPU, 30, override=override), output=tmp_path)
+        assert saved.reused_files == 0
+    bicubic = evaluate_with(Override(interpolation="bicubic"))
     assert bicubic.protocol == "resize 36, center crop 32, one pass, bicubic"
     assert (bicubic.claims, bicubic.recorded) == ((), "none")
-    for bad in (Override(crop=40), Override(resize=31), Override(crop=0), Override(resize=-1, crop=-1)):
-        with pytest.raises(UsageError, match="give --resize and --crop that fit each other"):
-            judged(bad)
+    for impossible in (Override(crop=40), Override(resize=31), Override(crop=0), Override(resize=-1, crop=-1)):
+        with raises_with_words(UsageError, "--resize", "--crop"):
+            evaluate_with(impossible)
 
 
-def test_tensor_resizing_is_not_strict(few: tuple[EvaluationTarget, EncodedSet]) -> None:
-    subject, images = few
-    record = evaluate(subject, images, ComputeSettings(CPU, 30, reading=ReaderOptions(0, True)))
+def test_a_result_with_resized_tensors_is_not_strict(first_images: tuple[EvaluationTarget, EncodedSet]) -> None:
+    target, images = first_images
+    record = evaluate(target, images, ComputeSettings(CPU, 30, reading=ReaderOptions(0, True)))
     assert record.flags["tensor_resize"]
     assert not record.strict
     assert (record.arithmetic, record.claims) == ("fp32, resized as tensors", ())
 
 
-def test_weights_that_want_other_images(few: tuple[EvaluationTarget, EncodedSet]) -> None:
-    subject, images = few
+def test_preprocessing_that_imagenet_does_not_support_is_refused(
+    first_images: tuple[EvaluationTarget, EncodedSet],
+) -> None:
+    target, images = first_images
     for change in (
         {"resize": None, "crop": None},
         {"crop": 31},
         {"resize": 31},
         {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)},
     ):
-        other = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, **change))
-        with pytest.raises(UsageError, match="images of imagenet1k are resized and then cropped to a square"):
+        other = dataclasses.replace(target, preprocessing=dataclasses.replace(SMALL_PREPROCESSING, **change))
+        with raises_with_words(UsageError, "imagenet1k", "resized", "cropped", "square"):
             evaluate(other, images, ComputeSettings(CPU, 30))
-    odd = dataclasses.replace(subject, preprocessing=dataclasses.replace(SMALL, interpolation="magic"))
-    with pytest.raises(UsageError, match="resized by 'magic'; bilinear and bicubic are possible"):
-        evaluate(odd, images, ComputeSettings(CPU, 30))
+    unknown = dataclasses.replace(SMALL_PREPROCESSING, interpolation="magic")
+    with raises_with_words(UsageError, "'magic'", "bilinear", "bicubic"):
+        evaluate(dataclasses.replace(target, preprocessing=unknown), images, ComputeSettings(CPU, 30))
 
 
-def test_protocols_are_the_words_of_the_claims() -> None:
-    claims = 0
+def test_protocols_are_described_as_in_the_claims() -> None:
+    same_description = 0
     for entry in load_manifest().entries.values():
         for claim in entry.claims if entry.dataset == "imagenet1k" else ():
             if claim.protocol != "not stated":
-                claims += claim.protocol == describe_protocol(entry.preprocessing)
-    assert claims > 200
-    assert describe_protocol(SMALL, SMALL) == "resize 36, center crop 32, one pass"
+                same_description += claim.protocol == describe_protocol(entry.preprocessing)
+    assert same_description > 200
+    assert describe_protocol(SMALL_PREPROCESSING, SMALL_PREPROCESSING) == "resize 36, center crop 32, one pass"
 
 
-@pytest.mark.parametrize("wanted", [64, 20, 7])
-def test_too_little_memory_halves_the_batch(
-    wanted: int, few: tuple[EvaluationTarget, EncodedSet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("requested", "used"), [(64, 8), (20, 5), (7, 7)])
+def test_the_batch_size_is_halved_until_the_memory_is_enough(
+    requested: int,
+    used: int,
+    first_images: tuple[EvaluationTarget, EncodedSet],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """What comes out, file for file, is what a run gives that was asked for the smaller batch."""
-    subject, images = few
+    """The predictions, and the files of them, equal those of a run with the smaller batch size."""
+    target, images = first_images
     compute, sizes = Engine._compute_logits, []
 
-    def cramped(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
+    def compute_small_batches(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 8:
             raise torch.OutOfMemoryError("no memory")
         return compute(self, key, network, batch)
 
-    expected = {64: 8, 20: 5, 7: 7}[wanted]
-    asked = evaluate(subject, images, ComputeSettings(CPU, expected), output=tmp_path / "out")
-    monkeypatch.setattr(Engine, "_compute_logits", cramped)
+    expected = evaluate(target, images, ComputeSettings(CPU, used), output=tmp_path / "out")
+    monkeypatch.setattr(Engine, "_compute_logits", compute_small_batches)
     monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
-    record = evaluate(subject, images, ComputeSettings(CPU, wanted))
-    assert max(sizes[-60 // expected :]) == expected
-    assert record.prediction_sha256 == asked.prediction_sha256
-    assert record.flags["batch_size"] == expected
-    assert record.flags.get("batch_size_asked") == (wanted if wanted > 8 else None)
-    again = evaluate(subject, images, ComputeSettings(CPU, wanted), output=tmp_path / "out")
-    assert again.reused_files == -(-60 // (4 * expected))
+    record = evaluate(target, images, ComputeSettings(CPU, requested))
+    assert max(sizes[-60 // used :]) == used
+    assert record.prediction_sha256 == expected.prediction_sha256
+    assert record.flags["batch_size"] == used
+    assert record.flags.get("batch_size_asked") == (requested if requested > 8 else None)
+    again = evaluate(target, images, ComputeSettings(CPU, requested), output=tmp_path / "out")
+    assert again.reused_files == -(-60 // (4 * used))
 
 
-def test_no_memory_at_all(few: tuple[EvaluationTarget, EncodedSet], monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, images = few
+def test_an_evaluation_without_enough_memory_is_an_error(
+    first_images: tuple[EvaluationTarget, EncodedSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, images = first_images
 
-    def none(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
+    def raise_out_of_memory(self: Engine, key: Any, network: Any, batch: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(Engine, "_compute_logits", none)
-    with pytest.raises(UnavailableError, match="no memory for batches of 30; try a smaller -b") as caught:  # on the way
-        evaluate(subject, images, ComputeSettings(CPU, 30, reading=ReaderOptions(1)))
-    assert multiprocessing.active_children() == []  # although somebody has the error, and with it the frames
+    monkeypatch.setattr(Engine, "_compute_logits", raise_out_of_memory)
+    with raises_with_words(UnavailableError, "memory", "batches of 30", "-b") as caught:
+        evaluate(target, images, ComputeSettings(CPU, 30, reading=ReaderOptions(1)))
+    # The processes end at once, although the error still holds references to the frames.
+    assert multiprocessing.active_children() == []
     assert caught.value.exit_code == 5
     monkeypatch.setattr(engine, "_can_continue_after_out_of_memory", lambda device: True)
-    with pytest.raises(UnavailableError, match="no memory for batches of 1"):
-        evaluate(subject, images, ComputeSettings(CPU, 30))
+    with raises_with_words(UnavailableError, "memory", "batches of 1"):
+        evaluate(target, images, ComputeSettings(CPU, 30))
 
 
 # --- processes ---
 
 
-def test_a_decoding_process_that_is_killed(few: tuple[EvaluationTarget, EncodedSet]) -> None:
-    _, images = few
+def test_a_killed_decoding_process_is_an_error(first_images: tuple[EvaluationTarget, EncodedSet]) -> None:
+    _, images = first_images
     spans, before = [(start, start + 1) for start in range(60)], signal.getsignal(signal.SIGCHLD)
-    with contextlib.closing(images.batches(spans, SMALL, CPU, ReaderOptions(1))) as batches:
+    with contextlib.closing(images.batches(spans, SMALL_PREPROCESSING, CPU, ReaderOptions(1))) as batches:
         next(batches)
         (child,) = multiprocessing.active_children()
         os.kill(child.pid or 0, signal.SIGKILL)
-        with pytest.raises(UnavailableError, match=r"a process that decodes images has ended \(.*try fewer with -j"):
+        with raises_with_words(UnavailableError, "process", "decodes", "-j"):
             list(batches)
     assert multiprocessing.active_children() == []
     assert signal.getsignal(signal.SIGCHLD) is before
 
 
-def test_closing_early_ends_the_processes(few: tuple[EvaluationTarget, EncodedSet]) -> None:
-    _, images = few
-    batches = images.batches([(start, start + 1) for start in range(60)], SMALL, CPU, ReaderOptions(2))
+def test_closing_early_ends_the_processes(first_images: tuple[EvaluationTarget, EncodedSet]) -> None:
+    _, images = first_images
+    batches = images.batches([(start, start + 1) for start in range(60)], SMALL_PREPROCESSING, CPU, ReaderOptions(2))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
     assert multiprocessing.active_children() == []
 
 
-def test_processes_that_are_spawned_get_what_they_need(known: Known) -> None:
-    """Where a platform does not fork, all that they work with is pickled."""
-    for place in (known.tree, known.shards):
-        images = open_split("imagenet1k", None, place)
+def test_the_reader_of_images_can_be_pickled(thousand: ThousandClasses) -> None:
+    """It is pickled for the processes on a platform that does not fork."""
+    for folder in (thousand.tree, thousand.shards):
+        images = open_imagenet(folder)
         assert isinstance(images, EncodedSet)
-        crops = _DecodedSpans(images.encoded, Decoder(SMALL, tensor_resize=False))
-        crop = crops[0, 2]
-        assert isinstance(crop, torch.Tensor)
-        assert torch.equal(pickle.loads(pickle.dumps(crops))[0, 2], crop)
+        spans = _DecodedSpans(images.encoded, Decoder(SMALL_PREPROCESSING, tensor_resize=False))
+        span = spans[0, 2]
+        assert isinstance(span, torch.Tensor)
+        assert torch.equal(pickle.loads(pickle.dumps(spans))[0, 2], span)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for the processes of a session in the kernel's table")
-def test_an_interrupt_leaves_no_process(known: Known, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pyramidzoo", "evaluate", str(known.weights), "--data-dir", str(known.tree)]
+@pytest.mark.skipif(sys.platform != "linux", reason="sends a signal to a process group, and expects that it is gone")
+def test_an_interrupt_leaves_no_process(thousand: ThousandClasses, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pyramidzoo", "evaluate", str(thousand.weights), "--data-dir", str(thousand.tree)]
     process = subprocess.Popen(
         [*command, "-j", "2", "-b", "1", "--output", str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -747,7 +808,7 @@ def test_an_interrupt_leaves_no_process(known: Known, tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("predictions-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    os.killpg(process.pid, signal.SIGINT)  # A terminal sends the signal to all processes.
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.strip().endswith("pyramidzoo: interrupted")
@@ -757,115 +818,157 @@ def test_an_interrupt_leaves_no_process(known: Known, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_with_processes_of_its_own(known: Known) -> None:
+def test_torchrun_with_decoding_processes_gives_the_same_predictions(thousand: ThousandClasses) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pyramidzoo"]
-    arguments = ["evaluate", known.weights, "--data-dir", known.shards, "-j", 1, "-b", 50, "--format", "json"]
+    arguments = ["evaluate", thousand.weights, "--data-dir", thousand.shards, "-j", 1, "-b", 50, "--format", "json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)["records"]
-    assert (record["images"], record["prediction_sha256"]) == (2000, known.prediction_sha256)
+    assert (record["images"], record["prediction_sha256"]) == (2000, thousand.prediction_sha256)
 
 
 # --- Parquet ---
 
 
-def test_rows_are_indexed_as_the_tree_is(known: Known) -> None:
-    tree, rows = (open_split("imagenet1k", None, place) for place in (known.tree, known.shards))
+def test_images_have_the_same_index_in_parquet_files_and_in_a_tree(thousand: ThousandClasses) -> None:
+    tree, rows = (open_imagenet(folder) for folder in (thousand.tree, thousand.shards))
     index = rows.index(0, 2000)
     assert sorted(index) == list(range(2000))
     assert (index != np.arange(2000)).any()
     assert torch.equal(rows.labels, tree.labels[index])
     places = np.argsort(index)[:3]
-    with contextlib.closing(rows.batches([(p, p + 1) for p in places], SMALL, CPU, ReaderOptions())) as batches:
-        found = torch.cat(list(batches))
-    with contextlib.closing(tree.batches([(0, 3)], SMALL, CPU, ReaderOptions())) as batches:
-        assert torch.equal(found, next(batches))
+    with contextlib.closing(
+        rows.batches([(p, p + 1) for p in places], SMALL_PREPROCESSING, CPU, ReaderOptions())
+    ) as batches:
+        first_three = torch.cat(list(batches))
+    with contextlib.closing(tree.batches([(0, 3)], SMALL_PREPROCESSING, CPU, ReaderOptions())) as batches:
+        assert torch.equal(first_three, next(batches))
 
 
-def test_row_groups_are_read_once_in_a_row(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_row_group_is_read_once(thousand: ThousandClasses, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow.parquet import ParquetFile
 
-    read: list[int] = []
-    real = ParquetFile.read_row_group
+    row_groups: list[int] = []
+    read_row_group = ParquetFile.read_row_group
 
-    def counting(self: Any, number: int, *arguments: Any) -> Any:
-        read.append(number)
-        return real(self, number, *arguments)
+    def read_and_record(self: Any, number: int, *arguments: Any) -> Any:
+        row_groups.append(number)
+        return read_row_group(self, number, *arguments)
 
-    monkeypatch.setattr(ParquetFile, "read_row_group", counting)
-    images = open_split("imagenet1k", None, known.shards)
-    assert read == []
+    monkeypatch.setattr(ParquetFile, "read_row_group", read_and_record)
+    images = open_imagenet(thousand.shards)
+    assert row_groups == []
     assert isinstance(images, EncodedSet)
     names = [name for start in range(0, 2000, 64) for name, _ in images.encoded.read(start, min(start + 64, 2000))]
     assert len(names) == len(set(names)) == 2000
-    assert len(read) == 3 * 7  # of 100 rows each
+    assert len(row_groups) == 3 * 7  # 100 rows each
 
 
-def test_parquet_files_that_are_none(known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
-    shard = tmp_path / "data" / "validation-00000-of-00001.parquet"
-    write_shards(shard.parent, [(f"{k}.JPEG", k, content) for k in range(5)], shards=1)
-    images, whole = open_split("imagenet1k", None, tmp_path), shard.read_bytes()
-    shard.write_bytes(whole[:4] + bytes(64) + whole[68:])  # the first page
-    with pytest.raises(IntegrityError, match=r"00000-of-00001\.parquet cannot be read: .*; get the file again"):
-        read_pixels(images, SMALL)
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """The one Parquet file of a folder, with five images."""
+    path = tmp_path / "data" / "validation-00000-of-00001.parquet"
+    write_shards(path.parent, [(f"{k}.JPEG", k, make_jpeg()) for k in range(5)], shards=1)
+    return path
+
+
+def test_damaged_parquet_files_are_refused(shard: Path, tmp_path: Path) -> None:
+    images, whole = open_imagenet(tmp_path), shard.read_bytes()
+    shard.write_bytes(whole[:4] + bytes(64) + whole[68:])  # This damages the first page.
+    with raises_with_words(IntegrityError, shard.name, "file again"):
+        read_pixels(images, SMALL_PREPROCESSING)
     for damaged in (b"", b"PAR1" + bytes(50), whole[:-20]):
         shard.write_bytes(damaged)
-        with pytest.raises(IntegrityError, match=r"00000-of-00001\.parquet cannot be read: .*; get the file again"):
-            open_split("imagenet1k", None, tmp_path)
+        with raises_with_words(IntegrityError, shard.name, "file again"):
+            open_imagenet(tmp_path)
+
+
+def test_parquet_files_with_other_columns_or_labels_are_refused(shard: Path, tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.table({"make_picture": [b""], "label": [1]}), shard)
-    with pytest.raises(IntegrityError, match=r"not image \(bytes and path\) and label"):
-        open_split("imagenet1k", None, tmp_path)
+    parquet.write_table(pyarrow.table({"picture": [b""], "label": [1]}), shard)
+    with raises_with_words(IntegrityError, shard.name, "picture", "image (bytes and path)", "label"):
+        open_imagenet(tmp_path)
     shard.unlink()
     shard.parent.rmdir()
-    write_shards(shard.parent, [("a", -1, content)], shards=1)
-    with pytest.raises(IntegrityError, match="has labels that are not 0 to 999"):
-        open_split("imagenet1k", None, tmp_path)
+    write_shards(shard.parent, [("a", -1, make_jpeg())], shards=1)
+    with raises_with_words(IntegrityError, "data", "labels", "0 to 999"):
+        open_imagenet(tmp_path)
+
+
+def test_parquet_files_need_pyarrow(shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match=r"pip install 'pyramidzoo\[parquet\]'"):
-        open_split("imagenet1k", None, tmp_path)
+    with raises_with_words(UnavailableError, "pip install 'pyramidzoo[parquet]'"):
+        open_imagenet(tmp_path)
 
 
-def test_a_damaged_image_among_the_rows(tmp_path: Path) -> None:
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
+def test_a_damaged_image_in_a_parquet_file_is_an_error_that_names_its_place(tmp_path: Path) -> None:
+    content = make_jpeg()
     contents = [content, content, content[:300]]
     write_shards(tmp_path / "data", [(f"{k}.JPEG", 0, c) for k, c in enumerate(contents)], shards=1, rows=2)
-    with pytest.raises(IntegrityError, match=r"^image 0 of row group 1 in \S*00000-of-00001\.parquet is damaged"):
-        read_pixels(open_split("imagenet1k", None, tmp_path), SMALL)
+    with raises_with_words(IntegrityError, "image 0", "row group 1", "00000-of-00001.parquet", "damaged"):
+        read_pixels(open_imagenet(tmp_path), SMALL_PREPROCESSING)
 
 
-# --- the command ---
+# --- the command `evaluate` ---
 
 
-def test_the_command_line(known: Known, tmp_path: Path) -> None:
-    content = encode(Image.fromarray(make_picture(40, 40, 1)))
-    write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", content) for k in range(3)])
-    code, record, err = run(
-        *(known.weights, "--data-dir", tmp_path, "-j", 0, "--resize", 40, "--crop", 40, "--interpolation", "bicubic"),
-        "--tensor-resize",
-    )
-    assert code == 0, err
+@pytest.fixture
+def three_images(tmp_path: Path) -> Path:
+    """A folder with a tree of three images of one class."""
+    write_tree(tmp_path / "val", [("n01440764", f"{k}.JPEG", make_jpeg()) for k in range(3)])
+    return tmp_path
+
+
+def test_options_of_evaluate_set_the_protocol(
+    run_command: RunCommand, thousand: ThousandClasses, three_images: Path
+) -> None:
+    options = ("--resize", 40, "--crop", 40, "--interpolation", "bicubic", "--tensor-resize", "--format", "json")
+    record = read_record(run_command("evaluate", thousand.weights, "--data-dir", three_images, "-j", 0, *options))
     assert record["protocol"] == "resize 40, center crop 40, one pass, bicubic"
     assert record["flags"]["tensor_resize"]
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        assert cli.main(["evaluate", str(known.weights), "--data-dir", str(tmp_path), "-j", "0"]) == 0
-    assert "  protocol       resize 36, center crop 32, one pass\n" in out.getvalue()
-    assert "  claim          none: 3 images are not the 50,000 of the split\n" in out.getvalue()
-    (tmp_path / "val/n01440764/1.JPEG").write_bytes(content[:200])
-    code, _, err = run(known.weights, "--data-dir", tmp_path, "-j", 1)
-    assert code == 4
-    assert "n01440764/1.JPEG is damaged" in err
-    for arguments, message in (
-        (("-j", -1), "cannot be negative"),
-        (("--split", "test"), "ImageNet has no split 'test'"),
-        (("--crop", 300), "that fit each other"),
-    ):
-        code, _, err = run(known.weights, "--data-dir", tmp_path, *arguments)
-        assert (code, message in err) == (2, True), err
+
+
+def test_evaluate_prints_the_protocol_and_why_no_claim_is_compared(
+    run_command: RunCommand, thousand: ThousandClasses, three_images: Path
+) -> None:
+    result = run_command("evaluate", thousand.weights, "--data-dir", three_images, "-j", 0)
+    assert result.code == 0, result.err
+    lines = [line.split(maxsplit=1) for line in result.out.splitlines()]
+    assert ["protocol", "resize 36, center crop 32, one pass"] in lines
+    (claim,) = (line[1] for line in lines if line[:1] == ["claim"])
+    require_words(claim, "none", "3 images", "50,000")
+
+
+def test_evaluate_fails_for_a_damaged_image(
+    run_command: RunCommand, thousand: ThousandClasses, three_images: Path
+) -> None:
+    damaged = three_images / "val/n01440764/1.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    result = run_command("evaluate", thousand.weights, "--data-dir", three_images, "-j", 1)
+    assert result.code == 4
+    require_words(result.err, "n01440764/1.JPEG", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-j", -1), ["-j", "negative"]),
+        (("--split", "test"), ["ImageNet", "split 'test'"]),
+        (("--crop", 300), ["300", "--resize", "--crop"]),
+    ],
+)
+def test_evaluate_refuses_wrong_options(
+    options: tuple[object, ...],
+    words: list[str],
+    run_command: RunCommand,
+    thousand: ThousandClasses,
+    three_images: Path,
+) -> None:
+    result = run_command("evaluate", thousand.weights, "--data-dir", three_images, *options)
+    assert result.code == 2
+    require_words(result.err, *words)

@@ -1,46 +1,47 @@
-"""Files of other packages through their layouts: the converted network computes what theirs did."""
+"""Files of other packages are converted: the converted network computes what the original network computes."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorchcv_names
 import timm
 import torch
 import torchvision
 from layout_tools import (
-    converted,
-    loaded,
-    mapped,
-    read_here,
-    require_equal,
-    trained,
-    without_fixed_pooling,
-    zipped,
+    build_from_state_dict,
+    convert_beside_source,
+    load_converted_network,
+    make_pooling_global,
+    randomise_and_calibrate,
+    require_equal_outputs,
+    write_zipped_checkpoint,
 )
+from messages import raises_with_words
 from pytorchcv.model_provider import get_model
+from pytorchcv_models import list_published_models
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pyramidzoo
+from pyramidzoo.bench.pytorchcv_names import describe_model
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
-from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
-from pyramidzoo.convert import read_file
+from pyramidzoo.checkpoints.signatures import check_signatures, get_signatures
 from pyramidzoo.convert.conversion import convert_file
 from pyramidzoo.convert.layout import FlatCheckpoint
 from pyramidzoo.convert.layouts import _folded, get_layout
 from pyramidzoo.convert.layouts.timm import get_timm_name
-from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.recognition import compute_expected_signatures, recognise
 from pyramidzoo.errors import IntegrityError
 
-# one small network a family, each with what is special about its names
-SMALL = (
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# One small network of each family. Each shows what is special about the names of its family.
+SMALL_PYTORCHCV_MODELS = (
     "resnet20_cifar10",
     "resnet164bn_cifar100",
     "preresnet20_svhn",
@@ -65,28 +66,14 @@ SMALL = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints are opened without a child process, which takes seconds; test_convert covers it."""
-    monkeypatch.setattr(read_file, "unpickle", read_here)
-
-
-def image_size(architecture: str) -> int:
-    """Pixels that are enough for every layer: VGG's linear layers need all of them."""
+def choose_image_size(architecture: str) -> int:
+    """Return a size that is large enough for every layer. The linear layers of VGG need the full size."""
     row = get_architecture(architecture)
     return 224 if row.class_name == "ImageVgg" else (64 if row.input_size == 224 else 16)
 
 
 def test_every_published_model_of_pytorchcv_has_a_layout() -> None:
-    models = [pytorchcv_names.model(name) for name in pytorchcv_names.published()]
+    models = list_published_models()
     assert sum(model.dataset != "imagenet1k" for model in models) == 150
     assert sum(model.dataset == "imagenet1k" for model in models) == 89
     layout = get_layout("pytorchcv")
@@ -95,87 +82,88 @@ def test_every_published_model_of_pytorchcv_has_a_layout() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar10", "preresnet110_svhn", "pyramidnet164_a270_bn_cifar100", "senet28"])
-def test_pytorchcv_is_refused_where_the_graph_differs(name: str) -> None:
-    row = get_architecture(pytorchcv_names.model(name).architecture)
-    others = {
+def test_the_pytorchcv_layout_does_not_support_similar_graphs(name: str) -> None:
+    row = get_architecture(describe_model(name).architecture)
+    similar = {
         "resnet20_b": "resnet20",
         "preresnet110_rawid": "preresnet110",
         "pyramidnet164_a270": "pyramidnet164_a270_hysts",
         "senet28": "vgg15_bn",
     }
     assert get_layout("pytorchcv").supports(row)
-    assert not get_layout("pytorchcv").supports(get_architecture(others[row.name]))
+    assert not get_layout("pytorchcv").supports(get_architecture(similar[row.name]))
 
 
-def through_pytorchcv(name: str, tmp_path: Path) -> None:
-    model = pytorchcv_names.model(name)
-    size = image_size(model.architecture)
-    theirs = trained(without_fixed_pooling(get_model(name, pretrained=False)), size)
-    source = zipped(tmp_path / f"{name}.pth.zip", theirs.state_dict())
-    result = converted(
+def require_equal_conversion_from_pytorchcv(name: str, tmp_path: Path) -> None:
+    model = describe_model(name)
+    size = choose_image_size(model.architecture)
+    theirs = randomise_and_calibrate(make_pooling_global(get_model(name, pretrained=False)), size)
+    source = write_zipped_checkpoint(tmp_path / f"{name}.pth.zip", theirs.state_dict())
+    result = convert_beside_source(
         source, layout="pytorchcv", architecture=model.architecture, dataset=model.dataset, classes=model.classes
     )
     source.unlink()
-    require_equal(loaded(result), theirs, size)
-    result.path.unlink()  # hundreds of networks are many gigabytes
+    require_equal_outputs(load_converted_network(result), theirs, size)
+    result.path.unlink()  # The files of hundreds of networks together have many gigabytes.
 
 
-@pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize("name", SMALL)
-def test_pytorchcv(name: str, tmp_path: Path) -> None:
-    through_pytorchcv(name, tmp_path)
+@pytest.mark.usefixtures("unpickle_in_this_process")
+@pytest.mark.parametrize("name", SMALL_PYTORCHCV_MODELS)
+def test_small_models_of_pytorchcv_compute_the_same_after_conversion(name: str, tmp_path: Path) -> None:
+    require_equal_conversion_from_pytorchcv(name, tmp_path)
 
 
-def one_of_each() -> list[str]:
-    """pytorchcv's names, one for each architecture: its data sets differ in the classifier alone."""
-    models = [pytorchcv_names.model(name) for name in pytorchcv_names.published()]
-    return list({model.architecture: model.name for model in reversed(models)}.values())
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize("name", one_of_each())
-def test_all_of_pytorchcv(name: str, tmp_path: Path) -> None:
-    through_pytorchcv(name, tmp_path)
+def list_one_model_for_each_architecture() -> list[str]:
+    """Return pytorchcv's names. The models of one architecture for several datasets differ in the classifier alone."""
+    return list({model.architecture: model.name for model in reversed(list_published_models())}.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", pytorchcv_names.published())
-def test_all_names_and_shapes_of_pytorchcv(name: str) -> None:
+@pytest.mark.usefixtures("unpickle_in_this_process")
+@pytest.mark.parametrize("name", list_one_model_for_each_architecture())
+def test_all_models_of_pytorchcv_compute_the_same_after_conversion(name: str, tmp_path: Path) -> None:
+    require_equal_conversion_from_pytorchcv(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [model.name for model in list_published_models()])
+def test_names_and_shapes_of_all_models_of_pytorchcv(name: str) -> None:
     with torch.device("meta"):
         state = get_model(name, pretrained=False).state_dict()
-    model = pytorchcv_names.model(name)
+    model = describe_model(name)
     require_all_names(state, "pytorchcv", model.architecture, model.classes)
 
 
-def test_a_zip_is_read_by_the_child_process(tmp_path: Path) -> None:
-    theirs = trained(without_fixed_pooling(get_model("resnet20_cifar10", pretrained=False)), 16)
-    source = zipped(tmp_path / "resnet20_cifar10-0597.pth.zip", theirs.state_dict(), compressed=True)
-    result = converted(source, layout=None, architecture=None, dataset="cifar10", classes=10)
+def test_the_child_process_reads_a_compressed_zip(tmp_path: Path) -> None:
+    theirs = randomise_and_calibrate(make_pooling_global(get_model("resnet20_cifar10", pretrained=False)), 16)
+    source = write_zipped_checkpoint(tmp_path / "resnet20_cifar10-0597.pth.zip", theirs.state_dict(), compressed=True)
+    result = convert_beside_source(source, layout=None, architecture=None, dataset="cifar10", classes=10)
     assert (result.description.layout, result.description.architecture) == ("pytorchcv", "resnet20_b")
-    require_equal(loaded(result), theirs, 16)
+    require_equal_outputs(load_converted_network(result), theirs, 16)
 
 
 @functools.cache
-def folded_network() -> nn.Module:
-    return trained(without_fixed_pooling(get_model("wrn50_2", pretrained=False)), 64)
+def make_folded_network() -> nn.Module:
+    return randomise_and_calibrate(make_pooling_global(get_model("wrn50_2", pretrained=False)), 64)
 
 
-def test_a_folded_network_of_pytorchcv() -> None:
-    require_equal(mapped(folded_network().state_dict(), "pytorchcv", "wide_resnet50_2", 1000), folded_network(), 64)
+def test_a_network_of_pytorchcv_with_folded_bns_computes_the_same() -> None:
+    theirs = make_folded_network()
+    ours = build_from_state_dict(theirs.state_dict(), "pytorchcv", "wide_resnet50_2", 1000)
+    require_equal_outputs(ours, theirs, 64)
 
 
-def test_the_dummy_bn_does_nothing() -> None:
+def test_the_bn_for_a_folded_convolution_changes_no_value() -> None:
     norm = nn.BatchNorm2d(4).eval()
     for name in ("weight", "running_mean", "running_var"):
-        getattr(norm, name).data.fill_(_folded.norm_source(name, "").fill)
+        getattr(norm, name).data.fill_(_folded.locate_norm_tensor(name, "").fill)
     x = torch.randn(2, 4, 5, 5) * 100
     assert torch.equal(norm(x), x)
     assert torch.allclose(norm.double()(x.double()), x.double(), rtol=1e-14, atol=0)
 
 
-def functional_wide_resnet(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """WRN-50-2 as functional-zoo's notebook runs it, on a map of any size."""
+def run_functional_wide_resnet(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Run WRN-50-2 as the notebook of functional-zoo does, but for images of any size."""
     state = {name: tensor.to(x.dtype) for name, tensor in state.items()}
 
     def conv(x: Tensor, name: str, stride: int = 1, padding: int = 0) -> Tensor:
@@ -191,8 +179,8 @@ def functional_wide_resnet(state: dict[str, Tensor], x: Tensor) -> Tensor:
     return F.linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"])
 
 
-def functional_name(name: str) -> str:
-    """functional-zoo's name for one of pytorchcv's tensors of the same folded network."""
+def rename_for_functional_zoo(name: str) -> str:
+    """Return functional-zoo's name for a tensor that pytorchcv calls `name`. Both have the same folded network."""
     parts = name.split(".")
     if parts[0] == "output":
         return f"fc.{parts[-1]}"
@@ -202,59 +190,58 @@ def functional_name(name: str) -> str:
     return f"{place}.{'conv_dim' if parts[3] == 'identity_conv' else f'conv{int(parts[4][-1]) - 1}'}.{parts[-1]}"
 
 
-def test_functional_zoo() -> None:
-    state = {functional_name(name): tensor.float() for name, tensor in folded_network().state_dict().items()}
+def test_a_file_of_functional_zoo_computes_the_same() -> None:
+    state = {
+        rename_for_functional_zoo(name): tensor.float() for name, tensor in make_folded_network().state_dict().items()
+    }
     assert sum(tensor.numel() for tensor in state.values()) == 68_849_128  # as the notebook prints
-    ours = mapped(state, "functional_zoo", "wide_resnet50_2", 1000)
-    require_equal(ours, functools.partial(functional_wide_resnet, state), 64, gradient=False)
+    ours = build_from_state_dict(state, "functional_zoo", "wide_resnet50_2", 1000)
+    require_equal_outputs(ours, functools.partial(run_functional_wide_resnet, state), 64, gradient=False)
 
 
-def torchvision_network(architecture: str, **settings: Any) -> nn.Module:
-    return torchvision.models.get_model(architecture, weights=None, **settings)
-
-
-def timm_network(architecture: str, **settings: Any) -> nn.Module:
+def create_network_of_library(library: str, architecture: str, **settings: Any) -> nn.Module:
+    """Create torchvision's or timm's network for an architecture of the zoo."""
+    if library == "torchvision":
+        return torchvision.models.get_model(architecture, weights=None, **settings)
     return timm.create_model(get_timm_name(architecture), pretrained=False, **settings)
 
 
-def in_torchvision() -> list[str]:
-    return [row.name for row in architectures().values() if get_layout("torchvision").supports(row)]
+def list_supported_architectures(layout: str) -> list[str]:
+    return [row.name for row in architectures().values() if get_layout(layout).supports(row)]
 
 
-def in_timm() -> list[str]:
-    return [row.name for row in architectures().values() if get_layout("timm").supports(row)]
+LIBRARY_NETWORKS = [
+    (library, name) for library in ("torchvision", "timm") for name in list_supported_architectures(library)
+]
 
 
-def test_the_twins() -> None:
-    assert len(in_torchvision()) == 18
-    assert set(in_torchvision()) <= set(torchvision.models.list_models())
-    assert "resnet26" not in in_timm()
-    assert len(in_timm()) == 28
-    assert {"seresnet50", "seresnext50_32x4d", "senet154", "vgg16_bn", "wide_resnet50_2"} <= set(in_timm())
+def test_the_layouts_of_torchvision_and_timm_support_these_architectures() -> None:
+    in_torchvision, in_timm = (list_supported_architectures(library) for library in ("torchvision", "timm"))
+    assert len(in_torchvision) == 18
+    assert set(in_torchvision) <= set(torchvision.models.list_models())
+    assert "resnet26" not in in_timm
+    assert len(in_timm) == 28
+    assert {"seresnet50", "seresnext50_32x4d", "senet154", "vgg16_bn", "wide_resnet50_2"} <= set(in_timm)
 
 
-@pytest.mark.parametrize(
-    ("layout", "architecture"),
-    [("torchvision", name) for name in in_torchvision()] + [("timm", name) for name in in_timm()],
-)
-def test_all_names_and_shapes(layout: str, architecture: str) -> None:
-    network = torchvision_network if layout == "torchvision" else timm_network
+@pytest.mark.parametrize(("layout", "architecture"), LIBRARY_NETWORKS)
+def test_names_and_shapes_of_all_networks_of_torchvision_and_timm(layout: str, architecture: str) -> None:
     with torch.device("meta"):
-        state = network(architecture, num_classes=7).state_dict()
+        state = create_network_of_library(layout, architecture, num_classes=7).state_dict()
     require_all_names(state, layout, architecture, 7)
 
 
 def require_all_names(state: dict[str, Tensor], layout: str, architecture: str, classes: int) -> None:
-    """Exactly this state dict, batch counters included, is what the layout wants of the network."""
+    """Require that the layout expects exactly the names and shapes of this state dict, batch counters included."""
     row = get_architecture(architecture)
-    wanted = get_layout(layout).required_signatures(
-        FlatCheckpoint("", state), expected_signatures(row, num_classes=classes), row
+    wanted = get_layout(layout).list_required_signatures(
+        FlatCheckpoint("", state), compute_expected_signatures(row, num_classes=classes), row
     )
-    check_signatures(signatures_of(state), wanted, what=architecture, next_step="")
+    check_signatures(get_signatures(state), wanted, error_start=architecture, next_step="")
     assert wanted.keys() == state.keys()
 
 
-SMALL_TWINS = [
+SMALL_LIBRARY_NETWORKS = [
     ("torchvision", "resnet18"),
     ("torchvision", "densenet121"),
     ("timm", "resnet18"),
@@ -262,63 +249,62 @@ SMALL_TWINS = [
 ]
 
 
-def through_a_twin(layout: str, architecture: str, tmp_path: Path) -> None:
-    size = image_size(architecture)
-    network = torchvision_network if layout == "torchvision" else timm_network
-    theirs = trained(network(architecture, num_classes=1000), size)
+def require_equal_conversion_from_library(layout: str, architecture: str, tmp_path: Path) -> None:
+    size = choose_image_size(architecture)
+    theirs = randomise_and_calibrate(create_network_of_library(layout, architecture, num_classes=1000), size)
     torch.save(theirs.state_dict(), tmp_path / "in.pth")
-    result = converted(
+    result = convert_beside_source(
         tmp_path / "in.pth", layout=layout, architecture=architecture, dataset="imagenet1k", classes=1000
     )
     (tmp_path / "in.pth").unlink()
-    require_equal(loaded(result), theirs, size)
+    require_equal_outputs(load_converted_network(result), theirs, size)
     result.path.unlink()
 
 
-@pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize(("layout", "architecture"), SMALL_TWINS)
-def test_a_twin(layout: str, architecture: str, tmp_path: Path) -> None:
-    through_a_twin(layout, architecture, tmp_path)
+@pytest.mark.usefixtures("unpickle_in_this_process")
+@pytest.mark.parametrize(("layout", "architecture"), SMALL_LIBRARY_NETWORKS)
+def test_small_networks_of_libraries_compute_the_same_after_conversion(
+    layout: str, architecture: str, tmp_path: Path
+) -> None:
+    require_equal_conversion_from_library(layout, architecture, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize(
-    ("layout", "architecture"),
-    [("torchvision", name) for name in in_torchvision()] + [("timm", name) for name in in_timm()],
-)
-def test_all_twins(layout: str, architecture: str, tmp_path: Path) -> None:
-    through_a_twin(layout, architecture, tmp_path)
+@pytest.mark.usefixtures("unpickle_in_this_process")
+@pytest.mark.parametrize(("layout", "architecture"), LIBRARY_NETWORKS)
+def test_all_networks_of_libraries_compute_the_same_after_conversion(
+    layout: str, architecture: str, tmp_path: Path
+) -> None:
+    require_equal_conversion_from_library(layout, architecture, tmp_path)
 
 
-def to_a_twin(layout: str, architecture: str, tmp_path: Path) -> None:
-    size = image_size(architecture)
-    ours = trained(pyramidzoo.create_model(architecture), size)
+def require_zoo_file_loads_in_library(layout: str, architecture: str, tmp_path: Path) -> None:
+    size = choose_image_size(architecture)
+    ours = randomise_and_calibrate(pyramidzoo.create_model(architecture), size)
     write_tensors(tmp_path / "zoo.safetensors", ours.state_dict(), {"format": "pt"})
-    theirs = (torchvision_network if layout == "torchvision" else timm_network)(architecture).eval()
+    theirs = create_network_of_library(layout, architecture).eval()
     theirs.load_state_dict(load_file(tmp_path / "zoo.safetensors"), strict=True)
     (tmp_path / "zoo.safetensors").unlink()
-    require_equal(ours, theirs, size)
+    require_equal_outputs(ours, theirs, size)
 
 
-@pytest.mark.parametrize(("layout", "architecture"), SMALL_TWINS)
-def test_a_file_of_the_zoo_loads_in_a_twin(layout: str, architecture: str, tmp_path: Path) -> None:
-    to_a_twin(layout, architecture, tmp_path)
+@pytest.mark.parametrize(("layout", "architecture"), SMALL_LIBRARY_NETWORKS)
+def test_files_of_the_zoo_load_in_small_networks_of_libraries(layout: str, architecture: str, tmp_path: Path) -> None:
+    require_zoo_file_loads_in_library(layout, architecture, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "architecture"),
-    [("torchvision", name) for name in in_torchvision()]
-    + [("timm", name) for name in in_timm() if not name.startswith("vgg")],
+    [(library, name) for library, name in LIBRARY_NETWORKS if not (library == "timm" and name.startswith("vgg"))],
 )
-def test_all_files_of_the_zoo_load_in_twins(layout: str, architecture: str, tmp_path: Path) -> None:
-    to_a_twin(layout, architecture, tmp_path)
+def test_files_of_the_zoo_load_in_all_networks_of_libraries(layout: str, architecture: str, tmp_path: Path) -> None:
+    require_zoo_file_loads_in_library(layout, architecture, tmp_path)
 
 
-@pytest.mark.usefixtures("in_this_process")
-def test_a_densenet_file_of_2017(tmp_path: Path) -> None:
-    theirs = trained(torchvision_network("densenet121"), 64)
+@pytest.mark.usefixtures("unpickle_in_this_process")
+def test_a_densenet_file_of_2017_with_older_names_is_converted(tmp_path: Path) -> None:
+    theirs = randomise_and_calibrate(create_network_of_library("torchvision", "densenet121"), 64)
     old = {}
     for name, tensor in theirs.state_dict().items():
         if "denselayer" in name:
@@ -329,25 +315,31 @@ def test_a_densenet_file_of_2017(tmp_path: Path) -> None:
     assert "features.denseblock4.denselayer16.norm.2.running_var" in old
     torch.save(old, tmp_path / "densenet121-a639ec97.pth")
     source = tmp_path / "densenet121-a639ec97.pth"
-    result = converted(source, layout="torchvision", architecture="densenet121", dataset="imagenet1k", classes=1000)
-    require_equal(loaded(result), theirs, 64, gradient=False)
+    result = convert_beside_source(
+        source, layout="torchvision", architecture="densenet121", dataset="imagenet1k", classes=1000
+    )
+    require_equal_outputs(load_converted_network(result), theirs, 64, gradient=False)
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("unpickle_in_this_process")
 def test_half_precision_is_kept_exactly_and_noted(tmp_path: Path) -> None:
-    theirs = trained(torchvision_network("resnet18"), 64).half()
+    theirs = randomise_and_calibrate(create_network_of_library("torchvision", "resnet18"), 64).half()
     torch.save(theirs.state_dict(), tmp_path / "in.pth")
     arguments: dict[str, Any] = {"architecture": "resnet18", "dataset": "imagenet1k", "classes": 1000}
-    result = converted(tmp_path / "in.pth", layout="torchvision", **arguments)
-    for name, tensor in loaded(result).state_dict().items():
+    result = convert_beside_source(tmp_path / "in.pth", layout="torchvision", **arguments)
+    for name, tensor in load_converted_network(result).state_dict().items():
         assert torch.equal(tensor, theirs.state_dict()[name].to(tensor.dtype))
+    # This text is part of the converted file, so it is compared as a whole.
     assert read_metadata(result.path)["conversion"] == "float16 in the origin, float32 here: the same values"
-    with pytest.raises(IntegrityError, match=r"is F16\[64\], not F32\[64\].*it looks like a torchvision"):
-        converted(tmp_path / "in.pth", layout="timm", **arguments)
+    with raises_with_words(IntegrityError, "F16[64]", "F32[64]", "torchvision"):
+        convert_beside_source(tmp_path / "in.pth", layout="timm", **arguments)
 
 
-def test_legacy_networks_of_timm_are_others() -> None:
-    """Their first pooling has no padding but a ceiling, so other windows: the same tensors would compute otherwise."""
+def test_legacy_networks_of_timm_are_not_recognised() -> None:
+    """Their first pooling has no padding and rounds up, so it has other windows.
+
+    The zoo's network would compute other logits with the same tensors.
+    """
     theirs = timm.create_model("legacy_seresnet50").pool0
     assert (theirs.padding, theirs.ceil_mode) == (0, True)
     with torch.device("meta"):
@@ -355,7 +347,7 @@ def test_legacy_networks_of_timm_are_others() -> None:
     assert recognise(state) == []
 
 
-# names that the authors' code gives, read there
+# These names were read in the code of the authors.
 @pytest.mark.parametrize(
     ("layout", "architecture", "names"),
     [
@@ -393,19 +385,19 @@ def test_legacy_networks_of_timm_are_others() -> None:
         ),
     ],
 )
-def test_names(layout: str, architecture: str, names: set[str]) -> None:
+def test_a_layout_expects_the_names_of_the_authors_code(layout: str, architecture: str, names: set[str]) -> None:
     row = get_architecture(architecture)
     key_map = get_layout(layout)
     assert key_map.supports(row)
-    expected = expected_signatures(row)
-    wanted = key_map.required_signatures(FlatCheckpoint("", {}), expected, row)
+    expected = compute_expected_signatures(row)
+    wanted = key_map.list_required_signatures(FlatCheckpoint("", {}), expected, row)
     assert names <= wanted.keys()
     filled = sum(key_map.locate(name, part, row).name is None for name, part in expected.items())
-    assert len(wanted) == len(expected) - filled + len(key_map.unused(row))
+    assert len(wanted) == len(expected) - filled + len(key_map.list_unused_tensors(row))
 
 
-def test_the_real_densenet_knows_its_images(origins: Path, data_dir: Path, tmp_path: Path) -> None:
-    """A network that is wrong anywhere would guess. Its layout is recognised."""
+def test_the_published_densenet_of_dice_predicts_well(origins: Path, data_dir: Path, tmp_path: Path) -> None:
+    """The layout is recognised, and a network that is wrong anywhere would only guess."""
     from pyramidzoo.data.datasets import load_dataset
     from pyramidzoo.data.transforms import Normalize
 
@@ -418,5 +410,5 @@ def test_the_real_densenet_knows_its_images(origins: Path, data_dir: Path, tmp_p
     assert (result.description.layout, result.description.architecture) == ("dice", "densenet_bc_100_k12")
     images = load_dataset("cifar10", "test", data_dir)
     with torch.no_grad():
-        logits = loaded(result)(Normalize(result.description.preprocessing)(images.images[:50]))
+        logits = load_converted_network(result)(Normalize(result.description.preprocessing)(images.images[:50]))
     assert (logits.argmax(1) == images.labels[:50]).float().mean() > 0.9

@@ -145,9 +145,9 @@ def test_values_are_looked_at_once_for_each_state_of_a_file(path: Path, monkeypa
     looked: list[str] = []
     real = loading.check_finite
 
-    def counted(tensors: Mapping[str, Tensor], what: str) -> None:
-        looked.append(what)
-        real(tensors, what=what)
+    def counted(tensors: Mapping[str, Tensor], error_start: str) -> None:
+        looked.append(error_start)
+        real(tensors, error_start=error_start)
 
     monkeypatch.setattr(loading, "check_finite", counted)
     for _ in range(3):
@@ -217,7 +217,7 @@ def test_a_file_without_a_description_tells_its_channels(tmp_path: Path) -> None
 def test_a_classifier_that_is_not_the_described_one(path: Path, state: dict[str, Tensor]) -> None:
     entry = load_manifest().find("wrn_16_1.digits")
     assert entry.bundled is not None
-    described = Description.of(package_path(entry.bundled.path))
+    described = Description.from_file(package_path(entry.bundled.path))
     assert described is not None
     metadata = dataclasses.replace(described, num_classes=7).to_metadata()
     write_tensors(path, read_tensors(package_path(entry.bundled.path)), metadata)

@@ -259,7 +259,7 @@ def test_published_parameter_counts_are_those_of_the_graphs() -> None:
         fact, weights_id = outcome.fact, outcome.weights_id
         if "num_params" not in fact or weights_id is None or weights_id == FOLDED:
             continue
-        architecture, classes = weights_id.partition(".")[0], tool.CLASSES[fact["dataset"]]
+        architecture, classes = weights_id.partition(".")[0], tool.NUM_CLASSES[fact["dataset"]]
         if classes not in counted[architecture]:
             counted[architecture].update(count(architecture))
         assert agrees(fact["num_params"], counted[architecture][classes]), (weights_id, fact["num_params"])

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import pytest
-import pytorchcv_names
 import reference_graphs as reference
 import reference_plain as plain
 import timm
@@ -19,6 +18,7 @@ from pytorchcv.model_provider import get_model
 from pytorchcv.models.resnet_cifar import CIFARResNet
 from pytorchcv.models.resnext_cifar import CIFARResNeXt
 from pytorchcv.models.wrn_cifar import CIFARWRN
+from pytorchcv_models import list_published_models
 
 import pyramidzoo
 from pyramidzoo.catalog.architectures import architectures, get_architecture
@@ -94,7 +94,7 @@ def literals() -> Iterator[tuple[str, Counterpart]]:
 
 def of_pytorchcv() -> Iterator[tuple[str, Counterpart]]:
     """By pytorchcv's own constructors, or by its classes where it has no such depth."""
-    named = {model.architecture: model.name for model in map(pytorchcv_names.model, pytorchcv_names.published())}
+    named = {model.architecture: model.name for model in list_published_models()}
     for architecture, name in named.items():
         if architecture != "wide_resnet50_2":  # its batch norms are folded
             classes = get_architecture(architecture).num_classes

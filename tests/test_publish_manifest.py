@@ -140,7 +140,7 @@ def test_the_repository_that_held_the_weights_before_becomes_the_origin(
     assert entry.tensors_sha256 == tensors_sha256(read_tensors(their_file))
 
     published_file = tmp_path / "kept" / weights_id / WEIGHTS
-    description = Description.of(published_file)
+    description = Description.from_file(published_file)
     assert description is not None
     assert (description.architecture, description.layout) == ("wrn_16_1", "zoo")
     assert description.origin_sha256 == their_sha256

@@ -84,7 +84,7 @@ def test_the_manifests_preprocessing_replaces_that_of_the_file(
     fetched = fetch(lab_entry)
     corrected = dataclasses.replace(lab_entry, preprocessing=dataclasses.replace(lab_entry.preprocessing, **change))
     prepared = prepare_folder(corrected, tmp_path / "made", "lab/net")
-    description = Description.of(prepared.folder / WEIGHTS)
+    description = Description.from_file(prepared.folder / WEIGHTS)
     assert description is not None
     assert description.preprocessing == corrected.preprocessing
     assert prepared.sha256 != fetched.sha256

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorchcv_names
 import torch
 from pytorchcv.models.resnet_cifar import CIFARResNet
+from pytorchcv_models import list_published_models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -344,9 +344,10 @@ def test_another_graph_is_no_peer(builder: Callable[..., Any], monkeypatch: pyte
 
 
 def test_names_of_pytorchcv_in_both_directions() -> None:
-    published = pytorchcv_names.published()
-    for name in published:
-        assert name in find_names(pytorchcv_names.model(name).architecture, published)
+    models = list_published_models()
+    published = [model.name for model in models]
+    for model in models:
+        assert model.name in find_names(model.architecture, published)
     assert find_names("wrn_16_10", published) == ["wrn16_10_cifar10", "wrn16_10_cifar100", "wrn16_10_svhn"]
     assert find_names("resnet20", published) == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,20 @@ import pytest
 import torch
 import torch7_networks as networks
 import torch7_writer as lua
-from layout_tools import converted, loaded, require_equal
+from layout_tools import convert_beside_source, load_converted_network, require_equal_outputs
 from torch import Tensor
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
-from pyramidzoo.checkpoints.signatures import check_signatures, signatures_of
+from pyramidzoo.checkpoints.signatures import check_signatures, get_signatures
 from pyramidzoo.convert.conversion import convert_file
 from pyramidzoo.convert.layout import FlatCheckpoint
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.convert.read_file import read_checkpoint
-from pyramidzoo.convert.recognition import expected_signatures, recognise
+from pyramidzoo.convert.recognition import compute_expected_signatures, recognise
 from pyramidzoo.convert.sandbox import torch7_reader
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tree = Callable[[networks.Builder], lua.Lua]
 
@@ -43,14 +45,6 @@ TREES: dict[str, Tree] = {
     "pyramidnet200_a300": functools.partial(networks.pyramidnet, depth=200, alpha=300),
     "pyramidnet200_a450": functools.partial(networks.pyramidnet, depth=200, alpha=450),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def empty(shape: tuple[int, ...], mean: float, deviation: float) -> Any:
@@ -101,9 +95,9 @@ def found_in(tree: lua.Lua) -> dict[str, Tensor]:
 def test_every_place_of_the_authors_trees(architecture: str) -> None:
     row = get_architecture(architecture)
     found = found_in(TREES[architecture](networks.Builder(empty)))
-    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
-    wanted = get_layout("torch7").required_signatures(FlatCheckpoint("", found), expected, row)
-    check_signatures(signatures_of(found), wanted, what=architecture, next_step="")
+    expected = {name: part for name, part in compute_expected_signatures(row).items() if "num_batches" not in name}
+    wanted = get_layout("torch7").list_required_signatures(FlatCheckpoint("", found), expected, row)
+    check_signatures(get_signatures(found), wanted, error_start=architecture, next_step="")
 
 
 def test_the_trees_are_those_of_all_supported_networks() -> None:
@@ -117,9 +111,11 @@ def through_a_file(architecture: str, tmp_path: Path, **options: bool) -> None:
     tree = TREES[architecture](networks.Builder(randomly(), **options))
     version = "" if options.get("old_norms") else "V 1"
     source = lua.save(tmp_path / "model.t7", tree, version=version)
-    result = converted(source, layout="torch7", architecture=architecture, dataset="imagenet1k", classes=1000)
+    result = convert_beside_source(
+        source, layout="torch7", architecture=architecture, dataset="imagenet1k", classes=1000
+    )
     source.unlink()
-    require_equal(loaded(result), functools.partial(lua.run, tree), 64, gradient=False)
+    require_equal_outputs(load_converted_network(result), functools.partial(lua.run, tree), 64, gradient=False)
     result.path.unlink()
 
 
@@ -131,9 +127,9 @@ def test_a_file_of_2015(tmp_path: Path) -> None:
     """Objects without versions, 1 / sqrt(variance + eps) where the variance is today, biases that are zero."""
     tree = networks.resnet(networks.Builder(randomly(), old_norms=True, biases=True), 18)
     source = lua.save(tmp_path / "model.t7", tree, version="", tensor="torch.FloatTensor")
-    result = converted(source, layout=None, architecture=None, dataset="imagenet1k", classes=1000)
+    result = convert_beside_source(source, layout=None, architecture=None, dataset="imagenet1k", classes=1000)
     assert (result.description.layout, result.description.architecture) == ("torch7", "resnet18")
-    require_single(loaded(result), tree)
+    require_single(load_converted_network(result), tree)
 
 
 def require_single(ours: torch.nn.Module, tree: lua.Lua) -> None:
@@ -152,15 +148,15 @@ def test_all_files(architecture: str, tmp_path: Path) -> None:
 
 def test_other_graphs_of_the_same_shapes_are_refused() -> None:
     layout, row = get_layout("torch7"), get_architecture("resnet50")
-    expected = {name: part for name, part in expected_signatures(row).items() if "num_batches" not in name}
+    expected = {name: part for name, part in compute_expected_signatures(row).items() if "num_batches" not in name}
 
     def require_refused(tree: lua.Lua, message: str) -> None:
         found = found_in(tree)
         with pytest.raises(IntegrityError, match=message):
             check_signatures(
-                signatures_of(found),
-                layout.required_signatures(FlatCheckpoint("", found), expected, row),
-                what="",
+                get_signatures(found),
+                layout.list_required_signatures(FlatCheckpoint("", found), expected, row),
+                error_start="",
                 next_step="",
             )
         assert recognise(found) == []
@@ -179,9 +175,9 @@ def test_what_has_no_place() -> None:
     builder = networks.Builder(empty)
     builder.channels = 64
     for layer, message in (
-        (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, which has parameters"),
+        (lua.Lua("nn.PReLU", weight=empty((1,), 0, 0)), "before1.1 is an nn.PReLU, a layer with parameters"),
         (lua.Lua("nn.Sequential").add(norm_with(builder, eps=1e-3)), "before1.1 is a BN with eps 0.001, not 1e-05"),
-        (conv_with(builder, padH=0, padW=0), "before1.1 is not a square convolution that keeps the map's size"),
+        (conv_with(builder, padH=0, padW=0), "before1.1 is not a square convolution with a padding of half its kernel"),
         (nested(builder), "a ConcatTable within another one"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -265,7 +261,7 @@ def test_another_layout_for_a_torch7_file(tmp_path: Path) -> None:
     with pytest.raises(
         IntegrityError, match=r"not a torchvision checkpoint of resnet18 .*looks like a torch7 checkpoint"
     ):
-        converted(source, layout="torchvision", architecture="resnet18", dataset="imagenet1k", classes=1000)
+        convert_beside_source(source, layout="torchvision", architecture="resnet18", dataset="imagenet1k", classes=1000)
     with pytest.raises(UsageError, match="which has no resnet50_s1"):
-        converted(source, layout="torch7", architecture="resnet50_s1", dataset="imagenet1k", classes=1000)
+        convert_beside_source(source, layout="torch7", architecture="resnet50_s1", dataset="imagenet1k", classes=1000)
     assert not (tmp_path / "out.safetensors").exists()

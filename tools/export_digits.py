@@ -1,9 +1,9 @@
-"""Write the digits that scikit-learn ships into the package.
+"""Copy the dataset of handwritten digits that scikit-learn contains into the package, as a safetensors file.
 
     pip install scikit-learn
     python tools/export_digits.py
 
-It was run once, with scikit-learn 1.9.1. Running it again gives the same bytes.
+The file in the package was written with scikit-learn 1.9.1. Another run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _METADATA = {
 
 
 def main() -> None:
-    """Write the images and labels, and print the hash of the file."""
+    """Write the images and labels, and print the path and the sha256 of the file."""
     digits = load_digits()
     images, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
-    assert np.array_equal(images, digits.images)
+    assert np.array_equal(images, digits.images)  # scikit-learn has them as floats. All are integers from 0 to 16.
     tensors = {"images": torch.from_numpy(images), "labels": torch.from_numpy(labels)}
     write_tensors(package_path(FILE), tensors, _METADATA)
     print(package_path(FILE), file_hash(package_path(FILE)))

@@ -1,10 +1,11 @@
-"""Write weights_manifest.json from the collected facts about published weights.
+"""Write weights_manifest.json, the list of all weights that the zoo knows, from collected facts about published files.
 
     python tools/make_manifest.py                    write the manifest
     python tools/make_manifest.py --list             print for every record which entry it makes, or why it makes none
-    python tools/make_manifest.py --reduce SOURCES   write facts.json, reduced from the collected records
+    python tools/make_manifest.py --reduce SOURCES   write facts.json, reduced from the collected records in SOURCES
 
-What is known is in JSON files beside this script:
+A record describes one published file of weights, and an entry is the part of the manifest for one set of weights. The
+facts are in JSON files beside this script:
 
     facts.json                    a record for each published file: address, hash, printed errors, license
     publishers.json               what the files of one publisher have in common, and which architectures they are
@@ -12,13 +13,18 @@ What is known is in JSON files beside this script:
     entries_without_record.json   entries for files that were found after the records were collected
     entries_by_hand.json          ids of the entries that are written by hand
 
-The manifest that is already there gives the rest. Entries written by hand stay as they are. So do all `results` and
-`tensors_sha256`, which `record_results.py` writes, and the places that `pyramidzoo publish --write` has set. Defaults
-stay, because what `weights="cifar10"` loads must not change. Nothing is guessed: a value that no record has is null.
+Some parts of the present manifest are kept:
 
-Reducing keeps what an entry needs of a record, and only the id of a record that makes no entry. Published numbers
-become strings with the digits that their publisher prints. A commit is kept only if it has all 40 digits, a size only
-if it is in bytes.
+* the entries that are written by hand,
+* the `results` and `tensors_sha256` of all entries, which `record_results.py` writes,
+* the addresses that `pyramidzoo publish --write` has set,
+* the choice of default weights, because `weights="cifar10"` must always load the same weights.
+
+Nothing is guessed: a value that no record has is null.
+
+--reduce keeps the values of a record that an entry needs. Of a record that makes no entry it keeps only the id.
+Published numbers become strings with as many digits as their publisher prints. A commit is kept only if all of its 40
+digits are known, and a size only if it is known in bytes.
 """
 
 from __future__ import annotations
@@ -47,31 +53,33 @@ FACTS = TOOLS / "facts.json"
 Json = dict[str, Any]
 Fact = Mapping[str, Any]  # one reduced record of facts.json
 
-FROM_RECORD = "record"  # as a publisher's license: what the record says
-SPDX = {
+FROM_RECORD = "record"  # With this value as a publisher's license, the license is that of each record.
+# The SPDX identifiers of licenses, by their names in the records.
+SPDX_IDENTIFIERS = {
     "apache-2.0": "Apache-2.0",
     "bsd-2-clause": "BSD-2-Clause",
     "bsd-3-clause": "BSD-3-Clause",
     "cc-by-nc-4.0": "CC-BY-NC-4.0",
     "mit": "MIT",
 }
-CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "imagenet1k": 1000}
-SPLITS = {"cifar10": "test", "cifar100": "test", "svhn": "test", "imagenet1k": "val"}
-# The ids of these origins' own architectures do not repeat the origin behind the dataset.
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "imagenet1k": 1000}
+TEST_SPLITS = {"cifar10": "test", "cifar100": "test", "svhn": "test", "imagenet1k": "val"}
+# The ends of the names of architectures that only one project (the origin) has. The ids of their weights, as
+# "resnet20_fattorib.cifar10", do not repeat the origin behind the dataset.
 ORIGINS_IN_ARCHITECTURES = ("_fattorib", "_pytorchcv", "_chenyaofo", "_hysts", "_bearpaw")
-# Mean and standard deviation of records that state none.
+# The mean and standard deviation for records that do not state them.
 IMAGENET_NORMALIZATION = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CIFAR10_NORMALIZATION = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
 
 
 @dataclass(frozen=True)
 class NameRule:
-    """Says what the file of a record is called in the manifest.
+    """A rule that makes the name of an entry from the id of its record.
 
     Attributes:
-        record: Regular expression that the whole id of the record matches.
-        architecture: Name of the architecture, with the groups of the expression as in `re.sub`.
-        origin: The origin in the id of the entry, written likewise.
+        record: A regular expression that must match the whole id of the record.
+        architecture: The name of the architecture. It may contain groups of the expression, as "\\1".
+        origin: The name of the project in the entry's id. It may contain groups too.
     """
 
     record: str
@@ -81,29 +89,35 @@ class NameRule:
 
 @dataclass(frozen=True)
 class Publisher:
-    """What the files of one publisher have in common. Fields that end in `_note` are for readers of the JSON.
+    """The properties that all files of one publisher have in common: an item of publishers.json.
+
+    Fields of the JSON whose names end in "note" are comments.
 
     Attributes:
-        records: Shell pattern of the ids of the publisher's records.
-        by: Who published the errors.
-        source: Where the errors were published.
-        citation: Whom to cite.
-        layout: Layout of the tensor names; None if they are the zoo's own.
-        names: Rules for the names of the entries; the first one that matches decides.
+        records: A shell pattern that matches the ids of the publisher's records.
+        by: The name of the publisher of the errors.
+        source: The document in which the errors were published.
+        citation: The work to cite for these weights.
+        layout: The name of the layout: the way in which the project names the tensors of its files. None if the
+            names are those of the zoo.
+        names: The rules for the names of the entries. The first rule that matches is used.
         is_on_hub: Whether the files are on the Hugging Face Hub, with a table of results beside them.
-        format: What a file is.
-        printed_decimals: How many decimals the publisher prints; None if each number has its own.
+        format: The file format, as "torch" or "zip of torch".
+        printed_decimals: The number of decimals that the publisher prints; None if it differs from number to
+            number.
         prints_accuracies: Whether the publisher prints accuracies. The error is 100 minus the accuracy.
-        code_license: License of the code; FROM_RECORD if the record has it.
-        weights_license: License of the weights; FROM_RECORD if the record has it.
-        resize: Pixels of the shorter side of a resized ImageNet image, if the record does not state it.
-        interpolation: How ImageNet images are resized, if the record does not state it.
-        protocol_source: Where it is written how ImageNet images were prepared for the published errors. If neither
-            this nor the record says so, the claims have the protocol "not stated".
-        training: What is known of the training: a shell pattern of ids ("records") and a "text" in each item. The
-            first item that matches decides.
-        manual: What to look for on a page from which no program can download: a regular expression for the id
-            ("record") and a "text" with its groups. None if programs can download the files.
+        code_license: The license of the code; FROM_RECORD if each record states it.
+        weights_license: The license of the weights; FROM_RECORD if each record states it.
+        resize: The length in pixels to which the shorter side of an ImageNet image is resized, for records that do
+            not state it.
+        interpolation: The interpolation with which ImageNet images are resized, for records that do not state it.
+        protocol_source: The document that says how ImageNet images were prepared for the published errors. If this
+            is None and the record does not say it either, the claims have the protocol "not stated".
+        training: Facts about the training. Each item has a shell pattern for ids of records ("records") and a
+            "text". The text of the first pattern that matches is used.
+        manual: What a person must look for on a page from which no program can download. It has a regular
+            expression for the record's id ("record"), and a "text" that may contain groups of the expression. None
+            if programs can download the files.
     """
 
     records: str
@@ -147,7 +161,7 @@ ENTRIES_BY_HAND: list[str] = read_json("entries_by_hand.json")
 
 
 def find_reason_for_no_entry(record_id: str) -> str | None:
-    """Say why a record makes no entry; None if it makes one. The first pattern that matches decides."""
+    """Return the reason why a record makes no entry; None if it makes one. The first pattern that matches decides."""
     return next((item["reason"] for item in RECORDS_WITHOUT_ENTRY if fnmatchcase(record_id, item["records"])), None)
 
 
@@ -155,7 +169,7 @@ def find_publisher(record_id: str) -> Publisher:
     """Find the publisher of a record.
 
     Raises:
-        ValueError: If the record is nobody's.
+        ValueError: The record is of no publisher in publishers.json.
     """
     for publisher in PUBLISHERS:
         if fnmatchcase(record_id, publisher.records):
@@ -167,11 +181,11 @@ def find_publisher(record_id: str) -> Publisher:
 
 
 def reduce_record(record: Mapping[str, Any]) -> Json:
-    """Keep what an entry needs of a collected record."""
+    """Return the values of a collected record that its entry needs; only the id if the record makes no entry."""
     if find_reason_for_no_entry(record["id"]):
         return {"id": record["id"]}
     publisher = find_publisher(record["id"])
-    metrics = [format_metric(metric, publisher) for metric in record["metrics"][:1]]
+    metrics = [format_metric(metric, publisher) for metric in record["metrics"][:1]]  # only the first one, if any
     git_hash = re.search(r"git blob sha1 ([0-9a-f]{40})", " ".join(record["notes"]))
     preprocessing = record["preprocessing"] or {}
     fact = {
@@ -200,7 +214,10 @@ def reduce_record(record: Mapping[str, Any]) -> Json:
 
 
 def format_metric(metric: Mapping[str, Any], publisher: Publisher) -> Json:
-    """Write a published accuracy or error with the digits that were printed, and keep how it was measured."""
+    """Return published accuracies or errors as strings with the printed digits, and how images were prepared for them.
+
+    The collected records have them as numbers, which have lost zeros at the end.
+    """
     printed = {}
     for name in ("top1", "top5") if publisher.prints_accuracies else ("top1_err", "top5_err"):
         value, decimals = metric.get(name), publisher.printed_decimals
@@ -214,13 +231,13 @@ def format_metric(metric: Mapping[str, Any], publisher: Publisher) -> Json:
 
 @dataclass(frozen=True)
 class RecordOutcome:
-    """What a record makes.
+    """The entry that a record makes, or the reason why it makes none.
 
     Attributes:
-        fact: The record.
-        weights_id: Id of its entry; None if it makes none.
-        content: The entry's JSON; None if the entry is written by hand, or if there is none.
-        reason: Why the record makes no entry; None if it makes one.
+        fact: The reduced record.
+        weights_id: The id of the entry; None if the record makes none.
+        content: The JSON of the entry; None if the entry is written by hand, or if the record makes none.
+        reason: The reason why the record makes no entry; None if it makes one.
     """
 
     fact: Fact
@@ -230,13 +247,14 @@ class RecordOutcome:
 
 
 def make_entries(facts: list[Fact]) -> Iterator[RecordOutcome]:
-    """Make the entry of every record, or say why it makes none."""
+    """Yield for every record the entry that it makes, or the reason why it makes none."""
     for fact in facts:
         if reason := find_reason_for_no_entry(fact["id"]):
             yield RecordOutcome(fact, reason=reason)
             continue
         publisher = find_publisher(fact["id"])
         architecture, origin = find_names(fact["id"], publisher)
+        # For example "resnet20.cifar10_akamaster", or "resnet20_fattorib.cifar10".
         weights_id = f"{architecture}.{fact['dataset']}"
         if not (architecture.endswith(ORIGINS_IN_ARCHITECTURES) and architecture.endswith(f"_{origin}")):
             weights_id += f"_{origin}"
@@ -245,10 +263,10 @@ def make_entries(facts: list[Fact]) -> Iterator[RecordOutcome]:
 
 
 def find_names(record_id: str, publisher: Publisher) -> tuple[str, str]:
-    """Find the architecture and the origin of a record's file.
+    """Find the names of the architecture and of the origin (the project) of a record's file.
 
     Raises:
-        ValueError: If no rule matches.
+        ValueError: No rule of the publisher matches the record's id.
     """
     for rule in publisher.names:
         if match := re.fullmatch(rule.record, record_id):
@@ -264,11 +282,11 @@ def make_entry_content(fact: Fact, publisher: Publisher, architecture: str) -> J
         "arguments": {},
         "dataset": fact["dataset"],
         "default": False,
-        "num_classes": CLASSES[fact["dataset"]],
+        "num_classes": NUM_CLASSES[fact["dataset"]],
         "preprocessing": preprocessing,
         "bundled": None,
-        "hub": make_hub(fact, architecture) if publisher.is_on_hub and "repo_id" in fact else None,
-        "origin": None if publisher.is_on_hub else make_origin(fact, publisher),
+        "hub": make_hub_address(fact, architecture) if publisher.is_on_hub and "repo_id" in fact else None,
+        "origin": None if publisher.is_on_hub else make_origin_address(fact, publisher),
         "tensors_sha256": None,
         "claims": make_claims(fact, publisher, preprocessing),
         "results": [],
@@ -282,10 +300,10 @@ def make_entry_content(fact: Fact, publisher: Publisher, architecture: str) -> J
 
 
 def make_preprocessing(fact: Fact, publisher: Publisher) -> Json:
-    """Make the preprocessing that the claim was measured with.
+    """Make the preprocessing with which the published error was measured.
 
-    timm's table of results states the size of the crop and its part of the resized image; timm resizes to
-    floor(size / part).
+    timm's table of results states the size of the crop (`img_size`) and the crop divided by the resized image
+    (`crop_pct`). timm resizes the shorter side to floor(img_size / crop_pct) pixels.
     """
     is_imagenet = fact["dataset"] == "imagenet1k"
     size, resize, interpolation = 32, None, None
@@ -305,22 +323,23 @@ def make_preprocessing(fact: Fact, publisher: Publisher) -> Json:
     }
 
 
-def make_hub(fact: Fact, architecture: str) -> Json:
-    """Make the place of a file of timm on the Hub."""
+def make_hub_address(fact: Fact, architecture: str) -> Json:
+    """Make the entry's field `hub`: where the file of timm is on the Hugging Face Hub."""
     return {
         "repo_id": fact["repo_id"],
         "revision": fact.get("revision"),
         "filename": fact["filename"],
         "sha256": fact.get("sha256"),
         "bytes": fact.get("bytes"),
-        "layout": "timm" if architecture.startswith("vgg") else None,  # all others have torchvision's names
+        # Only timm's VGGs have names of their own. All others have torchvision's names, which are the zoo's.
+        "layout": "timm" if architecture.startswith("vgg") else None,
     }
 
 
-def make_origin(fact: Fact, publisher: Publisher) -> Json:
-    """Make the place where the authors published the file."""
+def make_origin_address(fact: Fact, publisher: Publisher) -> Json:
+    """Make the entry's field `origin`: the address at which the authors published the file, and its hash."""
     url = fact["url"]
-    if "revision" in fact:  # the address names a branch, whose files may change
+    if "revision" in fact:  # The address names a branch, whose files may change. A commit takes its place.
         url = re.sub(r"/raw/[^/]+/", f"/raw/{fact['revision']}/", url)
     return {
         "url": url,
@@ -333,7 +352,10 @@ def make_origin(fact: Fact, publisher: Publisher) -> Json:
 
 
 def find_strongest_hash(fact: Fact) -> dict[str, str] | None:
-    """Find the strongest hash that was published of a file."""
+    """Return the strongest hash of a file that was published; None if none was.
+
+    The hash of a zip archive may be that of the file in it ("member").
+    """
     of = "member" if fact.get("inside_zip") else "file"
     if "sha256" in fact:
         return {"algorithm": "sha256", "of": of, "value": fact["sha256"]}
@@ -341,12 +363,13 @@ def find_strongest_hash(fact: Fact) -> dict[str, str] | None:
         return {"algorithm": "git_blob_sha1", "of": of, "value": fact["git_blob_sha1"]}
     if "sha_value" not in fact:
         return None
+    # At most 13 digits are the start of a hash. For example, torchvision's file names end in 8 digits of the sha256.
     algorithm = fact["sha_algo"] if len(fact["sha_value"]) > 13 else f"{fact['sha_algo']}_prefix"
     return {"algorithm": algorithm, "of": of, "value": fact["sha_value"]}
 
 
 def describe_manual_download(record_id: str, publisher: Publisher) -> str | None:
-    """Say what a person has to look for, if no program can download the file."""
+    """Say what a person must look for on the page of a file; None if programs can download the file."""
     if publisher.manual is None:
         return None
     match = re.fullmatch(publisher.manual["record"], record_id)
@@ -356,7 +379,7 @@ def describe_manual_download(record_id: str, publisher: Publisher) -> str | None
 
 
 def make_claims(fact: Fact, publisher: Publisher, preprocessing: Mapping[str, Any]) -> list[Json]:
-    """Make the list of published errors, which has one item or none."""
+    """Make the entry's field `claims`: the list of published errors, which has one item or none."""
     metric = fact.get("metric", {})
     top1 = metric.get("top1" if publisher.prints_accuracies else "top1_err")
     top5 = metric.get("top5" if publisher.prints_accuracies else "top5_err")
@@ -368,7 +391,7 @@ def make_claims(fact: Fact, publisher: Publisher, preprocessing: Mapping[str, An
     return [
         {
             "by": publisher.by,
-            "split": SPLITS[fact["dataset"]],
+            "split": TEST_SPLITS[fact["dataset"]],
             "protocol": describe_protocol(fact, publisher, preprocessing),
             "statistic": "error",
             "top1_error": convert_to_error(top1, publisher),
@@ -379,8 +402,8 @@ def make_claims(fact: Fact, publisher: Publisher, preprocessing: Mapping[str, An
 
 
 def describe_protocol(fact: Fact, publisher: Publisher, preprocessing: Mapping[str, Any]) -> str:
-    """Say how the images were prepared for a published error."""
-    if not preprocessing["crop"]:
+    """Say how the images were prepared when the published error was measured."""
+    if not preprocessing["crop"]:  # The dataset is one of CIFAR's size.
         return "full 32x32 image, one pass"
     if publisher.protocol_source is None and "resize" not in fact:
         return "not stated"
@@ -388,20 +411,20 @@ def describe_protocol(fact: Fact, publisher: Publisher, preprocessing: Mapping[s
 
 
 def convert_to_error(printed: str, publisher: Publisher) -> str:
-    """Turn a printed number into an error in percent, exactly."""
+    """Turn a printed accuracy or error into an error in percent, without rounding."""
     return str(100 - Decimal(printed)) if publisher.prints_accuracies else printed
 
 
 def find_license(fact: Fact, license: str | None) -> str | None:
-    """Find a license: the publisher's, or the one of the record if the publisher's is FROM_RECORD."""
+    """Return the license of the publisher; if it is FROM_RECORD, the license of the record."""
     if license != FROM_RECORD:
         return license
-    recorded = fact.get("licence")
-    return SPDX[recorded.lower()] if recorded else None
+    license_of_record = fact.get("licence")
+    return SPDX_IDENTIFIERS[license_of_record.lower()] if license_of_record else None
 
 
 def find_training(fact: Fact, publisher: Publisher) -> str | None:
-    """Find what is known of the training beside the dataset."""
+    """Return what is known of the training, apart from the dataset; None if nothing is known."""
     return next((item["text"] for item in publisher.training if fnmatchcase(fact["id"], item["records"])), None)
 
 
@@ -409,12 +432,12 @@ def find_training(fact: Fact, publisher: Publisher) -> str | None:
 
 
 def make_manifest(facts: list[Fact], committed: Mapping[str, Any]) -> Json:
-    """Make the manifest.
+    """Make the manifest from the facts, and from the parts of the present manifest that are kept.
 
     Args:
         facts: The records of facts.json.
-        committed: The JSON of the manifest as it is. Entries that are written by hand, measurements, places of
-            published files and defaults come from it.
+        committed: The JSON of the present manifest. Entries that are written by hand, measured results, addresses
+            of files that were published from the zoo, and defaults come from it.
 
     Returns:
         The JSON of the new manifest.
@@ -434,12 +457,18 @@ def make_manifest(facts: list[Fact], committed: Mapping[str, Any]) -> Json:
 
 
 def list_published_fields(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """List the fields that `pyramidzoo publish --write` has set: only what it published has both places."""
+    """List the fields of an entry that `pyramidzoo publish --write` has set: the two addresses, or none.
+
+    An entry has both addresses, `hub` and `origin`, only if the zoo has published the authors' file on the Hub.
+    """
     return ("hub", "origin") if entry["hub"] and entry["origin"] else ()
 
 
 def set_defaults(entries: Mapping[str, Json], old_entries: Mapping[str, Json]) -> None:
-    """Set one default for each architecture and dataset: the old one, otherwise the one that ranks first."""
+    """Set the default weights for each architecture and dataset, which `weights="cifar10"` loads.
+
+    They stay the same as in the old manifest. If that had none, they are the entry that ranks first.
+    """
     old_defaults = {
         (entry["architecture"], entry["dataset"]): weights_id
         for weights_id, entry in old_entries.items()
@@ -449,16 +478,17 @@ def set_defaults(entries: Mapping[str, Json], old_entries: Mapping[str, Json]) -
     for weights_id, entry in entries.items():
         candidates[entry["architecture"], entry["dataset"]].append(weights_id)
     for key, ids in candidates.items():
-        first = min(ids, key=lambda weights_id: (*rank_entry(entries[weights_id]), weights_id))
-        entries[old_defaults.get(key, first)]["default"] = True
+        best_id = min(ids, key=lambda weights_id: (*rank_entry(entries[weights_id]), weights_id))
+        entries[old_defaults.get(key, best_id)]["default"] = True
 
 
 def rank_entry(entry: Mapping[str, Any]) -> tuple[int, bool, Decimal]:
-    """Rank an entry as a default; the smallest rank is the best.
+    """Return the rank of an entry among those that could be the default; the smallest rank is the best.
 
     Returns:
-        How surely the bytes of the file are known (0 is best), whether nobody may publish the weights again, and the
-        published error.
+        First a number from 0 to 5. It is 0 if the file can be downloaded and its bytes are known for certain, and 5
+        if a person must download it. Then whether the license forbids publishing the weights again, and the published
+        error in percent.
     """
     hub, origin = entry["hub"] or {}, entry["origin"] or {}
     file_hash = origin.get("hash") or {}
@@ -466,10 +496,12 @@ def rank_entry(entry: Mapping[str, Any]) -> tuple[int, bool, Decimal]:
         rank = 0
     elif hub.get("sha256") or (file_hash and file_hash["algorithm"] != "sha256_prefix"):
         rank = 1
-    elif file_hash:
+    elif file_hash:  # of which only the first digits are known
         rank = 2
+    elif not origin:  # on the Hub only
+        rank = 3
     else:
-        rank = 5 if origin.get("manual") else 4 if origin else 3
+        rank = 5 if origin.get("manual") else 4
     error = Decimal(entry["claims"][0]["top1_error"]) if entry["claims"] else Decimal(100)
     return rank, not License(**entry["license"]).redistributable, error
 
@@ -478,7 +510,7 @@ def rank_entry(entry: Mapping[str, Any]) -> tuple[int, bool, Decimal]:
 
 
 def write_facts(sources: Path) -> None:
-    """Write facts.json from the collected records, one record a line."""
+    """Write facts.json from the collected records, with each record in a line of its own."""
     records = json.loads(sources.read_text(encoding="utf-8"))
     lines = [json.dumps(reduce_record(record), ensure_ascii=False) for record in records]
     write_text(FACTS, "[\n" + ",\n".join(lines) + "\n]\n")
@@ -503,7 +535,7 @@ def update_manifest(facts: list[Fact]) -> None:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Write the manifest, or do what `--reduce` or `--list` asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reduce", type=Path, metavar="SOURCES")
     parser.add_argument("--list", action="store_true")

@@ -1,10 +1,11 @@
-"""Measure images per second of every network for `pyramidzoo info`, into pyramidzoo/bundled/speed.json.
+"""Measure how many images per second every network computes, and write pyramidzoo/bundled/speed.json.
 
     python tools/make_speed.py ['wrn_*' ...] [--rounds 5] [--again]
 
-It measures as `pyramidzoo bench` does, without peers. The file is written after each network, so the script can be
-stopped and started again. Networks that are already in the file are left out; `--again` measures them anew. On another
-device, or with other versions, than those in the file, a new file is begun.
+`pyramidzoo info` shows these numbers. They are measured as `pyramidzoo bench` measures them, without the networks of
+other libraries. The file is written after each network, so the script can be stopped and started again. Networks that
+are already in the file are not measured again, unless `--again` is given. All numbers of a file belong to one device
+and one set of library versions. If the device or a version differs, the old numbers are dropped.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from pyramidzoo.evaluation.environment import device_name, keep_memory, versions
 from pyramidzoo.files import write_text
 
 TABLE = Path(__file__).resolve().parents[1] / "pyramidzoo" / FILE
-BATCHES = {32: (64, 1), 224: (16, 1)}  # by the side of the images
+BATCHES = {32: (64, 1), 224: (16, 1)}  # the batch sizes to measure, by the height of the images in pixels
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure the networks that are asked for, and write the file after each of them."""
+    """Measure the networks whose names match the patterns of the command line, and write the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     keep_memory()
     device = torch.device("cpu")
     document: dict[str, Any] = {"device": device_name(device), "versions": versions()}
-    networks = _read_networks(document)
+    networks = _read_measured_networks(document)
     peaks = Peaks(device)
     for name in dict.fromkeys(name for pattern in options.patterns for name in list_models(pattern)):
         if name in networks and not options.again:
@@ -58,13 +59,23 @@ def main(argv: list[str] | None = None) -> None:
             "rounds": options.rounds,
             "images_per_second": speeds,
         }
-        document["networks"] = {other: networks[other] for other in architectures() if other in networks}
+        # The order of the file is the order of the catalog, whatever the order of the measurements.
+        document["networks"] = {
+            architecture: networks[architecture] for architecture in architectures() if architecture in networks
+        }
         write_text(TABLE, json.dumps(document, indent=1) + "\n")
         print(name, dict(speeds), flush=True)
 
 
-def _read_networks(conditions: dict[str, Any]) -> dict[str, Any]:
-    """Read the networks that the file has, if they were measured on this device with these versions."""
+def _read_measured_networks(conditions: dict[str, Any]) -> dict[str, Any]:
+    """Read the measured networks from the file.
+
+    Args:
+        conditions: The device and the versions of the present measurement.
+
+    Returns:
+        The content of the file's field `networks`; empty if the file has other conditions.
+    """
     if not TABLE.exists():
         return {}
     document = json.loads(TABLE.read_text(encoding="utf-8"))
@@ -73,7 +84,7 @@ def _read_networks(conditions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _round_to_three_digits(speed: float) -> float:
-    """Round a speed. Two measurements agree in fewer digits than three."""
+    """Round a speed to three digits. Two measurements of a network already differ in the third digit."""
     rounded = float(f"{speed:.3g}")
     return int(rounded) if rounded.is_integer() else rounded
 

@@ -1,9 +1,12 @@
-"""Write measured results into weights_manifest.json: the counts of the records in an `evaluate --output` folder.
+"""Write measured numbers of wrong images into weights_manifest.json.
 
+    pyramidzoo evaluate ID ... --output RECORDS
     python tools/record_results.py RECORDS
 
-Only strict records of a whole split are written. A record fills in an entry's `tensors_sha256` if that is null. If it
-has another value, nothing is written.
+RECORDS is the folder of records that `pyramidzoo evaluate` has written. A record is used if it is strict (measured in
+float32 without TF32, and without any option that is faster) and if all images of a published split were evaluated. If
+the `tensors_sha256` of an entry is null, it is filled in from the record. If it has another value than the record,
+nothing is written at all.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ def main() -> None:
     with edit_manifest(MANIFEST) as document:
         for record in read_records(folder):
             entry = document["weights"].get(record.weights)
+            # `not_the_split` says why the images are not a whole published split; it is None if they are.
             if entry is None or not record.strict or record.not_the_split:
                 print(f"left out: {record.weights}, {record.arithmetic}")
                 continue
@@ -35,14 +39,14 @@ def main() -> None:
 
 
 def add_result(entry: dict[str, Any], record: Record) -> None:
-    """Put a record's result into an entry, in the place of one for the same split and protocol.
+    """Write the result of a record into an entry. It replaces a result for the same split and protocol.
 
     Args:
-        entry: The entry as the manifest's JSON has it. It is changed.
-        record: A strict record of these weights.
+        entry: The JSON of the entry in the manifest. It is changed.
+        record: A strict record of the entry's weights.
 
     Raises:
-        SystemExit: If the record is of other tensors than the entry names.
+        SystemExit: The record was measured with other tensors than those of the entry.
     """
     if entry["tensors_sha256"] not in (None, record.tensors_sha256):
         raise SystemExit(f"{record.weights}: the record is of other tensors than the manifest names")

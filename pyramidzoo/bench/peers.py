@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyramidzoo.bench.pytorchcv_names import find_names
 from pyramidzoo.catalog.architectures import Architecture
-from pyramidzoo.checkpoints.signatures import signatures_of
+from pyramidzoo.checkpoints.signatures import get_signatures
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.convert.layouts.timm import get_timm_name
 from pyramidzoo.errors import UnavailableError, UsageError
@@ -143,7 +143,7 @@ def build_peer(
         return None
     tensors = model.state_dict()
     state: dict[Any, Tensor] = {}
-    for name, part in signatures_of(tensors).items():
+    for name, part in get_signatures(tensors).items():
         place, shape, _ = layout.locate(name, part, row)
         state[place] = tensors[name].reshape(part.shape if shape is None else shape)
     with skip_initialisation():

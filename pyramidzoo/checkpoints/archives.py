@@ -1,6 +1,7 @@
-"""Zip archives of one checkpoint, as pytorchcv publishes them.
+"""Zip archives that hold one checkpoint file, as the project pytorchcv publishes them.
 
-Only the one file in the archive is read. A name in an archive is never used as a path.
+Only this one file of the archive is read. No file is written under a name that the archive gives,
+because such a name could lead to any folder.
 """
 
 from __future__ import annotations
@@ -22,26 +23,29 @@ from pyramidzoo.files import replacing
 MAX_BYTES = 4 << 30  # twice the size of the largest checkpoint of these families
 _CHUNK = 1 << 20  # bytes that are read at once
 
-# The longest directory of an archive, in bytes. It has room for thousands of entries. zipfile needs
-# 16 times as much memory for them.
-_LONGEST_DIRECTORY = 1 << 20
+# The largest size of an archive's directory (its list of files) in bytes. It has room for thousands
+# of files. zipfile needs 16 times as much memory for its objects that describe these files.
+_LARGEST_DIRECTORY_BYTES = 1 << 20
 
-# A file that unpacks to more than this many times its size is refused, unless it is small. Weights
-# are hardly compressible; zeros, as in a file that is made to harm, compress a thousandfold.
-_LARGEST_RATIO = 20
-_SMALL = 64 << 20  # bytes
+# A file in an archive is refused if its unpacked size is more than this many times the archive's
+# size. Weights can hardly be compressed. A file that was made to harm can hold zeros alone, which
+# unpack to a thousand times their size.
+_LARGEST_UNPACKING_RATIO = 20
+_ALWAYS_ALLOWED_BYTES = 64 << 20  # A file up to this unpacked size is accepted with any ratio.
 
-# The first bytes of a file header, and of an archive without files.
-_LOCAL_HEADER = b"PK\x03\x04"
-_EMPTY = b"PK\x05\x06"
-_LOCAL_HEADER_BYTES = 30  # the name of the file comes after them
-_NAME_LENGTH = slice(26, 28)  # where the header holds the length of the name
+# In a zip archive each file stands behind a header of its own, the local header. The two values are
+# the first bytes of a local header, and the first bytes of an archive without files.
+_LOCAL_HEADER_START = b"PK\x03\x04"
+_EMPTY_ARCHIVE_START = b"PK\x05\x06"
+_LOCAL_HEADER_BYTES = 30  # The name of the file stands behind them.
+_NAME_LENGTH_POSITION = slice(26, 28)  # the bytes of the local header that hold the length of the name
 
-_ENCRYPTED = 0x1 | 0x40  # the flags of ordinary and of strong encryption
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Other methods can ask for gigabytes of memory.
+_ENCRYPTION_FLAGS = 0x1 | 0x40  # the flags of ordinary and of strong encryption
+# Other compression methods can ask for gigabytes of memory.
+_READABLE_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
-# What zipfile raises for a damaged archive. The last three come from sizes and names that cannot be
-# right.
+# The exceptions that zipfile raises for a damaged archive. It raises the last three for sizes and
+# names that are impossible.
 _DAMAGE_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -57,31 +61,33 @@ _DAMAGE_ERRORS = (
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file is a zip archive around a checkpoint.
+    """Return whether a file is a zip archive that holds a checkpoint file.
 
-    A torch checkpoint is itself a zip archive, of tensors; it is not meant here.
+    A checkpoint that `torch.save` wrote is itself a zip archive, which has a file `data.pkl`. The
+    answer for such a checkpoint is False.
 
     Raises:
         UnavailableError: The file cannot be read.
     """
     try:
         with path.open("rb") as stream:
-            head = stream.read(_LOCAL_HEADER_BYTES)
-            if not head.startswith((_LOCAL_HEADER, _EMPTY)):
+            header = stream.read(_LOCAL_HEADER_BYTES)
+            if not header.startswith((_LOCAL_HEADER_START, _EMPTY_ARCHIVE_START)):
                 return False
-            first = stream.read(int.from_bytes(head[_NAME_LENGTH], "little"))
+            first_name = stream.read(int.from_bytes(header[_NAME_LENGTH_POSITION], "little"))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _make_read_error(path, error) from error
     try:
         with _open_archive(path) as archive:
             names = archive.namelist()
     except IntegrityError:
-        names = [first.decode("utf-8", "replace")]  # Without a readable directory the first name decides.
+        # The archive's directory is damaged. The name of the first file, in its local header, decides.
+        names = [first_name.decode("utf-8", "replace")]
     return not any(name.endswith("/data.pkl") for name in names)
 
 
-def member_hash(path: Path, algorithm: str) -> str:
-    """Hash the one file in an archive.
+def hash_member(path: Path, algorithm: str) -> str:
+    """Hash the one file that an archive holds, as it is when it is unpacked.
 
     Args:
         path: The archive.
@@ -91,7 +97,7 @@ def member_hash(path: Path, algorithm: str) -> str:
         The hash in lower-case hex digits.
 
     Raises:
-        IntegrityError: The archive is damaged, or is not one of a single checkpoint.
+        IntegrityError: The archive is damaged, or does not hold exactly one checkpoint file.
         UnavailableError: The archive cannot be read.
     """
     hasher = hashlib.new(algorithm, usedforsecurity=False)
@@ -101,109 +107,134 @@ def member_hash(path: Path, algorithm: str) -> str:
 
 
 def extract_member(archive: Path, destination: Path) -> None:
-    """Write the one file in an archive to `destination`, as a whole or not at all.
+    """Unpack the one file that an archive holds, and write it to `destination`.
+
+    On an error nothing is written.
 
     Args:
         archive: The archive.
         destination: The file to write.
 
     Raises:
-        IntegrityError: The archive is damaged; or it does not hold exactly one regular file, not
-            encrypted, under a plain name, of at most `MAX_BYTES`, and exactly as long as the
-            archive says.
+        IntegrityError: The archive is damaged, or does not hold exactly one file. The error is also
+            raised if the file is a link or a device, is encrypted, is larger than `MAX_BYTES`, has
+            another size than the archive says, or has a name that leads out of the folder to which
+            the archive is unpacked.
         UnavailableError: The archive cannot be read.
         NotWritableError: The destination cannot be written.
     """
-    with replacing(destination) as part, part.open("wb") as stream:
+    with replacing(destination) as temporary_file, temporary_file.open("wb") as stream:
         for chunk in _read_member(archive):
             stream.write(chunk)
 
 
 def _read_member(path: Path) -> Iterator[bytes]:
-    """The bytes of the one file, in chunks. zipfile stops at the declared size and compares the checksum."""
+    """Yield the unpacked bytes of the one file in an archive, in chunks.
+
+    zipfile never returns more bytes than the size that the archive declares, and it compares the
+    file's checksum after the last byte. It accepts a file that is too short, so the number of bytes
+    is compared here.
+    """
     with _open_archive(path) as archive:
-        member = _only_member(archive, path)
-        read = 0
+        member = _find_only_member(archive, path)
+        unpacked_bytes = 0
         try:
             with archive.open(member) as stream:
                 while chunk := stream.read(_CHUNK):
-                    read += len(chunk)
+                    unpacked_bytes += len(chunk)
                     yield chunk
         except (OSError, *_DAMAGE_ERRORS) as error:
-            raise _unreadable(path, error) from error
-        if read != member.file_size:
-            raise _damaged(path, f"{_describe_name(member)} has {read} of {member.file_size} bytes")
+            raise _make_read_error(path, error) from error
+        if unpacked_bytes != member.file_size:
+            raise _make_damage_error(path, f"{_describe_name(member)} has {unpacked_bytes} of {member.file_size} bytes")
 
 
 class _BoundedReader(io.BufferedReader):
-    """A file of which no more is read at once than a directory may have.
+    """A reader that refuses to read more than `_LARGEST_DIRECTORY_BYTES` at once.
 
-    zipfile reads the whole directory at once, as long as the file says it is.
+    zipfile reads an archive's directory at once, with the size that the archive itself states. A
+    damaged archive could state gigabytes, for which zipfile would allocate memory.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _LONGEST_DIRECTORY:
-            raise zipfile.BadZipFile(f"its directory would have {size} bytes, more than {_LONGEST_DIRECTORY}")
+        if size is not None and size > _LARGEST_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"its directory would have {size} bytes, more than {_LARGEST_DIRECTORY_BYTES}")
         return super().read(size)
 
 
 @contextlib.contextmanager
 def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive with zipfile, whose exceptions become the errors of this package."""
     with contextlib.ExitStack() as stack:
         try:
             stream = stack.enter_context(_BoundedReader(io.FileIO(path)))
             archive = stack.enter_context(zipfile.ZipFile(stream))
         except (OSError, *_DAMAGE_ERRORS) as error:
-            raise _unreadable(path, error) from error
-        yield archive
+            raise _make_read_error(path, error) from error
+        yield archive  # Outside of `try`, so that errors of the caller's code are not changed.
 
 
-def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
-    """The one file in an archive, if it is one that may be unpacked."""
+def _find_only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
+    """Return the entry of the one file in an archive; raise IntegrityError if it must not be unpacked."""
     members = archive.infolist()
     files = [member for member in members if not member.is_dir()]
     if len(files) != 1:
         names = ", ".join([_describe_name(member) for member in files[:3]] + ["..."] * (len(files) > 3))
-        raise _damaged(path, f"it holds {len(files)} files{f' ({names})' if names else ''}, not one checkpoint")
-    for member in members:
-        if _leads_out(member.orig_filename):
-            raise _damaged(path, f"{_describe_name(member)} leads out of the archive")
+        raise _make_damage_error(
+            path, f"it holds {len(files)} files{f' ({names})' if names else ''}, not one checkpoint"
+        )
+    for member in members:  # The names of folders are checked too.
+        if _leads_out_of_folder(member.orig_filename):
+            raise _make_damage_error(path, f"the name {_describe_name(member)} leads out of the folder")
     (member,) = files
     name = _describe_name(member)
+    # Unix keeps the type and mode of a file in the upper 16 bits. They are 0 if the archive was
+    # made on another system.
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise _damaged(path, f"{name} is a link or a device, not a file")
-    if member.flag_bits & _ENCRYPTED:
-        raise _damaged(path, f"{name} is encrypted")
-    if member.compress_type not in _METHODS:
-        raise _damaged(path, f"{name} is compressed in a way that is not read here")
+        raise _make_damage_error(path, f"{name} is a link or a device, not a file")
+    if member.flag_bits & _ENCRYPTION_FLAGS:
+        raise _make_damage_error(path, f"{name} is encrypted")
+    if member.compress_type not in _READABLE_METHODS:
+        raise _make_damage_error(path, f"{name} is compressed by a method that is not supported")
     if member.file_size > MAX_BYTES:
-        raise _damaged(path, f"{name} declares {member.file_size} bytes, more than any checkpoint here has")
-    packed = path.stat().st_size
-    if member.file_size > max(_SMALL, _LARGEST_RATIO * packed):
-        raise _damaged(
-            path, f"{name} would be {member.file_size} bytes, unpacked from {packed}; no weights are so regular"
+        raise _make_damage_error(path, f"{name} declares {member.file_size} bytes, more than any checkpoint here has")
+    archive_bytes = path.stat().st_size
+    if member.file_size > max(_ALWAYS_ALLOWED_BYTES, _LARGEST_UNPACKING_RATIO * archive_bytes):
+        raise _make_damage_error(
+            path,
+            f"{name} would be {member.file_size} bytes, unpacked from {archive_bytes}; weights cannot shrink so much",
         )
     return member
 
 
-def _leads_out(name: str) -> bool:
-    """Whether a name, taken as a path, would be outside of the folder that an archive is unpacked to."""
+def _leads_out_of_folder(name: str) -> bool:
+    """Return whether a name in an archive, used as a path, would lead out of the folder of the unpacked files.
+
+    An archive may have been made on Windows or on Unix, so the rules of both for paths are applied.
+    """
     is_absolute = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
     return is_absolute or ".." in PurePosixPath(name.replace("\\", "/")).parts
 
 
 def _describe_name(member: zipfile.ZipInfo) -> str:
-    """A name for a message. Characters that could control a terminal are escaped."""
+    """Return the name of a file in an archive for an error message.
+
+    A long name is cut off. Characters that could control a terminal are escaped.
+    """
     name = member.orig_filename
     return name if len(name) <= 100 and name.isprintable() else f"{name[:100]!a}"
 
 
-def _unreadable(path: Path, error: Exception) -> IntegrityError | UnavailableError:
-    """The error that says whether the system or the archive is to blame; EINVAL comes from an impossible offset."""
+def _make_read_error(path: Path, error: Exception) -> IntegrityError | UnavailableError:
+    """Make the error of this package for an exception that was raised while an archive was read.
+
+    An OSError means that the system cannot read the file. Only its number EINVAL means that the
+    archive is damaged: the archive states a position in the file that cannot exist.
+    """
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return UnavailableError(f"cannot read {path}: {error.strerror or error}")
-    return _damaged(path, str(error)[:300] or type(error).__name__)
+    return _make_damage_error(path, str(error)[:300] or type(error).__name__)
 
 
-def _damaged(path: Path, reason: str) -> IntegrityError:
+def _make_damage_error(path: Path, reason: str) -> IntegrityError:
     return IntegrityError(f"{path} is not a readable archive of one checkpoint: {reason}; download it again")

@@ -1,8 +1,9 @@
-"""Hashes of files on disk: computed once for each state of a file, and compared with published hashes of every kind.
+"""Hashes of files on disk: each is computed once for each state of a file, and compared with a published hash.
 
-`pyramidzoo.files.file_hash` reads a file and hashes it. This module adds the cache, and the hashes
-that others publish: of a file, of the one file in a zip archive, or the name that git gives a file.
-Hashes of tensors are in `tensor_hash.py`, because they need torch.
+`pyramidzoo.files.file_hash` reads a file and hashes it. This module adds a cache of hashes, and the
+three kinds of hashes that projects publish: the hash of a file, the hash of the one file in a zip
+archive, and the hash that git uses as the name of a file's content. Hashes of tensors are in
+`tensor_hash.py`, because they need torch.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyramidzoo.catalog.weights_entry import FileHash
-from pyramidzoo.checkpoints.archives import is_archive, member_hash
+from pyramidzoo.checkpoints.archives import hash_member, is_archive
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
 
-# Device, inode, time of modification, time of change and size of a file. Another content has
-# another state.
+# Device, inode, time of modification, time of change and size of a file. When the content of a file
+# changes, its state changes too.
 FileState = tuple[int, int, int, int, int]
 
-# The keys are the state of a file, what was hashed ("file", "member" or "git blob"), and the
-# algorithm.
+# The hashes that were computed in this process. A key is the state of a file, the kind of its hash
+# ("file", "member" or "git blob"), and the algorithm.
 _hashes: dict[tuple[FileState, str, str], str] = {}
 
 _CHUNK = 1 << 20  # bytes that are read at once
@@ -40,7 +41,7 @@ def cached_file_hash(path: Path, algorithm: str = "sha256") -> str:
     Raises:
         UnavailableError: The file cannot be read.
     """
-    return _cached(path, "file", algorithm, lambda: file_hash(path, algorithm))
+    return _get_or_compute(path, "file", algorithm, lambda: file_hash(path, algorithm))
 
 
 def require_hash(path: Path, expected: str, next_step: str) -> str:
@@ -49,7 +50,8 @@ def require_hash(path: Path, expected: str, next_step: str) -> str:
     Args:
         path: The file.
         expected: Its sha256 in lower-case hex digits.
-        next_step: What the user should do if it has another one; the error message ends with it.
+        next_step: What the user should do if the file has another sha256. The error message ends
+            with it.
 
     Returns:
         The expected hash.
@@ -65,15 +67,16 @@ def require_hash(path: Path, expected: str, next_step: str) -> str:
 
 
 def compute_published_hash(path: Path, published: FileHash) -> str:
-    """Hash a file in the way that a published hash was computed, once in a process for each state of the file.
+    """Hash a file with the algorithm of a published hash, once in a process for each state of the file.
 
     Args:
-        path: The file. If the published hash is that of the one file in an archive, `path` may also
-            be that file, already unpacked.
-        published: The hash whose kind is used. Its value does not matter.
+        path: The file. If the published hash is that of the one file in an archive, `path` may be
+            the archive, or the file that was unpacked from it.
+        published: The published hash. It says what is hashed and with which algorithm. Its value
+            is not used.
 
     Returns:
-        The whole hash in lower-case hex digits, even if only the first digits were published.
+        All digits of the hash, as lower-case hex digits, even if only the first were published.
 
     Raises:
         IntegrityError: The archive is damaged.
@@ -81,14 +84,16 @@ def compute_published_hash(path: Path, published: FileHash) -> str:
     """
     algorithm = published.algorithm.removesuffix("_prefix")
     if published.of == "member" and is_archive(path):
-        return _cached(path, "member", algorithm, lambda: member_hash(path, algorithm))
+        return _get_or_compute(path, "member", algorithm, lambda: hash_member(path, algorithm))
     if algorithm == "git_blob_sha1":
-        return _cached(path, "git blob", algorithm, lambda: _git_blob_hash(path))
+        return _get_or_compute(path, "git blob", algorithm, lambda: _compute_git_blob_hash(path))
     return cached_file_hash(path, algorithm)
 
 
 def matches_published_hash(path: Path, published: FileHash) -> bool:
-    """Return whether a file has a published hash, of which only the first digits may be known.
+    """Return whether the hash of a file equals a published hash.
+
+    If only the first digits of the hash were published, only those are compared.
 
     Raises:
         IntegrityError: The archive is damaged.
@@ -100,8 +105,11 @@ def matches_published_hash(path: Path, published: FileHash) -> bool:
     return actual == published.value
 
 
-def file_state(path: Path) -> FileState | None:
-    """Return what distinguishes one state of a file from the next without reading it; None if there is no file."""
+def get_file_state(path: Path) -> FileState | None:
+    """Return the properties of a file that change when its content changes; None if there is no file.
+
+    The system knows these properties, so the file itself is not read.
+    """
     try:
         status = path.stat()
     except OSError:
@@ -110,22 +118,27 @@ def file_state(path: Path) -> FileState | None:
 
 
 def forget_hashes() -> None:
-    """Hash every file again from here on, as a new process would."""
+    """Empty the cache of hashes, so that each file is hashed again when its hash is next needed."""
     _hashes.clear()
 
 
-def _cached(path: Path, what: str, algorithm: str, compute: Callable[[], str]) -> str:
-    state = file_state(path)
+def _get_or_compute(path: Path, kind: str, algorithm: str, compute: Callable[[], str]) -> str:
+    """Return a hash of a file from the cache; compute it if the cache does not have it for the file's present state."""
+    state = get_file_state(path)
     if state is None:
         return compute()  # It raises the error that says why the file cannot be read.
-    key = (state, what, algorithm)
+    key = (state, kind, algorithm)
     if key not in _hashes:
         _hashes[key] = compute()
     return _hashes[key]
 
 
-def _git_blob_hash(path: Path) -> str:
-    """The name that git gives a file with this content."""
+def _compute_git_blob_hash(path: Path) -> str:
+    """Compute the hash that git uses as the name of a file's content.
+
+    It is the SHA-1 of "blob", a space, the file's size in decimal digits, a zero byte, and the
+    content.
+    """
     try:
         hasher = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Signatures: the name, dtype and shape of every tensor of a checkpoint, and their comparison."""
+"""Signatures: the dtype and shape of every tensor of a checkpoint, by its name, and their comparison."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from pyramidzoo.errors import IntegrityError
 
-# The last part of the name of BN's batch counters. Old files lack them, and at momentum 0.1 they
-# have no effect.
+# The last part of the name of a batch counter: the number of batches that a BN layer was trained
+# with. Old files have no counters. PyTorch uses them only in a BN whose momentum is None, and every
+# BN here has momentum 0.1.
 COUNTER = "num_batches_tracked"
 
-# Names of dtypes in safetensors files.
-_DTYPES = {
+# The names that dtypes have in safetensors files.
+_DTYPE_NAMES = {
     torch.float32: "F32",
     torch.float64: "F64",
     torch.float16: "F16",
@@ -27,7 +28,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_LISTED = 5  # names in an error message, for each kind of difference
+_MAX_LISTED_NAMES = 5  # in an error message, for each kind of difference
 
 
 class Signature(NamedTuple):
@@ -45,42 +46,48 @@ class Signature(NamedTuple):
         return f"{self.dtype}[{'x'.join(map(str, self.shape))}]"
 
 
-def signature_of(tensor: Tensor) -> Signature:
-    """Return the signature of a tensor on any device. A dtype that no network has keeps torch's name."""
-    dtype = _DTYPES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
+def get_signature(tensor: Tensor) -> Signature:
+    """Return the signature of a tensor on any device.
+
+    A dtype that no network of the zoo has is named as in torch.
+    """
+    dtype = _DTYPE_NAMES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
     return Signature(dtype, tuple(tensor.shape))
 
 
-def signatures_of(tensors: Mapping[str, Tensor]) -> dict[str, Signature]:
+def get_signatures(tensors: Mapping[str, Tensor]) -> dict[str, Signature]:
     """Return the signature of every tensor, under the tensor's name."""
-    return {name: signature_of(tensor) for name, tensor in tensors.items()}
+    return {name: get_signature(tensor) for name, tensor in tensors.items()}
 
 
-def stored_signatures(model: nn.Module) -> dict[str, Signature]:
-    """Return the signatures that a file of a network has.
+def get_stored_signatures(model: nn.Module) -> dict[str, Signature]:
+    """Return the signatures that the tensors of a network have in its weights file.
 
-    Files hold floats in float32, whatever dtype is PyTorch's default in this process.
+    Weights files hold all floating-point values in float32. The tensors of the network itself can
+    have another dtype.
     """
     return {
-        name: part._replace(dtype="F32") if part.dtype.startswith(("F", "BF")) else part
-        for name, part in signatures_of(model.state_dict()).items()
+        name: signature._replace(dtype="F32") if signature.dtype.startswith(("F", "BF")) else signature
+        for name, signature in get_signatures(model.state_dict()).items()
     }
 
 
 def check_signatures(
-    actual: Mapping[str, Signature], expected: Mapping[str, Signature], *, what: str, next_step: str
+    actual: Mapping[str, Signature], expected: Mapping[str, Signature], *, error_start: str, next_step: str
 ) -> None:
-    """Require exactly the expected names, dtypes and shapes. Batch counters may be absent.
+    """Raise an error if tensors do not have exactly the expected names, dtypes and shapes.
+
+    Only batch counters may be absent.
 
     Args:
-        actual: The signatures of the tensors that are there.
-        expected: The signatures that they must have.
-        what: The start of the error message: the file, and what is wrong with it.
+        actual: The signatures that the tensors of a checkpoint have, by name.
+        expected: The signatures that they must have, by name.
+        error_start: The start of the error message: which file it is, and what is wrong with it.
         next_step: The end of the error message: what the user should do.
 
     Raises:
-        IntegrityError: They differ. The message names up to five tensors of each kind of
-            difference.
+        IntegrityError: The signatures differ. The message names up to five tensors that are
+            missing, five that are unexpected, and five that have another dtype or shape.
     """
     missing = sorted(name for name in expected.keys() - actual.keys() if not name.endswith(COUNTER))
     unexpected = sorted(actual.keys() - expected.keys())
@@ -89,10 +96,10 @@ def check_signatures(
         for name in sorted(expected.keys() & actual.keys())
         if actual[name] != expected[name]
     ]
-    problems = []
-    for kind, names in (("missing", missing), ("unexpected", unexpected), ("different", different)):
-        if names:
-            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-            problems.append(f"{kind}: {', '.join(names[:_LISTED])}{more}")
-    if problems:
-        raise IntegrityError(f"{what}: {'; '.join(problems)}; {next_step}")
+    differences = []
+    for kind, items in (("missing", missing), ("unexpected", unexpected), ("different", different)):
+        if items:
+            more = f" and {len(items) - _MAX_LISTED_NAMES} more" if len(items) > _MAX_LISTED_NAMES else ""
+            differences.append(f"{kind}: {', '.join(items[:_MAX_LISTED_NAMES])}{more}")
+    if differences:
+        raise IntegrityError(f"{error_start}: {'; '.join(differences)}; {next_step}")

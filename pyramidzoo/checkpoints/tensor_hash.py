@@ -1,4 +1,4 @@
-"""Hashes of tensors: they depend on the content of a state dict, and not on the file that holds it."""
+"""Hashes of tensors: they depend on the tensors of a state dict, and not on the format of the file that holds them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pyramidzoo.checkpoints.signatures import COUNTER, signature_of
+from pyramidzoo.checkpoints.signatures import COUNTER, get_signature
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     r"""Hash the tensors of a state dict.
 
-    The tensors are taken in the order of their names; batch counters are left out. For each tensor
-    the sha256 gets
+    The tensors are taken in the order of their names. BN's batch counters are left out, because old
+    files do not have them. For each tensor two things are hashed:
 
     1. the line "NAME DTYPE SHAPE\n", where DTYPE is the name in safetensors files and SHAPE is
        "64x3x3x3" (nothing for a scalar), in UTF-8;
@@ -35,7 +35,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Hash everything that a safetensors file holds: its metadata and all its tensors, batch counters too.
+    """Hash the metadata and all tensors that a safetensors file holds, including BN's batch counters.
 
     Args:
         tensors: The tensors by their names, on any device.
@@ -51,15 +51,16 @@ def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 
 def _add_tensors(tensors: Mapping[str, Tensor], hasher: hashlib._Hash) -> None:
+    """Add the name, dtype, shape and values of each tensor to a hash, as `tensors_sha256` describes it."""
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        dtype, shape = signature_of(tensor)
+        dtype, shape = get_signature(tensor)
         hasher.update(f"{name} {dtype} {'x'.join(map(str, shape))}\n".encode())
-        hasher.update(_little_endian_bytes(tensor))
+        hasher.update(_get_little_endian_bytes(tensor))
 
 
-def _little_endian_bytes(tensor: Tensor) -> bytes:
-    raw = tensor.reshape(-1).view(torch.uint8)
-    if sys.byteorder == "big":
-        raw = raw.reshape(-1, tensor.element_size()).flip(1)
-    return raw.numpy().tobytes()
+def _get_little_endian_bytes(tensor: Tensor) -> bytes:
+    values = tensor.reshape(-1).view(torch.uint8)
+    if sys.byteorder == "big":  # The bytes of each element are reversed, so that all machines hash the same bytes.
+        values = values.reshape(-1, tensor.element_size()).flip(1)
+    return values.numpy().tobytes()

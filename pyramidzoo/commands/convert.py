@@ -19,7 +19,7 @@ from pyramidzoo.text_output import render, render_facts
 if TYPE_CHECKING:
     from pyramidzoo.convert.conversion import ConvertedFile
 
-_LARGE_IMAGE = 64  # pixels; images that are larger are resized and cropped
+_LARGEST_UNRESIZED_IMAGE = 64  # pixels of a side; larger images, as those of ImageNet, are resized and cropped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class ConvertOptions(CommandOptions):
-    """The options of `convert`; `add_arguments` says what each means."""
+    """The options of `convert`. The help texts in `add_arguments` say what each option means."""
 
     file: Path
     dataset: str
@@ -81,25 +81,35 @@ def run(args: argparse.Namespace) -> int:
         architecture=options.arch,
         dataset=options.dataset,
         num_classes=dataset.classes,
-        preprocessing=_preprocessing(options.mean, options.std, dataset.image_size),
+        preprocessing=_make_preprocessing(options.mean, options.std, dataset.image_size),
         force=options.force,
     )
-    _report(converted, options)
+    _print_report(converted, options)
     return 0
 
 
-def _preprocessing(
+def _make_preprocessing(
     mean: tuple[float, ...] | None, std: tuple[float, ...] | None, image_size: tuple[int, int, int]
 ) -> Preprocessing | None:
-    """Make a preprocessing of the user's own constants, if there are any.
+    """Make the preprocessing with the mean and standard deviation that the user has given.
 
-    Large images are resized to 256 and cropped, as nearly every project does it.
+    The shorter side of large images is resized to 256 pixels, and the center is cropped, as nearly
+    every project does it for ImageNet.
+
+    Args:
+        mean: The values of `--mean`, one for each channel; None if the user has not given it.
+        std: The values of `--std`, likewise.
+        image_size: The channels, height and width of the network's input.
+
+    Returns:
+        The preprocessing; None if the user has given neither value, so that the layout's
+        preprocessing is used.
     """
     if (mean is None) != (std is None):
         raise UsageError("--mean and --std belong together; give both, or none")
     if mean is None or std is None:
         return None
-    is_large = image_size[1] > _LARGE_IMAGE
+    is_large = image_size[1] > _LARGEST_UNRESIZED_IMAGE
     try:
         return Preprocessing(
             image_size,
@@ -113,31 +123,32 @@ def _preprocessing(
         raise UsageError(f"--mean and --std: {error}") from error
 
 
-def _report(converted: ConvertedFile, options: ConvertOptions) -> None:
-    """Print what was found out about the checkpoint, and what was written."""
+def _print_report(converted: ConvertedFile, options: ConvertOptions) -> None:
+    """Print the layout and architecture of the checkpoint, and the hashes of the file that was written."""
     description = converted.description
     if options.layout is None or options.arch is None:
         print(
             f"pyramidzoo: recognised {options.file} as {description.architecture} in the layout {description.layout}",
             file=sys.stderr,
         )
-    same = load_manifest().with_tensors(converted.tensors_sha256, dataset=options.dataset)
-    if same and same.dataset != options.dataset:
+    entry = load_manifest().with_tensors(converted.tensors_sha256, dataset=options.dataset)
+    if entry and entry.dataset != options.dataset:
         print(
             f"pyramidzoo: --force: {options.output} says {options.dataset}, although it holds the tensors of "
-            f"{same.id}, which were trained on {same.dataset}",
+            f"{entry.id}, which were trained on {entry.dataset}",
             file=sys.stderr,
         )
-    row = {
+    facts = {
         "path": str(converted.path),
         "architecture": description.architecture,
         "layout": description.layout,
         "origin sha256": description.origin_sha256,
         "sha256": converted.sha256,
         "tensors sha256": converted.tensors_sha256,
-        "same tensors as": same.id if same else None,
+        "same tensors as": entry.id if entry else None,
     }
     if options.format == "human":
-        print(render_facts([(name, value or "no weights of the manifest") for name, value in row.items()]))
+        # Only "same tensors as" can be None here.
+        print(render_facts([(name, value or "no weights of the manifest") for name, value in facts.items()]))
     else:
-        print(render([row], options.format))
+        print(render([facts], options.format))

@@ -15,7 +15,7 @@ class CurvesOptions:
 
     Attributes:
         logs: CSV files that `train` wrote.
-        output: the figure.
+        output: The figure.
     """
 
     logs: tuple[Path, ...]
@@ -30,7 +30,11 @@ class CurvesOptions:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `curves`."""
     parser.add_argument(
-        "logs", nargs="+", type=path_argument, metavar="LOG", help="CSV files that train wrote beside the weights"
+        "logs",
+        nargs="+",
+        type=path_argument,
+        metavar="LOG",
+        help=".csv or .jsonl files of `train`, beside the weights",
     )
     parser.add_argument(
         "--output", type=path_argument, required=True, metavar="FILE", help="the figure: a .png, .svg or .pdf file"

@@ -85,7 +85,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
     path = find_weights_file(path)
     content = read_weights(path)
-    description = Description.of(path, content.metadata)
+    description = Description.from_file(path, content.metadata)
     description_facts: dict[str, Any] = {}
     if description is not None:
         description_facts = plain_json(description)

@@ -16,8 +16,8 @@ class RecipesOptions:
     """The options of `recipes`.
 
     Attributes:
-        pattern: which recipes.
-        format: how to print them.
+        pattern: Which recipes.
+        format: How to print them.
     """
 
     pattern: str

@@ -7,18 +7,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_argument, path_argument
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.errors import UsageError
-from pyramidzoo.text_output import render, show
+from pyramidzoo.text_output import line_width, render, show
 
 if TYPE_CHECKING:
     from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
     from pyramidzoo.training.recipes import Recipe
     from pyramidzoo.training.step import Precision
+    from pyramidzoo.training.summary import SeedSummary
 
 # On a GPU an epoch may take a second, and writing a checkpoint of each would take as long.
 _GPU_CHECKPOINT_SECONDS = 20.0
@@ -41,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="several seeds, one network for each")
     parser.add_argument("--epochs", type=int, metavar="N", help="the number of epochs (default: the recipe's)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="KEY=VALUE",
+        help="other values for settings of the recipe, such as learning_rate=0.05 milestones=60,80. They are recorded, "
+        "and the result answers no published row; `pyramidzoo recipes NAME` shows the settings",
+    )
     parser.add_argument(
         "--precision", default="fp32", choices=("fp32", "bf16"), help="bf16 trains under autocast (default: fp32)"
     )
@@ -88,6 +97,7 @@ class TrainOptions(CommandOptions):
     seed: int
     seeds: tuple[int, ...] | None
     epochs: int | None
+    set: tuple[str, ...] | None
     precision: Precision
     algorithms: str
     minutes: float | None
@@ -126,14 +136,16 @@ def run(args: argparse.Namespace) -> int:
     from pyramidzoo.training.device_images import join_splits
     from pyramidzoo.training.logged_run import Task
     from pyramidzoo.training.loop import train_together
+    from pyramidzoo.training.recipes import apply_overrides
+    from pyramidzoo.training.summary import summarize_seeds
 
+    overrides = _parse_overrides(options)
     recipes, dataset, splits = _select_recipes(options)
     data_dir = options.data_dir or default_data_dir()
     images = join_splits([open_split(dataset, split, data_dir) for split in splits])
     test = open_split(dataset, get_dataset(dataset).splits[0], data_dir)
-    if options.epochs is not None:
-        recipes = [recipe.with_epochs(options.epochs, len(images)) for recipe in recipes]
-    tasks = [Task(name, recipe, seed) for name in names for recipe in recipes for seed in options.all_seeds]
+    recipes = [apply_overrides(recipe, overrides, len(images)) for recipe in recipes]
+    tasks = [Task(name, recipe, seed, overrides) for name in names for recipe in recipes for seed in options.all_seeds]
 
     keep_memory()
     device = pick_device(options.device)
@@ -152,8 +164,21 @@ def run(args: argparse.Namespace) -> int:
         workers=usable_cores() if options.jobs is None else options.jobs,
         report=_report_epoch_of_many if len(tasks) > 1 else _report_epoch,
     )
-    _print_results(results, options.format)
+    errors = [None if result is None else result.last["test_error"] for result in results]
+    _print_results(results, summarize_seeds(tasks, errors, len(test)), options.format)
     return 0
+
+
+def _parse_overrides(options: TrainOptions) -> dict[str, Any]:
+    """Return the settings that differ from the recipes': those of `--set` and of `--epochs`."""
+    from pyramidzoo.training.recipes import parse_overrides
+
+    overrides = parse_overrides(options.set or ())
+    if options.epochs is not None:
+        if overrides.keys() & {"epochs", "steps"}:
+            raise UsageError("--epochs and --set both give the length of the training; give one of them")
+        overrides["epochs"] = options.epochs
+    return overrides
 
 
 def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str, ...]]:
@@ -173,34 +198,69 @@ def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str
 
 
 def _report_epoch(task: Task, epoch: Epoch) -> None:
-    print(_epoch_line(task, epoch), file=sys.stderr, flush=True)
+    from pyramidzoo.training.progress import print_line
+
+    print_line(_describe_epoch(task, epoch))
 
 
 def _report_epoch_of_many(task: Task, epoch: Epoch) -> None:
-    print(f"{task.stem}: {_epoch_line(task, epoch)}", file=sys.stderr, flush=True)
+    from pyramidzoo.training.progress import print_line
+
+    print_line(f"{task.stem}: {_describe_epoch(task, epoch)}")
 
 
-def _epoch_line(task: Task, epoch: Epoch) -> str:
-    return (
+def _describe_epoch(task: Task, epoch: Epoch) -> str:
+    from pyramidzoo.training.progress import describe_time_left
+
+    text = (
         f"epoch {epoch.epoch}/{task.recipe.epochs}: loss {epoch.loss:.4f}, training error {epoch.training_error:.2f} "
         f"%, test error {epoch.test_error:.2f} %, {epoch.seconds:.1f} s"
     )
+    epochs_left = task.recipe.epochs - epoch.epoch
+    # All trainings of a command run side by side, so the seconds of an epoch are those of all of them.
+    return f"{text}, {describe_time_left(epochs_left * epoch.seconds)}" if epochs_left else text
 
 
-def _print_results(results: Sequence[TrainingResult | None], format: str) -> None:
-    """Print what was trained to the end, and how many networks were not."""
-    finished = [trained for trained in results if trained is not None]
+def _print_results(results: Sequence[TrainingResult | None], summaries: Sequence[SeedSummary], format: str) -> None:
+    """Print what was trained to the end, a summary over the seeds, and how many trainings have not ended."""
+    finished = [result for result in results if result is not None]
     if format == "human":
-        for trained in finished:
+        for result in finished:
             show(
-                f"{trained.path}: test error {trained.last['test_error']:.2f} % after {trained.last['epoch']} epochs\n"
-                f"`pyramidzoo evaluate {trained.path}` counts it, {trained.log} has every epoch"
+                f"{result.path}: test error {result.last['test_error']:.2f} % after {result.last['epoch']} epochs\n"
+                f"`pyramidzoo evaluate {result.path}` counts it, {result.log} has every epoch"
             )
+        rows = [row for summary in summaries for row in _summary_rows(summary)]
+        if len(rows) > 1 or any(len(summary.errors) > 1 or summary.published for summary in summaries):
+            show("\n" + render(rows, format, width=line_width()))
     else:
-        rows = [{"path": str(trained.path), "log": str(trained.log), **trained.last} for trained in finished]
-        show(render(rows, format))
+        show(render([{"path": str(result.path), "log": str(result.log), **result.last} for result in finished], format))
     if unfinished := len(results) - len(finished):
         print(
             f"the time was over for {unfinished} of {len(results)}; the same command continues the training",
             file=sys.stderr,
         )
+
+
+def _summary_rows(summary: SeedSummary) -> list[dict[str, Any]]:
+    """Return a line for each published number that the trainings answer, or one line if there is none."""
+    changed = "".join(f" {key}={value}" for key, value in summary.overrides.items())
+    cells = {
+        "network": summary.architecture,
+        "recipe": summary.recipe + changed,
+        "errors": " ".join(f"{error:.2f}" for error in summary.errors.values()),
+        "median": f"{summary.median:.2f}",
+        "mean": f"{summary.mean:.2f}",
+        "std": None if summary.deviation is None else f"{summary.deviation:.2f}",
+    }
+    if not summary.published:
+        return [{**cells, "row": None, "published": None, "verdict": None}]
+    return [
+        {
+            **cells,
+            "row": f"{comparison.row} {comparison.by}",
+            "published": f"{comparison.value} ({comparison.statistic})",
+            "verdict": f"{comparison.verdict}: ours is {comparison.ours:.2f}",
+        }
+        for comparison in summary.published
+    ]

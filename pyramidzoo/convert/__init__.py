@@ -1,10 +1,11 @@
-"""Checkpoints of other projects, converted to the zoo's safetensors files.
+"""Converts checkpoints of other projects to the zoo's safetensors files.
 
-`conversion.py` is the entry: `convert_file` does all the steps. They are in
+`convert_file` in `conversion.py` does the whole conversion. The other modules do its steps:
 
-* `read_file.py`: a file of any kind to named tensors; pickles and Torch7 files are opened in
-  `sandbox/`, a process without network and with limits;
-* `recognition.py`: which layout and architecture a checkpoint fits;
-* `layout.py`: what a layout is, and how it finds the tensors of a network in a checkpoint;
-* `layouts/`: one module for each layout, which says how a project names its tensors.
+* `read_file.py` reads the tensors of a file of any kind. Pickles and Torch7 files are opened in a
+  process of their own (`sandbox/`), which has no network, and limits for memory and time.
+* `recognition.py` finds out which layout and architecture a checkpoint fits. A layout is the way in
+  which one project names and stores the tensors of its checkpoints.
+* `layout.py` has the class `Layout`, which finds the tensors of a network in a checkpoint.
+* `layouts/` has one module for each layout.
 """

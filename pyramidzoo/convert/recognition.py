@@ -1,4 +1,4 @@
-"""Recognising a checkpoint: which layouts and architectures it fits, by names, dtypes and shapes."""
+"""Recognising a checkpoint: finding the layouts and architectures that its tensors fit by names, dtypes and shapes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.catalog.layouts import LAYOUTS
 from pyramidzoo.checkpoints.description import MAX_CLASSES
-from pyramidzoo.checkpoints.signatures import Signature, check_signatures, signatures_of, stored_signatures
+from pyramidzoo.checkpoints.signatures import Signature, check_signatures, get_signatures, get_stored_signatures
 from pyramidzoo.convert.layout import FlatCheckpoint, Layout
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.convert.read_file import read_checkpoint
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.models import build, model_class, skip_initialisation
 
-_OWN = "zoo"  # the layout with the zoo's own names
-_MAX_CHANNELS = 100  # of images; a first layer with more inputs is another layer
+_ZOO_LAYOUT = "zoo"  # the layout with the zoo's own names
+_MAX_IMAGE_CHANNELS = 100  # A convolution with more input channels is not the first layer of a network.
 
 
 class Match(NamedTuple):
@@ -38,11 +38,11 @@ class Match(NamedTuple):
 
 
 class StemAndHead(NamedTuple):
-    """The names that a network's first and last weight have in a file.
+    """The foreign names of a network's first and last weight, without the prefix of the state dict.
 
     Attributes:
-        stem: The first convolution's weight.
-        head: The classifier's weight.
+        stem: The name of the first convolution's weight.
+        head: The name of the classifier's weight.
     """
 
     stem: str
@@ -52,11 +52,12 @@ class StemAndHead(NamedTuple):
 def recognise(checkpoint: Path | Mapping[str, Tensor]) -> list[Match]:
     """Find every layout and architecture that a checkpoint fits exactly.
 
-    Several can fit where they differ in what a file does not show: the place of a stride, or two
-    projects that use the same names.
+    Several can fit, because two projects can use the same names, and because two architectures can
+    have tensors of the same names and shapes. For example, a file does not show which convolution
+    of a block has the stride.
 
     Args:
-        checkpoint: A file, or its tensors by their path in it.
+        checkpoint: A file, or its tensors by their path in it, as "state_dict.conv1.weight".
 
     Returns:
         All matches. The zoo's own layout is among them only if no other layout fits.
@@ -66,13 +67,20 @@ def recognise(checkpoint: Path | Mapping[str, Tensor]) -> list[Match]:
         UnavailableError: The file cannot be read.
     """
     tensors = read_checkpoint(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    return list(matches_with_classes(tensors))
+    return list(find_matches_with_classes(tensors))
 
 
-def matches_with_classes(checkpoint: Mapping[str, Tensor]) -> dict[Match, int]:
-    """Find the same matches as `recognise`, and for each the number of classes in the file."""
-    foreign = {match: classes for name in LAYOUTS if name != _OWN for match, classes in _fits(checkpoint, name)}
-    return foreign or dict(_fits(checkpoint, _OWN))
+def find_matches_with_classes(checkpoint: Mapping[str, Tensor]) -> dict[Match, int]:
+    """Find the same matches as `recognise`.
+
+    Returns:
+        The number of classes of the checkpoint's classifier, by match.
+    """
+    foreign_matches: dict[Match, int] = {}
+    for layout_name in LAYOUTS:
+        if layout_name != _ZOO_LAYOUT:
+            foreign_matches.update(_find_matches_in_layout(checkpoint, layout_name))
+    return foreign_matches or dict(_find_matches_in_layout(checkpoint, _ZOO_LAYOUT))
 
 
 def find_match(
@@ -82,157 +90,204 @@ def find_match(
     *,
     dataset: str,
     has_preprocessing: bool,
-    what: str,
+    source_name: str,
 ) -> Match:
-    """Find the one layout and architecture to convert a checkpoint with.
+    """Find the one layout and architecture with which a checkpoint is to be converted.
 
     Args:
-        checkpoint: All tensors of the file by their path.
-        layout: The layout that the user asked for, if any.
-        architecture: The architecture that the user asked for, if any.
-        dataset: What the network was trained on. If all matches read the same tensors into the same
-            network, the layout whose preprocessing for this dataset is known is taken.
+        checkpoint: All tensors of the file, by their path in it.
+        layout: The name of the layout that the user has given; None if the user has given none.
+        architecture: The name of the architecture that the user has given; None if the user has
+            given none.
+        dataset: The dataset that the network was trained on. If several layouts read the same
+            tensors into the same network, one with preprocessing for this dataset is taken.
         has_preprocessing: Whether the user has given the preprocessing.
-        what: The file, for an error message.
+        source_name: The name of the file, for error messages.
 
     Raises:
-        UsageError: Several are possible.
-        IntegrityError: None is.
+        UsageError: Several layouts or architectures fit, and the choice makes a difference.
+        IntegrityError: No layout and architecture fit.
     """
     matches = recognise(checkpoint)
-    if layout == _OWN or (layout is None and architecture not in (None, *(match.architecture for match in matches))):
-        matches += [match for match, _ in _fits(checkpoint, _OWN) if match not in matches]
-    fitting = [m for m in matches if layout in (None, m.layout) and architecture in (None, m.architecture)]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        layouts = [get_layout(match.layout) for match in fitting]
-        picked = pick_equivalent_match(fitting, layouts, dataset, has_preprocessing=has_preprocessing)
+    # `recognise` leaves the zoo's own layout out if another layout fits. It is a candidate all the
+    # same if the user has given its name, or an architecture that fits in no other layout.
+    fits_no_match = architecture is not None and architecture not in [match.architecture for match in matches]
+    if layout == _ZOO_LAYOUT or (layout is None and fits_no_match):
+        zoo_matches = [match for match, _ in _find_matches_in_layout(checkpoint, _ZOO_LAYOUT)]
+        matches += [match for match in zoo_matches if match not in matches]
+    candidates = [
+        match for match in matches if layout in (None, match.layout) and architecture in (None, match.architecture)
+    ]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        layouts = [get_layout(match.layout) for match in candidates]
+        picked = pick_equivalent_match(candidates, layouts, dataset, has_preprocessing=has_preprocessing)
         if picked is None:
-            raise UsageError(f"{what} fits {describe_matches(fitting)}; say which with --layout and --arch")
+            raise UsageError(f"{source_name} fits {describe_matches(candidates)}; say which with --layout and --arch")
         return picked
     if matches:
-        asked = f" {layout or architecture}" if layout or architecture else ""
-        raise IntegrityError(f"{what} is not a checkpoint of{asked}; it looks like {describe_matches(matches)}")
+        requested = f" {layout or architecture}" if layout or architecture else ""
+        raise IntegrityError(
+            f"{source_name} is not a checkpoint of{requested}; it looks like {describe_matches(matches)}"
+        )
     raise IntegrityError(
-        f"{what} fits no layout and architecture that are known here: it holds {_describe_tensors(checkpoint)}; "
-        "--layout and --arch say what differs"
+        f"{source_name} fits no layout and architecture that are known here: it holds {_describe_tensors(checkpoint)}; "
+        "give --layout and --arch to see what differs"
     )
 
 
 def pick_equivalent_match(
     matches: list[Match], layouts: list[Layout], dataset: str, *, has_preprocessing: bool
 ) -> Match | None:
-    """Pick one of several matches, if all of them read the same tensors into the same network.
+    """Pick one of several matches, if the choice makes no difference to the converted network.
+
+    This is so if all matches read the same tensors into the same network, and if their layouts
+    prepare images in the same way.
 
     Args:
-        matches: What the checkpoint fits; at least one.
+        matches: The layouts and architectures that a checkpoint fits; at least one.
         layouts: The layouts of the matches, in the same order.
-        dataset: What the network was trained on.
-        has_preprocessing: Whether the user has given the preprocessing, so that it does not matter
-            that layouts differ in it.
+        dataset: The dataset that the network was trained on.
+        has_preprocessing: Whether the user has given the preprocessing. Then the preprocessing of
+            the layouts is not used, and may differ.
 
     Returns:
-        The first match whose layout has preprocessing for the dataset, or the first of all if none
-        has. None if the matches read other tensors or networks, or if their layouts prepare images
-        in different ways.
+        The first match whose layout has preprocessing for the dataset. If no layout has any, the
+        first match. None if the choice makes a difference.
     """
     if len({match.architecture for match in matches}) > 1:
         return None
-    row = get_architecture(matches[0].architecture)
-    expected = expected_signatures(row)
-    sources = [[layout.locate(name, part, row) for name, part in expected.items()] for layout in layouts]
-    if any(other != sources[0] for other in sources) or any(layout.unused(row) for layout in layouts):
+    architecture = get_architecture(matches[0].architecture)
+    expected = compute_expected_signatures(architecture)
+    sources_by_layout = [
+        [layout.locate(name, signature, architecture) for name, signature in expected.items()] for layout in layouts
+    ]
+    if any(sources != sources_by_layout[0] for sources in sources_by_layout):
         return None
-    trained = [index for index, layout in enumerate(layouts) if dataset in layout.preprocessing]
-    if not has_preprocessing and len({layouts[index].preprocessing[dataset] for index in trained}) > 1:
+    # A layout with unused tensors is never equivalent to another one.
+    if any(layout.list_unused_tensors(architecture) for layout in layouts):
         return None
-    return matches[trained[0] if trained else 0]
+    with_preprocessing = [index for index, layout in enumerate(layouts) if dataset in layout.preprocessing]
+    if not has_preprocessing and len({layouts[index].preprocessing[dataset] for index in with_preprocessing}) > 1:
+        return None
+    return matches[with_preprocessing[0] if with_preprocessing else 0]
 
 
-def stem_and_head(layout: Layout, row: Architecture) -> StemAndHead:
-    """Return the foreign names of a network's first and last weight, without building the network."""
-    network = model_class(row)
-    names = (f"{module}.weight" for module in (network.stem_name, network.classifier_name))
-    return StemAndHead(*(layout.foreign_name(name, row) for name in names))
+def find_stem_and_head(layout: Layout, architecture: Architecture) -> StemAndHead:
+    """Return the foreign names of a network's first and last weight. The network is not built for this."""
+    network_class = model_class(architecture)
+    names = (f"{module}.weight" for module in (network_class.stem_name, network_class.classifier_name))
+    return StemAndHead(*(layout.get_foreign_name(name, architecture) for name in names))
 
 
-def expected_signatures(row: Architecture, **settings: Any) -> dict[str, Signature]:
-    """Return what a file of a network holds under the zoo's names.
+def compute_expected_signatures(architecture: Architecture, **settings: Any) -> dict[str, Signature]:
+    """Return the signatures of all tensors in a weights file of a network, by the zoo's names.
+
+    The network is built for this, but its weights are not initialised, which would take most of the
+    time.
 
     Args:
-        row: The architecture.
-        settings: Arguments for `models.build`, whose errors are raised.
+        architecture: The architecture.
+        settings: Arguments for `models.build`, as `num_classes`. The errors of `models.build` are
+            raised.
     """
     with skip_initialisation():
-        return stored_signatures(build(row, **settings))
+        return get_stored_signatures(build(architecture, **settings))
 
 
 def describe_matches(matches: Iterable[Match]) -> str:
-    """Return matches in words, for a message."""
+    """Name the layouts and architectures of matches, for an error message."""
     return " or ".join(describe_match(match.layout, match.architecture) for match in matches)
 
 
 def describe_match(layout: str, architecture: str) -> str:
-    """Return one match in words, with its article, for a message."""
+    """Name a layout and an architecture for an error message, as "a timm checkpoint of resnet18"."""
     return f"{'an' if layout[0] in 'aeiou' else 'a'} {layout} checkpoint of {architecture}"
 
 
-def _fits(checkpoint: Mapping[str, Tensor], layout_name: str) -> Iterator[tuple[Match, int]]:
-    """Each architecture that a checkpoint fits in one layout, with the number of classes in the file."""
+def _find_matches_in_layout(checkpoint: Mapping[str, Tensor], layout_name: str) -> Iterator[tuple[Match, int]]:
+    """Yield each match of a checkpoint with one layout, and the number of classes of its classifier."""
     layout = get_layout(layout_name)
-    by_stem: dict[str, FlatCheckpoint] = {}
-    for row in filter(layout.supports, architectures().values()):
-        names = stem_and_head(layout, row)
-        if names.stem not in by_stem:
+    # Most architectures have the same name for the stem. One search for the state dict serves all of them.
+    flat_by_stem_name: dict[str, FlatCheckpoint] = {}
+    for architecture in filter(layout.supports, architectures().values()):
+        names = find_stem_and_head(layout, architecture)
+        if names.stem not in flat_by_stem_name:
             try:
-                by_stem[names.stem] = layout.find_state_dict(checkpoint, names.stem, what="")
+                flat_by_stem_name[names.stem] = layout.find_state_dict(checkpoint, names.stem, source_name="")
             except IntegrityError:
-                by_stem[names.stem] = FlatCheckpoint("", {})
-        flat = by_stem[names.stem]
-        if _is_plausible(flat, names, row) and _has_signatures(flat, names, layout, row):
-            yield Match(layout.name, row.name), flat.tensors[flat.container + names.head].shape[0]
+                flat_by_stem_name[names.stem] = FlatCheckpoint("", {})  # It fits no architecture.
+        flat = flat_by_stem_name[names.stem]
+        if _is_plausible(flat, names, architecture) and _has_required_signatures(flat, names, layout, architecture):
+            num_classes = flat.tensors[flat.state_dict_prefix + names.head].shape[0]
+            yield Match(layout.name, architecture.name), num_classes
 
 
-def _is_plausible(flat: FlatCheckpoint, names: StemAndHead, row: Architecture) -> bool:
-    """Whether stem and head are there, and about as many layers as the depth says. Nothing is built for this."""
-    stem, head = (flat.tensors.get(flat.container + name) for name in names)
-    if stem is None or stem.dim() != 4 or not 0 < stem.shape[1] < _MAX_CHANNELS:
+def _is_plausible(flat: FlatCheckpoint, names: StemAndHead, architecture: Architecture) -> bool:
+    """Return whether a checkpoint has a stem, a head, and about as many weights as the architecture's depth says.
+
+    This is a quick check, which saves building most of the networks for the exact check.
+    """
+    stem, head = (flat.tensors.get(flat.state_dict_prefix + name) for name in names)
+    if stem is None or stem.dim() != 4 or not 0 < stem.shape[1] < _MAX_IMAGE_CHANNELS:
         return False
     if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
         return False
-    # Every network has at least depth - 2 weights, as a WRN. It has at most two branches, as
-    # shake-shake, and shortcuts.
-    weights = sum(tensor.dim() > 1 for tensor in flat.tensors.values())
-    depth = row.arguments.get("depth")
-    return depth is None or depth - 3 < weights < 2 * depth + 10
+    # A network has at least depth - 2 convolutions and linear layers; a WRN has this number. It has
+    # at most twice its depth, as shake-shake with its two branches, and a few in shortcuts.
+    weight_count = sum(tensor.dim() > 1 for tensor in flat.tensors.values())
+    depth = architecture.arguments.get("depth")
+    return depth is None or depth - 3 < weight_count < 2 * depth + 10
 
 
-def _has_signatures(flat: FlatCheckpoint, names: StemAndHead, layout: Layout, row: Architecture) -> bool:
-    stem, head = (flat.tensors[flat.container + name] for name in names)
-    expected = _cached_signatures(row.name, head.shape[0], stem.shape[1])
-    required = layout.required_signatures(flat, expected, row)
+def _has_required_signatures(
+    flat: FlatCheckpoint, names: StemAndHead, layout: Layout, architecture: Architecture
+) -> bool:
+    """Return whether a checkpoint has exactly the tensors that its layout requires for a network.
+
+    The shapes of the checkpoint's head and stem say how many classes and image channels the network
+    has.
+    """
+    stem, head = (flat.tensors[flat.state_dict_prefix + name] for name in names)
+    num_classes, image_channels = head.shape[0], stem.shape[1]
+    expected = _compute_signatures_once(architecture.name, num_classes, image_channels)
+    required = layout.list_required_signatures(flat, expected, architecture)
     try:
-        check_signatures(signatures_of(flat.tensors), required, what="", next_step="")
+        check_signatures(get_signatures(flat.tensors), required, error_start="", next_step="")
     except IntegrityError:
         return False
     return True
 
 
 @lru_cache(maxsize=256)
-def _cached_signatures(architecture: str, num_classes: int, in_chans: int) -> Mapping[str, Signature]:
-    row = get_architecture(architecture)
-    return MappingProxyType(expected_signatures(row, num_classes=num_classes, in_chans=in_chans))
+def _compute_signatures_once(architecture_name: str, num_classes: int, image_channels: int) -> Mapping[str, Signature]:
+    """Compute what `compute_expected_signatures` computes, and keep the result.
+
+    Several layouts can have the same network, which is then built only once.
+    """
+    architecture = get_architecture(architecture_name)
+    signatures = compute_expected_signatures(architecture, num_classes=num_classes, in_chans=image_channels)
+    return MappingProxyType(signatures)  # read-only, because all callers get the same object
 
 
 def _describe_tensors(checkpoint: Mapping[str, Tensor]) -> str:
-    """What helps to identify an unknown checkpoint: how many tensors, under which keys, for how many classes."""
-    parts = signatures_of(checkpoint)
-    first = [f"{name} {part}" for name, part in islice(parts.items(), 3)]
-    keys = list(dict.fromkeys(name.partition(".")[0] for name in parts))
-    heads = [part.shape[0] for name, part in parts.items() if len(part.shape) == 2 and name.endswith(".weight")]
+    """Describe the tensors of an unknown checkpoint for an error message.
+
+    The description says how many tensors there are, the first three of them, the first parts of the
+    names, and the number of outputs of the last linear layer.
+    """
+    signatures = get_signatures(checkpoint)
+    first_tensors = [f"{name} {signature}" for name, signature in islice(signatures.items(), 3)]
+    first_name_parts = list(dict.fromkeys(name.partition(".")[0] for name in signatures))
+    linear_outputs = [
+        signature.shape[0]
+        for name, signature in signatures.items()
+        if len(signature.shape) == 2 and name.endswith(".weight")
+    ]
     return (
-        f"{len(parts)} tensor{'s' * (len(parts) != 1)} ({', '.join(first)}{', ...' * (len(parts) > 3)}) under "
-        f"{', '.join(keys[:6])}{', ...' * (len(keys) > 6)}"
-        + (f", and its last linear layer has {heads[-1]} outputs" if heads else "")
+        f"{len(signatures)} tensor{'s' * (len(signatures) != 1)} "
+        f"({', '.join(first_tensors)}{', ...' * (len(signatures) > 3)}) under "
+        f"{', '.join(first_name_parts[:6])}{', ...' * (len(first_name_parts) > 6)}"
+        + (f", and its last linear layer has {linear_outputs[-1]} outputs" if linear_outputs else "")
     )

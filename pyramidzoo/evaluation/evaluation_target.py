@@ -96,7 +96,7 @@ class EvaluationTarget:
                 f"{path} is not a safetensors file; `pyramidzoo convert {path} --dataset ... --output ...` makes one "
                 "that can be evaluated"
             )
-        description = Description.of(path)
+        description = Description.from_file(path)
         if description is None:
             raise UsageError(
                 f"{path} has no description of its weights (architecture, dataset, preprocessing); "

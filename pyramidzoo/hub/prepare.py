@@ -175,7 +175,7 @@ def _write_weights(
     entry: WeightsEntry, find_weights_file: WeightsFile, content: Content, destination: Path
 ) -> tuple[str, Description]:
     """Write the file to publish, and return its sha256 and the description in it."""
-    present = Description.of(find_weights_file.path, content.metadata)
+    present = Description.from_file(find_weights_file.path, content.metadata)
     layout = entry.hub.layout if entry.hub and entry.hub.layout else "zoo"
     wanted = Description(
         architecture=entry.architecture,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.training.recipes import Recipe
 
-# The constants of hysts' code
+# The constants of random erasing in hysts' code
 _ERASING_ATTEMPTS = 20
 _ERASING_AREA = (0.02, 0.4)  # share of the image
 _ERASING_ASPECT = 0.3  # height over width lies between this and 1 / this
@@ -25,17 +25,20 @@ _ERASING_ASPECT = 0.3  # height over width lies between this and 1 / this
 
 @dataclass(frozen=True)
 class Draws:
-    """The random draws of some images, one row for each image; None where the recipe does not need them.
+    """The random numbers that decide how some images are changed: one row for each image.
+
+    A field is None if the recipe makes no such change.
 
     Attributes:
-        index: which image it is, int64 (n).
-        shift: pixels that the window moves down and right, from 0 to 2 * padding, int64 (n, 2).
-        flip: whether the image is mirrored, bool (n).
-        cutout: top and left of the square, which may lie partly outside, int64 (n, 2).
-        erased: top, left, bottom and right of the erased rectangle, int64 (n, 4).
-        erased_value: what fills it, float32 (n).
-        partner: the place in the batch of the image that is mixed in, int64 (n).
-        weight: the share of the image itself in the mixture, float32 (n), equal within a batch.
+        index: Place of the image among all training images, int64 (n).
+        shift: Where the crop begins in the padded image: row and column, from 0 to 2 * padding, int64 (n, 2).
+        flip: Whether the image is mirrored left to right, bool (n).
+        cutout: Top row and left column of the cutout square, which may lie partly outside, int64 (n, 2).
+        erased: Top, left, bottom and right of the rectangle of random erasing, int64 (n, 4). Bottom and right are the
+            first row and column after it.
+        erased_value: The grey that fills this rectangle, as a normalized value, float32 (n).
+        partner: Mixup: place in the batch of the other image, int64 (n).
+        weight: Mixup: share of the image itself, from 0 to 1, float32 (n). It is equal within a batch.
     """
 
     index: Tensor
@@ -48,16 +51,26 @@ class Draws:
     weight: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the draws that are not None, by name."""
+        """Return the fields that are not None, by name."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: tensor for name, tensor in fields.items() if tensor is not None}
 
     def select(self, rows: Tensor) -> Draws:
-        """Return the draws of some rows: an int64 tensor of places."""
+        """Return the draws of the images in some rows.
+
+        Args:
+            rows: Numbers of the rows, int64 (n).
+        """
         return Draws(**{name: tensor.index_select(0, rows) for name, tensor in self.tensors().items()})
 
     def copy_from(self, other: Draws) -> None:
-        """Write the draws of another epoch over these."""
+        """Copy the values of another epoch's draws into these tensors, in place.
+
+        A captured CUDA graph reads these very tensors, so they cannot be replaced by new ones.
+
+        Args:
+            other: Draws with the same fields and shapes.
+        """
         for name, tensor in self.tensors().items():
             tensor.copy_(other.tensors()[name], non_blocking=True)
 
@@ -67,12 +80,12 @@ class Draws:
 
 
 def choose_images(hold_out: int, images: int, seed: int) -> Tensor:
-    """Choose the training images that are used, where some are left out at random.
+    """Choose which training images are used, if a recipe leaves some out at random.
 
     Args:
-        hold_out: how many are left out.
-        images: how many there are.
-        seed: the seed of the run. A generator of its own draws, so that nothing else depends on this choice.
+        hold_out: Number of images that are left out.
+        images: Number of training images.
+        seed: The seed of the training. The choice has its own random generator, so it does not change other draws.
 
     Returns:
         Their places in rising order, int64.
@@ -85,10 +98,10 @@ def draw_epoch(recipe: Recipe, images: int, size: tuple[int, int], generator: to
     """Draw everything that is random in one epoch.
 
     Args:
-        recipe: which changes are made.
-        images: how many training images there are.
-        size: their height and width in pixels.
-        generator: a generator on the CPU; it moves on.
+        recipe: Says which changes are made.
+        images: Number of training images.
+        size: Height and width of the images in pixels.
+        generator: A random generator on the CPU. Its state changes.
 
     Returns:
         The draws of each batch, in the order of training.
@@ -99,9 +112,9 @@ def draw_epoch(recipe: Recipe, images: int, size: tuple[int, int], generator: to
 
 
 def join_draws(batches: list[Draws]) -> Draws:
-    """Put the draws of several batches into one, in order."""
-    columns = [batch.tensors() for batch in batches]
-    return Draws(**{name: torch.cat([column[name] for column in columns]) for name in columns[0]})
+    """Concatenate the draws of several batches, in order."""
+    fields = [batch.tensors() for batch in batches]
+    return Draws(**{name: torch.cat([tensors[name] for tensors in fields]) for name in fields[0]})
 
 
 def _draw_batch(recipe: Recipe, index: Tensor, size: tuple[int, int], generator: torch.Generator) -> Draws:
@@ -124,22 +137,28 @@ def _draw_batch(recipe: Recipe, index: Tensor, size: tuple[int, int], generator:
 
 
 def _draw_squares(side: int, n: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Draw the top left corners of cutout's squares, as hysts' code does.
+    """Draw the top left corners of cutout's squares, int64 (n, 2).
 
-    The centre is uniform over the image. For an even side it may also lie one pixel outside, below or to the right.
+    The centre of a square is uniform over the image. As in hysts' code, the centre of a square with an even side may
+    also lie one pixel below the image or one pixel to the right of it.
     """
-    beyond = 1 - side % 2
-    centres = [torch.randint(0, length + beyond, (n,), generator=generator) for length in size]
+    extra_places = 1 if side % 2 == 0 else 0
+    centres = [torch.randint(0, length + extra_places, (n,), generator=generator) for length in size]
     return torch.stack(centres, 1) - side // 2
 
 
 def _draw_rectangles(
     probability: float, n: int, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw random erasing's rectangles, as hysts' code does, and the value that fills each.
+    """Draw the rectangles of random erasing, as hysts' code does.
 
-    A rectangle that does not fit into the image is drawn again, up to twenty times; then nothing is erased. The aspect
-    ratio is uniform, not log-uniform as in the paper. A rectangle of no pixels stands for nothing.
+    A rectangle that does not fit into the image is drawn again, at most twenty times. If none fits, nothing is erased.
+    Here all twenty attempts are drawn at once, and the first one that fits is taken. The aspect ratio is uniform; in
+    the paper it is log-uniform.
+
+    Returns:
+        The corners of each rectangle, int64 (n, 4), and the value that fills it, float32 (n). If nothing is erased, all
+        four corners are 0.
     """
     height, width = size
     applies = torch.rand(n, generator=generator) <= probability
@@ -158,18 +177,18 @@ def _draw_rectangles(
 
 
 def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Normalize) -> Tensor:
-    """Make the inputs of one step.
+    """Gather the images of one batch, change them at random, and normalize them.
 
     Args:
-        images: all training images, uint8 (N, H, W, C).
-        draws: the draws of this batch of n images, on the device of `images`.
-        recipe: which changes are made.
-        normalize: the recipe's normalization, on the same device.
+        images: All training images, uint8 (N, H, W, C).
+        draws: The draws of this batch of n images, on the device of `images`.
+        recipe: Says which changes are made.
+        normalize: The normalization of the recipe, on the same device.
 
     Returns:
-        float32 (n, C, H, W) in memory as channels_last.
+        The inputs, float32 (n, C, H, W) in memory as channels_last.
     """
-    pixels, outside = _move_and_mirror(images, draws, recipe)
+    pixels, outside = _shift_and_mirror(images, draws, recipe)
     if outside is not None and recipe.pad_with == "black":
         pixels = pixels.masked_fill(outside, 0)
     inputs: Tensor = normalize(pixels)
@@ -178,9 +197,9 @@ def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Norma
     height, width = images.shape[1:3]
     if draws.cutout is not None:
         corners = torch.cat([draws.cutout, draws.cutout + recipe.cutout], 1)
-        inputs = inputs.masked_fill(_rectangle(corners, height, width), 0.0)
+        inputs = inputs.masked_fill(_make_rectangle_mask(corners, height, width), 0.0)
     if draws.erased is not None and draws.erased_value is not None:
-        erased = _rectangle(draws.erased, height, width)
+        erased = _make_rectangle_mask(draws.erased, height, width)
         inputs = torch.where(erased, draws.erased_value[:, None, None, None], inputs)
     if draws.partner is not None and draws.weight is not None:
         weight = draws.weight[:, None, None, None]
@@ -188,12 +207,14 @@ def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Norma
     return inputs
 
 
-def _move_and_mirror(images: Tensor, draws: Draws, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
-    """Gather the images of a batch, moved first and mirrored then.
+def _shift_and_mirror(images: Tensor, draws: Draws, recipe: Recipe) -> tuple[Tensor, Tensor | None]:
+    """Gather the images of a batch, shift them, and then mirror them.
+
+    For each pixel of the result, the row and the column are computed from which it is read.
 
     Returns:
-        The pixels, uint8 (n, C, H, W), and which of them lie outside the image, bool (n, 1, H, W). None stands for no
-        such pixel. A pixel outside has the value of the nearest pixel of the image.
+        The pixels, uint8 (n, C, H, W), and a mask of the pixels that were read outside of the image, bool (n, 1, H, W).
+        The mask is None if there is no such pixel. A pixel that lies outside has the value of the nearest pixel inside.
     """
     height, width = images.shape[1:3]
     rows = torch.arange(height, device=images.device).expand(len(draws.index), -1)
@@ -205,7 +226,7 @@ def _move_and_mirror(images: Tensor, draws: Draws, recipe: Recipe) -> tuple[Tens
         rows = rows + (draws.shift[:, :1] - recipe.padding)
         columns = columns + (draws.shift[:, 1:] - recipe.padding)
         if recipe.pad_with == "reflect":
-            rows, columns = _reflect(rows, height), _reflect(columns, width)
+            rows, columns = _reflect_places(rows, height), _reflect_places(columns, width)
         else:
             inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
             outside = ~inside[:, None]
@@ -215,14 +236,14 @@ def _move_and_mirror(images: Tensor, draws: Draws, recipe: Recipe) -> tuple[Tens
 
 
 def compute_loss_and_errors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean cross-entropy of some images, and how many are wrong.
+    """Compute the mean cross-entropy of some images, and the number of wrong predictions.
 
     Args:
-        logits: (n, classes).
-        labels: int64 (n).
+        logits: Logits, float (n, classes).
+        labels: Class of each image, int64 (n).
 
     Returns:
-        The loss and the number of wrong images, both without dimensions.
+        The loss and the number of wrong predictions, each a tensor without dimensions.
     """
     return F.cross_entropy(logits, labels), (logits.detach().argmax(1) != labels).sum()
 
@@ -230,19 +251,19 @@ def compute_loss_and_errors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 def compute_mixed_loss_and_errors(
     logits: Tensor, labels: Tensor, partner_labels: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the mean cross-entropy of mixed images, and how many are wrong.
+    """Compute the mean cross-entropy of images that mixup made, and the number of wrong predictions.
 
-    A mixed image has the labels of both images, each with its share. It counts as wrong where the prediction is not
-    the label with the larger share.
+    The loss of an image is the weighted sum of the losses for its two labels. A prediction is wrong if it is not the
+    label with the larger weight.
 
     Args:
-        logits: (n, classes).
-        labels: those of the images themselves, int64 (n).
-        partner_labels: those of the images that are mixed in, int64 (n).
-        weight: the share of the images themselves, float32 (n).
+        logits: Logits, float (n, classes).
+        labels: Class of the first image of each pair, int64 (n).
+        partner_labels: Class of the second image of each pair, int64 (n).
+        weight: Share of the first image, float32 (n).
 
     Returns:
-        The loss and the number of wrong images, both without dimensions.
+        The loss and the number of wrong predictions, each a tensor without dimensions.
     """
     losses = weight * F.cross_entropy(logits, labels, reduction="none")
     losses = losses + (1 - weight) * F.cross_entropy(logits, partner_labels, reduction="none")
@@ -250,13 +271,22 @@ def compute_mixed_loss_and_errors(
     return losses.mean(), (logits.detach().argmax(1) != expected).sum()
 
 
-def _reflect(places: Tensor, length: int) -> Tensor:
-    """Fold places outside 0 .. length-1 back inside, without repeating the edge."""
+def _reflect_places(places: Tensor, length: int) -> Tensor:
+    """Mirror places below 0 and above length - 1 at the edge of the image. The edge itself is not repeated.
+
+    For length 4 the places -2 -1 0 1 2 3 4 5 become 2 1 0 1 2 3 2 1.
+    """
     return (length - 1) - ((length - 1) - places.abs()).abs()
 
 
-def _rectangle(corners: Tensor, height: int, width: int) -> Tensor:
-    """Return a mask (n, 1, H, W) of the pixels from top, left to before bottom, right: int64 (n, 4)."""
+def _make_rectangle_mask(corners: Tensor, height: int, width: int) -> Tensor:
+    """Return a mask of the pixels in rectangles, bool (n, 1, H, W).
+
+    Args:
+        corners: Top, left, bottom and right of each rectangle, int64 (n, 4). Bottom and right are not part of it.
+        height: H, the height of the images.
+        width: W, the width of the images.
+    """
     top, left, bottom, right = corners[:, :, None].unbind(1)
     rows = torch.arange(height, device=corners.device)
     columns = torch.arange(width, device=corners.device)

@@ -1,7 +1,8 @@
 """A training step as one CUDA graph.
 
-The whole step is captured once and replayed: gather the batch, change the images, forward, loss, backward, update. To
-launch its hundreds of small kernels one by one takes several times as long as to compute them.
+A training step gathers the batch, changes the images, computes the forward pass, the loss and the backward pass, and
+updates the weights. These are hundreds of small kernels. To launch them one by one takes several times as long as to
+compute them, so the whole step is captured once and then replayed.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ _WARM_UP_STEPS = 3  # PyTorch's documentation asks for them before a capture
 
 
 class CapturedStep:
-    """The step of a run as one CUDA graph, on a stream of its own.
+    """The training step of a run as one CUDA graph, on its own CUDA stream.
 
-    The graph cannot take arguments. So it reads the draws and the learning rates of the epoch from tensors that stay in
-    place, at a position that it moves on by itself.
+    A CUDA graph takes no arguments. It always reads from and writes to the same memory. So the draws and the learning
+    rates of a whole epoch lie in fixed tensors, together with the number of the next step. Each replay reads its own
+    part of them, and adds one to that number.
 
     Args:
-        run: the run.
+        run: The training run.
 
     Attributes:
-        stream: where the steps are queued.
-        graph: the captured graph; None before the first `load`.
+        stream: The CUDA stream on which the steps are queued.
+        graph: The captured graph; None before the first `load`.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -39,20 +41,24 @@ class CapturedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def load(self, draws: Draws, rates: Tensor) -> None:
-        """Write the draws and the learning rates of an epoch where the graph reads them.
+        """Copy the draws and the learning rates of an epoch to the tensors that the graph reads.
 
-        The first call captures the graph.
+        The first call creates these tensors and captures the graph.
+
+        Args:
+            draws: The draws of all steps of the epoch, batch after batch.
+            rates: The learning rate of each step, float32.
         """
         with self.run.on_stream():
             if self.graph is None:
                 self.draws, self.rates = draws.to(self.run.device), rates.to(self.run.device)
-                self.position = torch.zeros(1, dtype=torch.int64, device=self.run.device)
-                self.rows = torch.arange(self.run.recipe.batch_size, device=self.run.device)
+                self.next_step = torch.zeros(1, dtype=torch.int64, device=self.run.device)
+                self.batch_rows = torch.arange(self.run.recipe.batch_size, device=self.run.device)
                 self._capture()
             else:
                 self.draws.copy_from(draws)
                 self.rates.copy_(rates, non_blocking=True)
-            self.position.zero_()
+            self.next_step.zero_()
 
     def replay(self) -> None:
         """Queue one step on the stream."""
@@ -60,28 +66,29 @@ class CapturedStep:
         with torch.cuda.stream(self.stream):
             self.graph.replay()
 
-    def _step(self) -> None:
+    def _run_next_step(self) -> None:
+        """Run the step that `next_step` names, and add one to it. Only tensor operations, so it can be captured."""
         for group in self.run.optimizer.param_groups:
-            group["lr"].copy_(self.rates.index_select(0, self.position)[0])
-        self.run.compute_step(self.draws.select(self.rows + self.position * self.run.recipe.batch_size))
-        self.position.add_(1)
+            group["lr"].copy_(self.rates.index_select(0, self.next_step)[0])
+        self.run.compute_step(self.draws.select(self.batch_rows + self.next_step * self.run.recipe.batch_size))
+        self.next_step.add_(1)
 
     def _capture(self) -> None:
-        """Run a few steps, capture one, and undo everything that they changed."""
+        """Run a few steps, capture one, and restore everything that these steps changed."""
         run = self.run
         before = {name: tensor.clone() for name, tensor in run.state().items()}
         for _ in range(_WARM_UP_STEPS):
-            self._step()
-            self.position.zero_()  # an epoch may have fewer steps than these
+            self._run_next_step()
+            self.next_step.zero_()  # an epoch may have fewer steps than the warm-up
         run.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):
-            self._step()
+            self._run_next_step()
         with torch.no_grad():
             for name, tensor in run.state().items():
                 if name in before:
                     tensor.copy_(before[name])
-                else:  # A momentum that the first step made. The first step of SGD is that of a momentum of zero.
+                else:  # The first step created this momentum. SGD's first step equals a step with a momentum of zero.
                     tensor.zero_()
             run.loss_sum.zero_()
             run.wrong_sum.zero_()

@@ -1,4 +1,4 @@
-"""Where an interrupted training goes on: a safetensors file with a checksum, replaced as a whole."""
+"""Checkpoints of trainings: safetensors files with a checksum, from which an interrupted training continues."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 
 def save_checkpoint(path: Path, run: Mapping[str, Any], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """Replace the checkpoint of a run.
+    """Write the checkpoint of a run. The old file stays until the new one is complete.
 
     Args:
-        path: the file.
-        run: the settings of the run, as JSON can hold them.
-        tensors: its tensors.
-        rest: what else it needs to go on, as JSON can hold it.
+        path: The checkpoint file.
+        run: The settings of the run, as JSON values. They identify it.
+        tensors: The tensors of the run, by name.
+        rest: Everything else that is needed to continue, as JSON values.
 
     Raises:
-        UsageError: meanwhile another run has written its checkpoint there. The file stays as it is.
-        NotWritableError: the file cannot be written.
+        UsageError: Another run has written its checkpoint to this path. That file stays as it is.
+        NotWritableError: The file cannot be written.
     """
     if path.exists() and read_metadata(path).get("run") != _to_json(run):
         raise UsageError(f"{path} was taken by a training with other settings; name another --output")
@@ -35,15 +35,15 @@ def load_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tenso
     """Load what `save_checkpoint` wrote for this run.
 
     Args:
-        path: the file.
-        run: the settings of the run.
+        path: The checkpoint file.
+        run: The settings of the run.
 
     Returns:
-        The tensors and `rest`; None where there is no file.
+        The tensors and `rest`; None if there is no file.
 
     Raises:
-        IntegrityError: the file is damaged.
-        UsageError: the file belongs to a run with other settings.
+        IntegrityError: The file is damaged.
+        UsageError: The file belongs to a run with other settings.
     """
     try:
         content = read_sealed(path)
@@ -55,7 +55,7 @@ def load_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tenso
         raise IntegrityError(f"{error}; name another --output, or delete it to start again") from error
     if content.metadata.get("run") != _to_json(run):
         raise UsageError(f"{path} belongs to a training with other settings; name another --output")
-    # Copies, because the file is replaced while they are in use, and because the optimizer writes to them.
+    # Copies, because the file will be replaced while the tensors are in use, and because the optimizer changes them.
     tensors = {name: tensor.clone() for name, tensor in content.tensors.items()}
     return tensors, json.loads(content.metadata["rest"])
 

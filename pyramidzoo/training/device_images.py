@@ -1,4 +1,4 @@
-"""The images of a training, on the device where it is computed. All runs of a call share them."""
+"""The training and test images as tensors on the device. All trainings of one command share them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _GPU_TEST_BATCH = 1000
 
 
 class TrainingImages:
-    """The training images.
+    """The training images on a device.
 
     Args:
-        images: a training split.
-        device: where the tensors go.
+        images: A training split.
+        device: The device for the tensors.
 
     Attributes:
-        images: uint8 (N, H, W, C).
-        labels: int64 (N).
-        channels: C.
-        size: (H, W).
-        classes: how many classes there are.
-        fingerprint: the hash of the split.
+        images: Pixels, uint8 (N, H, W, C).
+        labels: Class of each image, int64 (N).
+        channels: Number of channels C.
+        size: Height H and width W in pixels.
+        classes: Number of classes.
+        fingerprint: The hash of the split.
     """
 
     def __init__(self, images: ImageSet, device: torch.device) -> None:
@@ -43,17 +43,17 @@ class TrainingImages:
 
 
 class TestImages:
-    """The test images.
+    """The test images on a device.
 
     Args:
-        images: a test split.
-        device: where the tensors go.
+        images: A test split.
+        device: The device for the tensors.
 
     Attributes:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N).
-        batch_size: images in a batch; None for the batch size of the training. On a GPU it is larger than that, because
-            a GPU is not busy with so few images.
+        images: Pixels, uint8 (N, C, H, W).
+        labels: Class of each image, int64 (N).
+        batch_size: Number of images in a batch; None for the batch size of the training. On a GPU it is larger,
+            because a small batch does not use the whole GPU.
     """
 
     def __init__(self, images: ImageSet, device: torch.device) -> None:
@@ -73,13 +73,14 @@ def join_splits(splits: Sequence[Split]) -> Split:
     """Join the splits that a recipe trains on into one, in order.
 
     Args:
-        splits: splits of one dataset.
+        splits: Splits of one dataset.
 
     Returns:
-        The only split itself; or all images, whose fingerprint is the sha256 of the splits' fingerprints.
+        One split with all images. Its fingerprint is the sha256 of the fingerprints of the splits. A single split is
+        returned as it is.
 
     Raises:
-        UsageError: there are several, and not all are in memory.
+        UsageError: There are several splits, and they are not in memory.
     """
     first = splits[0]
     if len(splits) == 1:

@@ -1,15 +1,17 @@
-"""A training run together with its files: the weights, the log, and the checkpoint from which it goes on."""
+"""A training run together with its files: the weights, the logs, and the checkpoint from which it continues."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +33,24 @@ from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.recipes import Recipe
 from pyramidzoo.training.step import Precision, TrainingRun
 
-# The key in the metadata of a file of weights: the settings of the run, what it was computed on, and how it ended.
+# The key in the metadata of a weights file under which the training is described: settings, devices, last epoch.
 METADATA_KEY = "training"
+
+# A longer text of overrides is replaced by its hash: file systems allow 255 bytes in a name.
+_LONGEST_OVERRIDES = 100
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the log. Errors are in percent.
+    """One line of the log.
 
     Attributes:
-        epoch: its number, from 1.
-        learning_rate: that of its first step.
-        loss: the mean over the training images as they were changed.
-        training_error: of the training images as they were changed.
-        test_error: of the test images, after the epoch.
-        seconds: how long it took.
+        epoch: Number of the epoch, from 1.
+        learning_rate: Learning rate of its first step.
+        loss: Mean loss over the training images, after the random changes.
+        training_error: Error on the training images, after the random changes, in percent.
+        test_error: Error on the test images at the end of the epoch, in percent.
+        seconds: Time of the epoch in seconds, with the measurement of the test error.
     """
 
     epoch: int
@@ -58,12 +63,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training that has ended leaves behind.
+    """The files of a training that has ended.
 
     Attributes:
-        path: the weights after the last epoch, which need not be the best one.
-        log: the log, a CSV file.
-        last: the last line of the log, without the seconds.
+        path: The file with the weights after the last epoch. An earlier epoch may have had a smaller test error.
+        log: The log as a CSV file. A file of JSON lines beside it has the same lines.
+        last: The last line of the log, without the seconds.
     """
 
     path: Path
@@ -76,38 +81,60 @@ class Task:
     """One network to train.
 
     Attributes:
-        architecture: a name in the table.
-        recipe: how to train it.
-        seed: of the initialization and of all random draws.
+        architecture: Name of the architecture.
+        recipe: How to train it. The overrides are already applied.
+        seed: Seed of the initial weights and of all random draws.
+        overrides: The settings that differ from the named recipe, by key (`parse_overrides`).
     """
 
     architecture: str
     recipe: Recipe
     seed: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_short_name(self) -> bool:
+        """Whether the recipe has the name of its dataset, as `digits` has.
+
+        Such a recipe is older than the others. Its files stay as they were: the seed is not in their names, the number
+        of epochs is not recorded as an override, and there is no log of JSON lines.
+        """
+        return self.recipe.name == self.recipe.dataset
 
     @property
     def stem(self) -> str:
-        """The name of its files without their suffix.
+        """The name of its files without their suffix, such as "resnet20.he2015_cifar10.seed0".
 
-        The recipe that has the name of its dataset is not named again. Every other recipe is named, with the seed.
+        Overrides are in the name, except the number of epochs.
         """
-        if self.recipe.name == self.recipe.dataset:
-            return f"{self.architecture}.{self.recipe.dataset}"
-        return f"{self.architecture}.{self.recipe.name}.seed{self.seed}"
+        text = f"{self.architecture}.{self.recipe.name}{_overrides_in_name(self.overrides)}"
+        return text if self.has_short_name else f"{text}.seed{self.seed}"
+
+
+def _overrides_in_name(overrides: Mapping[str, Any]) -> str:
+    """Return overrides as a part of a file name, such as ".cutout-16.learning_rate-0.05"."""
+    parts = []
+    for key in sorted(overrides.keys() - {"epochs"}):
+        values = overrides[key] if isinstance(overrides[key], tuple) else (overrides[key],)
+        parts.append("-".join([key.removeprefix("arguments."), *(str(value) for value in values)]))
+    text = "".join(f".{part}" for part in parts)
+    if len(text) <= _LONGEST_OVERRIDES and re.fullmatch(r"[\w.+-]*", text):
+        return text
+    return f".set-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How the runs of one call are computed, and where their files go.
+    """How the runs of one command are computed, and where their files go.
 
     Attributes:
-        device: where they are computed.
-        output: the folder of the files.
-        precision: "fp32", or "bf16" for autocast.
-        fixed_algorithms: whether cuDNN takes the same algorithm every time.
-        checkpoint_seconds: the least time between two checkpoints of a run.
-        accumulate: in how many parts a batch goes through the network.
-        grad_checkpointing: whether blocks are computed again in the backward pass, to save memory.
+        device: The device that computes.
+        output: The folder for the files.
+        precision: "fp32", or "bf16" for autocast to bfloat16.
+        fixed_algorithms: Whether cuDNN uses the same algorithms each time.
+        checkpoint_seconds: Shortest time between two checkpoints of a run, in seconds.
+        accumulate: Number of parts into which each batch is divided.
+        grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass, to save memory.
     """
 
     device: torch.device
@@ -119,7 +146,7 @@ class RunSettings:
     grad_checkpointing: bool = False
 
     def as_data(self) -> dict[str, Any]:
-        """Return what decides the result, as JSON can hold it, without the defaults."""
+        """Return the settings that change the result, as JSON values. Default values are left out."""
         data: dict[str, Any] = {}
         if self.precision != "fp32":
             data["precision"] = self.precision
@@ -131,19 +158,19 @@ class RunSettings:
 
 
 class LoggedRun:
-    """A run together with its files.
+    """A training run that writes its log, its checkpoints and at the end its weights.
 
     Args:
-        task: what to train.
-        data: the training images.
-        settings: how, and where the files go.
+        task: The network to train.
+        data: The training images.
+        settings: How it is computed, and where the files go.
 
     Attributes:
-        result: the files of the finished training; None before its end.
-        training: the run itself, after `open`.
+        result: The files of the finished training; None before its end.
+        training: The run without its files. It exists after `open`.
 
     Raises:
-        UsageError: the file of the weights is there, and another run wrote it.
+        UsageError: The weights file exists, and a run with other settings wrote it.
     """
 
     training: TrainingRun
@@ -152,8 +179,9 @@ class LoggedRun:
         self.task, self.data, self.settings = task, data, settings
         self.path = settings.output / f"{task.stem}.safetensors"
         self.log = settings.output / f"{task.stem}.csv"
+        self.json_log = settings.output / f"{task.stem}.jsonl"
         self.checkpoint = settings.output / f"{task.stem}.checkpoint"
-        # everything that decides the result; files and checkpoints of other values are another run's
+        # Everything that decides the result. Files with other values belong to another run, and are not touched.
         self.identity: dict[str, Any] = {
             "architecture": task.architecture,
             "seed": task.seed,
@@ -163,15 +191,15 @@ class LoggedRun:
         }
         self.result = self._find_result()
         self.epochs: list[Epoch] = []
-        self.computed: list[dict[str, Any]] = []  # from which epoch on, the device and the versions
+        self.computed: list[dict[str, Any]] = []  # the device and the versions, each with its first epoch
 
     def open(self) -> None:
-        """Make the network, and go on from the checkpoint if there is one.
+        """Create the network, and continue from the checkpoint if there is one.
 
         Raises:
-            IntegrityError: the checkpoint is damaged.
-            UsageError: the checkpoint belongs to another run.
-            NotWritableError: a file cannot be written.
+            IntegrityError: The checkpoint is damaged.
+            UsageError: The checkpoint belongs to another run.
+            NotWritableError: A file cannot be written.
         """
         task, device = self.task, self.settings.device
         self.training = TrainingRun(
@@ -191,7 +219,7 @@ class LoggedRun:
         environment = {"device": device_name(device), "versions": versions()}
         if not self.computed or {**self.computed[-1], **environment} != self.computed[-1]:
             self.computed.append({"from_epoch": len(self.epochs) + 1, **environment})
-        self.save()  # so that a folder that cannot be written to is found before the work
+        self.save()  # If the folder cannot be written to, this fails now and not after the first epoch.
 
     def _restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         self.epochs = [Epoch(**line) for line in rest["epochs"]]
@@ -202,9 +230,12 @@ class LoggedRun:
         print(f"{self.task.stem}: going on after epoch {len(self.epochs)}", file=sys.stderr)
 
     def start_epoch(self, executor: concurrent.futures.Executor) -> int:
-        """Load the draws of the next epoch, and return the number of its steps.
+        """Load the draws of the next epoch, and return its number of steps.
 
-        On a GPU the executor draws the epoch after it meanwhile: there the main thread only queues kernels.
+        On a GPU the main thread only queues kernels. So a second thread can already draw the epoch after this one.
+
+        Args:
+            executor: Runs the second thread.
         """
         training = self.training
         self._began = time.perf_counter()
@@ -218,10 +249,10 @@ class LoggedRun:
         return steps
 
     def finish_epoch(self, test: TestImages | StreamedTestImages) -> Epoch:
-        """Measure the epoch, and write the log and a checkpoint. After the last epoch, write the weights.
+        """Measure the test error, and write the logs and a checkpoint. After the last epoch, write the weights.
 
         Raises:
-            IntegrityError: the loss is not a number, or after the last epoch a weight is not.
+            IntegrityError: The loss is not a number, or after the last epoch a weight is not.
         """
         loss_sum, wrong = self.training.read_sums()
         test_wrong = self.training.count_wrong(test)
@@ -235,7 +266,8 @@ class LoggedRun:
         )
         if not math.isfinite(epoch.loss):
             raise IntegrityError(
-                f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate"
+                f"{self.task.stem}: the loss of epoch {epoch.epoch} is {epoch.loss}; lower the learning rate. "
+                "The last checkpoint before that epoch stays in the output folder"
             )
         self.epochs.append(epoch)
         is_due = time.perf_counter() - self._saved >= self.settings.checkpoint_seconds
@@ -245,29 +277,36 @@ class LoggedRun:
         return epoch
 
     def save(self) -> None:
-        """Write the log and a checkpoint."""
+        """Write the logs and a checkpoint."""
         lines = [dataclasses.asdict(epoch) for epoch in self.epochs]
         if lines:
             write_text(self.log, render(lines, "csv") + "\n")
+            if not self.task.has_short_name:
+                write_text(self.json_log, "".join(self._json_line(line) + "\n" for line in lines))
         with self.training.on_stream():
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.state().items()}
         tensors["order"] = self.generator_state
         save_checkpoint(self.checkpoint, self.identity, tensors, {"epochs": lines, "computed": self.computed})
         self._saved = time.perf_counter()
 
+    def _json_line(self, line: Mapping[str, Any]) -> str:
+        """Return a line of the log as JSON, with the run in it, so that the logs of several runs can be joined."""
+        task = self.task
+        return json.dumps({"architecture": task.architecture, "recipe": task.recipe.name, "seed": task.seed, **line})
+
     def write_weights_if_done(self) -> None:
         """Write the weights, and delete the checkpoint, if all steps are done.
 
         Raises:
-            IntegrityError: a weight is not a number.
+            IntegrityError: A weight is not a number.
         """
         if not self.training.has_all_steps:
             return
-        self.result = self._find_result()  # another process may have been quicker
+        self.result = self._find_result()  # Another process with the same command may have ended first.
         if self.result is not None:
             return
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.model.state_dict().items()}
-        check_finite(tensors, what=f"{self.task.stem} after epoch {len(self.epochs)}")
+        check_finite(tensors, error_start=f"{self.task.stem} after epoch {len(self.epochs)}")
         description = Description(
             architecture=self.task.architecture,
             arguments=dict(self.task.recipe.arguments),
@@ -279,13 +318,15 @@ class LoggedRun:
         )
         last = {name: value for name, value in dataclasses.asdict(self.epochs[-1]).items() if name != "seconds"}
         history = {"run": self.identity, "computed": self.computed, "last": last}
+        if self.task.overrides and not (self.task.has_short_name and self.task.overrides.keys() == {"epochs"}):
+            history["overrides"] = dict(self.task.overrides)
         metadata = {**description.to_metadata(), METADATA_KEY: json.dumps(history, sort_keys=True)}
         write_tensors(self.path, tensors, metadata)
         self.checkpoint.unlink(missing_ok=True)
         self.result = TrainingResult(self.path, self.log, last)
 
     def _find_result(self) -> TrainingResult | None:
-        """Return the result if this very run wrote it. Raise UsageError where another run did."""
+        """Return the result if a run with these settings has written it. Raise UsageError if another run has."""
         if not self.path.exists():
             return None
         try:
@@ -294,5 +335,5 @@ class LoggedRun:
                 last = {f.name: history["last"][f.name] for f in dataclasses.fields(Epoch) if f.name != "seconds"}
                 return TrainingResult(self.path, self.log, last)
         except (KeyError, TypeError, ValueError):
-            pass  # no training wrote this file
+            pass  # The file was not written by a training.
         raise UsageError(f"{self.path} does not come from a training with these settings; name another --output")

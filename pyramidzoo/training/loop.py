@@ -1,24 +1,35 @@
-"""The training loop: networks of the table, recipes and seeds go in, and files that describe themselves come out."""
+"""The training loop: it trains networks by recipes and seeds, and writes their weights and logs."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.data._encoded import EncodedSet
 from pyramidzoo.data._splits import ImageSet, Split
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
+from pyramidzoo.evaluation.engine import report_out_of_memory
 from pyramidzoo.files import make_folder
+from pyramidzoo.models import model_class
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
+from pyramidzoo.training.progress import TrainingProgress
 from pyramidzoo.training.recipes import Recipe
 from pyramidzoo.training.step import Precision
+
+# Completes the sentence "cuda:0 has no memory for ...".
+_MEMORY_ADVICE = (
+    "these trainings; train fewer of them at once, or use --grad-checkpointing (the result is the same) or "
+    "--accumulate N (the result is another one). The same command continues from the last checkpoints"
+)
 
 
 def train(
@@ -34,27 +45,28 @@ def train(
 ) -> TrainingResult:
     """Train one network from a seed, in strict fp32.
 
-    The weights and the log stay in `output`, under the name `Task.stem`. Until the end there is a checkpoint. After an
-    interruption the same call goes on from it, and on the same machine the result is the same to the last bit.
+    The weights and the logs are written to `output` under the name `Task.stem`. Until the end there is also a
+    checkpoint. After an interruption the same call continues from it. On the same machine, the result is then the same
+    to the last bit as without the interruption.
 
     Args:
-        architecture: a name in the table.
-        recipe: how to train it.
-        images: the training images.
-        test: the images that are measured after each epoch. They decide nothing.
-        seed: of the initialization and of all random draws.
-        device: where it is computed.
-        output: the folder of the files.
-        report: is called with each epoch when it ends.
+        architecture: Name of the architecture.
+        recipe: How to train it.
+        images: The training images.
+        test: The test images. Their error is measured after each epoch, and decides nothing.
+        seed: Seed of the initial weights and of all random draws.
+        device: The device that computes.
+        output: The folder for the files.
+        report: Is called at the end of each epoch.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: `output` holds weights or a checkpoint of another run under these names, or the recipe is not made
-            for these images.
-        IntegrityError: the checkpoint is damaged, or the loss or a weight is not a number any more.
-        NotWritableError: a file cannot be written.
+        UsageError: `output` has weights or a checkpoint of another run under this name, or the recipe is not for these
+            images.
+        IntegrityError: The checkpoint is damaged, or the loss or a weight became NaN or infinite.
+        NotWritableError: A file cannot be written.
     """
     task = Task(architecture, recipe, seed)
     (result,) = train_together(
@@ -80,37 +92,36 @@ def train_together(
     workers: int = 0,
     report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
 ) -> list[TrainingResult | None]:
-    """Train several networks on the same images, side by side. On a GPU each has a stream of its own.
+    """Train several networks on the same images, side by side. On a GPU each has its own stream.
 
     Args:
-        tasks: what to train. The result of each does not depend on the others.
-        images: the training images.
-        test: the images that are measured after each epoch. They decide nothing.
-        device: where it is computed.
-        output: the folder of the files, which have the names `Task.stem`.
-        precision: "fp32", or "bf16" for autocast.
-        fixed_algorithms: whether cuDNN takes the same algorithm every time. Otherwise it takes the fastest one that it
+        tasks: The networks to train. The result of each does not depend on the others.
+        images: The training images.
+        test: The test images. Their error is measured after each epoch, and decides nothing.
+        device: The device that computes.
+        output: The folder for the files. Their names are `Task.stem` and a suffix.
+        precision: "fp32", or "bf16" for autocast to bfloat16.
+        fixed_algorithms: Whether cuDNN uses the same algorithms each time. If not, it uses the fastest ones that it
             finds, and two runs of the same command differ in their last bits.
-        minutes: stop after the last epoch that ends within this time. The same call goes on.
-        checkpoint_seconds: the least time between two checkpoints of a run.
-        accumulate: in how many parts a batch goes through the network, one after the other. Batch normalization then
-            normalizes over each part, so the result is another one.
-        grad_checkpointing: whether blocks are computed again in the backward pass instead of being kept in memory. The
-            result is the same.
-        workers: how many processes decode the images of each run where the images are too large for memory; 0 decodes
-            in this process. The result is the same.
-        report: is called with each epoch when it ends.
+        minutes: The time limit. No epoch begins that would probably end after it. The same call continues later.
+        checkpoint_seconds: Shortest time between two checkpoints of a run, in seconds.
+        accumulate: Number of parts into which each batch is divided (see `TrainingRun`). It changes the result.
+        grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass instead of being
+            kept in memory. The result is the same.
+        workers: Number of processes that decode the images of each run, if the images are too large for memory. 0
+            decodes in this process. The result is the same.
+        report: Is called with the task and the epoch at the end of each epoch.
 
     Returns:
-        The files of each task, in order; None where the time was over before its end.
+        The files of each task, in order; None for a task that has not ended in time.
 
     Raises:
-        UsageError: `output` holds weights or a checkpoint of another run under these names; two tasks would write files
-            of the same name; a recipe is not made for these images.
-        IntegrityError: a checkpoint or an image is damaged, or a loss or a weight is not a number any more. In the last
-            case the other runs end first.
-        UnavailableError: an image cannot be read, or images of a class are missing.
-        NotWritableError: a file cannot be written.
+        UsageError: `output` has weights or a checkpoint of another run under one of the names, two tasks would write
+            files of the same name, or a recipe is not for these images.
+        IntegrityError: A checkpoint or an image is damaged, or a loss or a weight became NaN or infinite. In the last
+            case the other runs are completed first.
+        NotWritableError: A file cannot be written.
+        UnavailableError: The device has too little memory, an image cannot be read, or a class has no images.
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
@@ -125,13 +136,16 @@ def train_together(
         strict_arithmetic(fixed=fixed_algorithms),
         torch.enable_grad(),
         concurrent.futures.ThreadPoolExecutor(1) as executor,
+        contextlib.ExitStack() as stack,
     ):
+        stack.enter_context(report_out_of_memory(device, _MEMORY_ADVICE))
         active = [run for run in runs if run.result is None]
         for run in active:
             run.open()
         # A run may have been interrupted after its last step, before its weights were written.
         active = _apply(LoggedRun.write_weights_if_done, active, failures)
         slowest_epoch = 0.0
+        progress = stack.enter_context(TrainingProgress(sum(run.training.steps_left for run in active)))
         while active and (minutes is None or time.perf_counter() - began + slowest_epoch <= minutes * 60):
             epoch_began = time.perf_counter()
             steps = [run.start_epoch(executor) for run in active]
@@ -139,6 +153,7 @@ def train_together(
                 for run, count in zip(active, steps, strict=True):
                     if step < count:
                         run.training.run_step(step)
+                        progress.advance(1)
             active = _apply(lambda run: report(run.task, run.finish_epoch(test_images)), active, failures)
             slowest_epoch = max(slowest_epoch, time.perf_counter() - epoch_began)
         for run in active:  # the time is over
@@ -167,7 +182,7 @@ def _apply(
 def _open_images(
     images: Split, test: Split, device: torch.device, workers: int
 ) -> tuple[TrainingImages | StreamedImages, TestImages | StreamedTestImages]:
-    """Put the images on the device, or let them be decoded batch by batch where they are too large for memory."""
+    """Put the images on the device. Images that are too large for memory stay in their files."""
     if isinstance(images, EncodedSet) and isinstance(test, EncodedSet):
         return StreamedImages(images, device, workers), StreamedTestImages(test, device, workers)
     assert isinstance(images, ImageSet)
@@ -176,7 +191,7 @@ def _open_images(
 
 
 def _check_tasks(tasks: Sequence[Task], images: Split, test: Split) -> None:
-    """Raise UsageError where two tasks would write the same file, or a recipe is not made for these images."""
+    """Raise UsageError if two tasks would write the same file, or if a recipe is not for these images."""
     stems = [task.stem for task in tasks]
     for task in tasks:
         recipe = task.recipe
@@ -185,6 +200,7 @@ def _check_tasks(tasks: Sequence[Task], images: Split, test: Split) -> None:
                 f"{stems.count(task.stem)} of these trainings would write {task.stem}.safetensors; "
                 "give each an --output of its own"
             )
+        _check_arguments(task)
         for split in (images, test):
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
@@ -199,11 +215,24 @@ def _check_tasks(tasks: Sequence[Task], images: Split, test: Split) -> None:
 
 
 def _check_changes(recipe: Recipe, *, is_streamed: bool) -> None:
-    """Raise UsageError where a recipe asks for changes that images of this kind do not get."""
-    of_streams = {name: getattr(recipe, name) for name in ("random_area", "color_jitter", "lighting")}
-    of_memory = {name: getattr(recipe, name) for name in ("padding", "cutout", "random_erasing", "mixup", "hold_out")}
-    if wrong := [name for name, value in (of_memory if is_streamed else of_streams).items() if value]:
-        kind = "large" if is_streamed else "small"
-        raise UsageError(f"recipe {recipe.name} has {', '.join(wrong)}, which no training on {kind} images has")
+    """Raise UsageError if a recipe has a random change that is not made to images of this kind."""
+    only_large = ("random_area", "color_jitter", "lighting")
+    only_small = ("padding", "cutout", "random_erasing", "mixup", "hold_out")
+    wrong_names = [name for name in (only_small if is_streamed else only_large) if getattr(recipe, name)]
+    if wrong_names:
+        kind = "in memory" if is_streamed else "in files, such as ImageNet's"
+        raise UsageError(f"recipe {recipe.name} has {', '.join(wrong_names)}, which is only for images {kind}")
     if is_streamed and recipe.random_area is None:
-        raise UsageError(f"recipe {recipe.name} has no random_area, which every training on large images needs")
+        raise UsageError(f"recipe {recipe.name} has no random_area, which a training on {recipe.dataset} needs")
+
+
+def _check_arguments(task: Task) -> None:
+    """Raise UsageError if the recipe gives the network an argument that it cannot take from a recipe."""
+    network_class = model_class(get_architecture(task.architecture))
+    # the dataset decides the other two
+    allowed = network_class.overridable_arguments - {"num_classes", "in_chans"}
+    unknown = sorted(task.recipe.arguments.keys() - allowed)
+    if unknown:
+        raise UsageError(
+            f"{task.architecture} takes no argument {unknown[0]} from a recipe; it takes {', '.join(sorted(allowed))}"
+        )

@@ -11,12 +11,12 @@ class Schedule:
     """The learning rates of a training.
 
     Args:
-        recipe: how it trains.
-        images: how many training images there are.
+        recipe: The recipe.
+        images: Number of training images that are used.
 
     Attributes:
-        steps_per_epoch: steps of one pass over the images.
-        total_steps: steps of the whole training.
+        steps_per_epoch: Number of steps in one pass over the images.
+        total_steps: Number of steps in the whole training.
     """
 
     def __init__(self, recipe: Recipe, images: int) -> None:
@@ -37,7 +37,10 @@ class Schedule:
         return recipe.learning_rate * recipe.decay ** self.passed_milestones(step)
 
     def passed_milestones(self, step: int) -> int:
-        """Return how many milestones lie at or before a step. They are steps or epochs, as the recipe's length is."""
+        """Return how many milestones lie at or before a step.
+
+        Milestones are counted in steps if the recipe counts its length in steps, else in epochs.
+        """
         place = step if self.recipe.steps is not None else step // self.steps_per_epoch
         return sum(place >= milestone for milestone in self.recipe.milestones)
 
@@ -47,10 +50,17 @@ class Schedule:
 
 
 def cosine_rates(first: float, steps: int) -> list[float]:
-    """Return the learning rates from `first` to zero along half a cosine: one for each step, and one after the last.
+    """Return learning rates that fall along half a cosine, from `first` to zero.
 
-    Each is computed from the one before, as in `torch.optim.lr_scheduler.CosineAnnealingLR`, and equals its result to
-    the last bit.
+    Each rate is computed from the rate before it, as in `torch.optim.lr_scheduler.CosineAnnealingLR`. So the results
+    are equal to the last bit.
+
+    Args:
+        first: The first learning rate.
+        steps: Number of steps.
+
+    Returns:
+        One rate for each step, and one more, which is zero.
     """
     rates = [first]
     for step in range(1, steps + 1):
@@ -60,9 +70,9 @@ def cosine_rates(first: float, steps: int) -> list[float]:
 
 
 def one_cycle_factor(step: int, steps: int) -> float:
-    """Return the share of the highest learning rate that a step has in one cycle.
+    """Return the learning rate of a step in a one-cycle schedule, as a fraction of the highest rate.
 
-    It rises in a straight line during the first quarter of the steps and falls in a straight line to zero after it.
+    It rises in a straight line during the first quarter of the steps. Then it falls in a straight line towards zero.
     The last step still has a rate above zero.
     """
     rise = max(1, steps // 4)

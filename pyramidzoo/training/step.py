@@ -41,27 +41,28 @@ class TrainingRun:
     An epoch is `draw_epoch`, `start_epoch`, `run_step` for each step, and `read_sums`.
 
     Args:
-        architecture: a name in the table.
-        recipe: how to train it.
-        data: the training images.
-        seed: of the initialization and of all random draws.
-        device: where it is computed.
+        architecture: Name of the architecture.
+        recipe: How to train it.
+        data: The training images.
+        seed: Seed of the initial weights and of all random draws.
+        device: The device that computes.
         precision: "fp32", or "bf16" for autocast to bfloat16 with channels_last.
-        dtype: of the weights, the inputs and the loss. Only tests that compare with other code change it.
-        accumulate: in how many parts a batch goes through the network, one after the other. Their gradients are added
-            up. Batch normalization then normalizes over each part, so the result is another one.
-        grad_checkpointing: whether blocks are computed again in the backward pass instead of being kept in memory.
-            The result is the same.
+        dtype: The type of the weights, the inputs and the loss. Only tests that compare with other code change it.
+        accumulate: Number of parts into which each batch is divided. The parts go through the network one after the
+            other, and their gradients are added. Batch normalization normalizes over each part, so the result is not
+            the same as with whole batches.
+        grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass instead of being
+            kept in memory. The result is the same.
 
     Attributes:
-        model: the network.
+        model: The network.
         optimizer: SGD, with its momenta.
-        generator: draws all random numbers.
-        schedule: the learning rates.
-        used_images: the places of the training images that are used, int64; None where all are.
-        done_steps: steps since the start of the training.
-        captured: the captured step; None where the operations run one after the other.
-        stream: the training images of this run; None where all of them are in memory.
+        generator: The random generator of all draws, on the CPU.
+        schedule: The learning rates.
+        used_images: Places of the training images that are used, int64; None if all are used.
+        done_steps: Number of steps since the start of the training.
+        captured: The step as a CUDA graph; None on a CPU, and if the images are in files.
+        stream: The training images of this run; None if they are in memory.
     """
 
     def __init__(
@@ -109,7 +110,12 @@ class TrainingRun:
     @property
     def has_all_steps(self) -> bool:
         """Whether the training is at its end."""
-        return self.done_steps >= self.schedule.total_steps
+        return self.steps_left <= 0
+
+    @property
+    def steps_left(self) -> int:
+        """Number of steps until the end of the training."""
+        return self.schedule.total_steps - self.done_steps
 
     def draw_epoch(self) -> list[Draws]:
         """Draw the random numbers of the next epoch, batch by batch."""
@@ -122,15 +128,20 @@ class TrainingRun:
         return [dataclasses.replace(batch, index=self.used_images[batch.index]) for batch in batches]
 
     def start_epoch(self, batches: list[Draws]) -> int:
-        """Make ready for an epoch with these draws, and return the number of its steps.
+        """Prepare an epoch, and return its number of steps.
 
-        The last epoch may have fewer steps than batches.
+        Args:
+            batches: The draws of the epoch, from `draw_epoch`.
+
+        Returns:
+            The number of steps. In the last epoch it can be smaller than the number of batches, because a recipe can
+            count its length in steps.
         """
         self.model.train()
         self._batches = batches
         steps = min(len(batches), self.schedule.total_steps - self.done_steps)
         if self.captured is not None:
-            # a captured step always has the same number of images; an incomplete last batch is not captured
+            # A captured step always has the same number of images. So an incomplete last batch is not captured.
             full = [batch for batch in batches if len(batch.index) == self.recipe.batch_size]
             rates = [self.schedule.learning_rate(self.done_steps + step) for step in range(min(steps, len(full)))]
             self.captured.load(join_draws(full), torch.tensor(rates + [0.0] * (len(full) - len(rates))))
@@ -163,7 +174,7 @@ class TrainingRun:
                 group["lr"] = rate
 
     def reset_momentum(self) -> None:
-        """Let the momentum start again at zero."""
+        """Set the momentum of every parameter to zero."""
         with self.on_stream(), torch.no_grad():
             for state in self.optimizer.state.values():
                 state["momentum_buffer"].zero_()
@@ -171,7 +182,7 @@ class TrainingRun:
     def compute_step(self, draws: Draws) -> None:
         """Compute one step: change the images, forward, loss, backward, update."""
         pixels = self._make_inputs(draws)
-        # A clone, because the strides of images with one channel can be read as either memory format.
+        # `clone` and not `to`: images with one channel fit both memory formats, and `to` would leave them as they are.
         pixels = pixels.clone(memory_format=self.memory_format).to(self.dtype)
         labels = self.data.labels.index_select(0, draws.index)
         # Images are mixed within the whole batch, so the labels of both are looked up before it is divided.
@@ -188,7 +199,7 @@ class TrainingRun:
                     logits, labels[part], partner_labels[part], draws.weight[part]
                 )
             images = part.stop - part.start
-            # the mean over the batch is the sum of the parts' means, each with its share of the images
+            # The mean over the batch is a weighted sum of the means over the parts.
             (loss if self.accumulate == 1 else loss * (images / len(labels))).backward()
             self.loss_sum += loss.detach() * images
             self.wrong_sum += wrong
@@ -202,10 +213,13 @@ class TrainingRun:
         return prepare_batch(self.data.images, draws, self.recipe, self.normalize)
 
     def on_stream(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context whose operations are queued after the run's steps and after the caller's stream."""
+        """Return a context manager: GPU operations inside it run on the stream of the captured step.
+
+        They wait for everything that is queued on that stream and on the caller's stream. On a CPU it does nothing.
+        """
         if self.captured is None:
             return contextlib.nullcontext()
-        # the network was made, or restored, on the caller's stream
+        # The network was created or restored on the caller's stream, so the steps must wait for that stream.
         self.captured.stream.wait_stream(torch.cuda.current_stream(self.device))
         return torch.cuda.stream(self.captured.stream)
 
@@ -224,13 +238,18 @@ class TrainingRun:
             return int((predicted != test.labels).sum())
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors from which the run can go on, by name: the network's and the momenta."""
+        """Return all tensors that are needed to continue the run, by name: those of the network, and the momenta."""
         momenta = self.optimizer.state_dict()["state"]
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         return tensors | {f"momentum.{place}": state["momentum_buffer"] for place, state in momenta.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], done_steps: int) -> None:
-        """Go on from tensors that `state` returned after so many steps."""
+        """Continue from the tensors that `state` returned.
+
+        Args:
+            tensors: The tensors by name.
+            done_steps: Number of steps that were done when they were saved.
+        """
         self.model.load_state_dict(_select(tensors, "model."))
         parameters = list(self.model.parameters())
         for place, momentum in _select(tensors, "momentum.").items():

@@ -1,4 +1,4 @@
-"""One module for each layout: how a project names the tensors of its checkpoints."""
+"""One module for each layout: the way in which one project names and stores the tensors of its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyramidzoo.errors import UsageError
 
 
 def get_layout(name: str) -> Layout:
-    """Return the layout of that name.
+    """Return the layout with a name, as "timm". Its module is imported only now, because each import takes time.
 
     Raises:
         UsageError: There is no such layout. The message lists those that exist.

@@ -1,4 +1,4 @@
-"""What several layouts share: preprocessing constants, and where training scripts put a state dict."""
+"""Constants of several layouts: preprocessing, and the names under which training scripts save a state dict."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import dataclasses
 
 from pyramidzoo.catalog.preprocessing import Preprocessing
 
-# CIFAR images (32x32), with the mean and standard deviation that the authors took from CIFAR-10.
+# CIFAR images (32x32), with a mean and standard deviation of CIFAR-10 that many projects use.
 CIFAR10_CONSTANTS = Preprocessing(input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
 # CIFAR images (32x32), with the mean and standard deviation of ImageNet.
 IMAGENET_CONSTANTS = Preprocessing(input_size=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-# ImageNet images, as torchvision evaluates its first weights.
+# ImageNet images, prepared as torchvision prepares them for its first weights (IMAGENET1K_V1).
 IMAGENET_224 = Preprocessing(
     input_size=(3, 224, 224),
     mean=(0.485, 0.456, 0.406),
@@ -22,13 +22,14 @@ IMAGENET_224 = Preprocessing(
     interpolation="bilinear",
 )
 
-# The same, as Lua's fb.resnet.torch resizes images.
+# The same, but with the interpolation of the Lua project fb.resnet.torch.
 IMAGENET_224_BICUBIC = dataclasses.replace(IMAGENET_224, interpolation="bicubic")
 
-# The paths of a state dict that was saved alone, from a wrapper (DataParallel), or by a training
-# script.
+# The starts of the paths of a state dict's tensors. They depend on whether the state dict was saved
+# alone, from a wrapper as DataParallel ("module."), or in a dictionary of a training script.
 PLAIN_OR_WRAPPED = ("", "module.", "model.", "model.module.", "state_dict.", "state_dict.module.")
 
-# What a training script saves beside the state dict. A second network (as `state_dict_ema.`) is not
-# ignored: which of the two is meant must be decided by the user.
+# The starts of the paths of tensors that a training script saves beside the state dict. A second
+# network (as `state_dict_ema.`) is not among them, because the user must decide which of the two
+# networks is to be converted.
 TRAINING_STATE = ("optimizer.", "optim.", "scheduler.", "lr_scheduler.", "scaler.", "amp_scaler.")

@@ -1,20 +1,23 @@
-"""bearpaw/pytorch-classification: {state_dict, optimizer, ...} saved from a DataParallel wrapper.
+"""bearpaw/pytorch-classification: a dictionary {state_dict, optimizer, ...}, saved from a DataParallel wrapper.
 
-Its code of 2017 does not build what its names say. From depth 44 on its ResNets and PreResNets have
-bottlenecks, with (depth - 2) / 6 blocks a stage, so that its "ResNet-110" is `resnet164` (1.70M
-parameters in its table). Those PreResNets project the raw input, in every stage. ResNeXts come from
-prlz77/ResNeXt.pytorch, WRNs from xternalz/WideResNet-pytorch.
+Some networks that its code of 2017 builds are not those that their names say. From depth 44 on, its
+ResNets and PreResNets have bottleneck blocks, and (depth - 2) / 6 of them in each stage. Therefore
+its "ResNet-110" is the zoo's `resnet164`, which has the 1.70M parameters of the project's table. In
+each stage of those PreResNets the first shortcut is a convolution of the block's input before BN
+and ReLU. The code of ResNeXts comes from prlz77/ResNeXt.pytorch, and that of WRNs from
+xternalz/WideResNet-pytorch.
 """
 
 from __future__ import annotations
 
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.convert.layout import Layout
-from pyramidzoo.convert.layouts._densenet import is_densenet_bc, place_of
+from pyramidzoo.convert.layouts._densenet import is_densenet_bc, parse_place
 from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS
 
-_DENSE_TOP = {"features.conv0": "conv1", "features.norm5": "bn", "classifier": "fc"}
-_RESNEXT_TOP = {"conv1": "conv_1_3x3", "bn1": "bn_1", "fc": "classifier"}
+# The foreign names of modules, by their names in the zoo.
+_DENSENET_STEM_AND_HEAD = {"features.conv0": "conv1", "features.norm5": "bn", "classifier": "fc"}
+_RESNEXT_STEM_AND_HEAD = {"conv1": "conv_1_3x3", "bn1": "bn_1", "fc": "classifier"}
 _RESNEXT_BLOCK = {
     "conv1": "conv_reduce",
     "bn1": "bn_reduce",
@@ -27,61 +30,65 @@ _RESNEXT_BLOCK = {
 }
 
 
-def _supports(row: Architecture) -> bool:
-    given = row.arguments
-    projects_raw_input = given.get("shared_stages") == (False, False, False) and "first_width" not in given
+def _supports(architecture: Architecture) -> bool:
+    arguments = architecture.arguments
+    # In a shared stage the first shortcut reads the input after BN and ReLU, and in the others before them.
+    projects_raw_input = arguments.get("shared_stages") == (False, False, False) and "first_width" not in arguments
     return {
-        "CifarVgg": row.name == "vgg19_bn_bearpaw",
-        "CifarResNet": given.get("shortcut") == "B",
+        "CifarVgg": architecture.name == "vgg19_bn_bearpaw",
+        "CifarResNet": arguments.get("shortcut") == "B",
         "CifarBottleneckResNet": True,
         "CifarPreResNet": projects_raw_input,
-        "CifarBottleneckPreResNet": projects_raw_input and given.get("stride_in") == "3x3",
+        "CifarBottleneckPreResNet": projects_raw_input and arguments.get("stride_in") == "3x3",
         "WideResNet": True,
         "CifarResNeXt": True,
-        "CifarDenseNet": is_densenet_bc(row),
-    }.get(row.class_name, False)
+        "CifarDenseNet": is_densenet_bc(architecture),
+    }.get(architecture.class_name, False)
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
-    module, _, value = name.rpartition(".")
-    return f"{_module(module, architecture)}.{value}"
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
+    module, _, tensor_name = name.rpartition(".")
+    return f"{_get_foreign_module(module, architecture)}.{tensor_name}"
 
 
-def _module(module: str, row: Architecture) -> str:
-    if row.family == "vgg":
+def _get_foreign_module(module: str, architecture: Architecture) -> str:
+    """Return the foreign name of a module, as a convolution, from its name in the zoo."""
+    family = architecture.family
+    if family == "vgg":
         return "classifier" if module == "fc" else module
-    if row.family == "densenet":
-        return _of_densenet(module)
+    if family == "densenet":
+        return _get_foreign_densenet_module(module)
     if not module.startswith("layer"):
-        if row.family == "resnext":
-            return _RESNEXT_TOP[module]
-        norm = {"wide_resnet": "bn1", "preresnet": "bn"}.get(row.family)
-        return norm if norm and module == "norm" else module
-    stage, block, part = module.split(".", 2)
-    if row.family == "resnext":
-        return f"stage_{stage[5:]}.stage_{stage[5:]}_bottleneck_{block}.{_RESNEXT_BLOCK[part]}"
-    if row.family == "wide_resnet":
-        return f"block{stage[5:]}.layer.{block}.{'convShortcut' if part == 'downsample' else part}"
-    if row.family == "preresnet" and part == "downsample":
+        if family == "resnext":
+            return _RESNEXT_STEM_AND_HEAD[module]
+        last_norm = {"wide_resnet": "bn1", "preresnet": "bn"}.get(family)
+        return last_norm if last_norm and module == "norm" else module
+    stage_name, block, layer = module.split(".", 2)  # as "layer1", "0" and "conv1", or "downsample.0"
+    stage = stage_name.removeprefix("layer")
+    if family == "resnext":
+        return f"stage_{stage}.stage_{stage}_bottleneck_{block}.{_RESNEXT_BLOCK[layer]}"
+    if family == "wide_resnet":
+        return f"block{stage}.layer.{block}.{'convShortcut' if layer == 'downsample' else layer}"
+    if family == "preresnet" and layer == "downsample":
         return f"{module}.0"
     return module
 
 
-def _of_densenet(module: str) -> str:
-    if module in _DENSE_TOP:
-        return _DENSE_TOP[module]
-    place = place_of(module)
+def _get_foreign_densenet_module(module: str) -> str:
+    if module in _DENSENET_STEM_AND_HEAD:
+        return _DENSENET_STEM_AND_HEAD[module]
+    place = parse_place(module)
     assert place is not None, module
-    where = f"trans{place.block}" if place.layer is None else f"dense{place.block}.{place.layer - 1}"
-    return f"{where}.{place.part}{place.number}"
+    parent = f"trans{place.block}" if place.layer is None else f"dense{place.block}.{place.layer - 1}"
+    return f"{parent}.{place.kind}{place.number}"
 
 
 LAYOUT = Layout(
     name="bearpaw",
     repository="bearpaw/pytorch-classification",
     supports=_supports,
-    foreign_name=_foreign_name,
-    containers=("state_dict.module.",),
+    get_foreign_name=_get_foreign_name,
+    state_dict_prefixes=("state_dict.module.",),
     ignored_prefixes=("optimizer.",),
     preprocessing={"cifar10": CIFAR10_CONSTANTS, "cifar100": CIFAR10_CONSTANTS},
 )

@@ -1,7 +1,7 @@
-"""dyhan0920/PyramidNet-PyTorch and clovaai/CutMix-PyTorch, which uses its code: {state_dict, optimizer, ...}.
+"""dyhan0920/PyramidNet-PyTorch, and clovaai/CutMix-PyTorch, which uses its code.
 
-CutMix-PyTorch saves from a DataParallel wrapper; dyhan0920's ImageNet file is read with or without
-one.
+A file holds a dictionary {state_dict, optimizer, ...}. CutMix-PyTorch saves the state dict from a
+DataParallel wrapper. Files of dyhan0920 are read with the names of a wrapper and without them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ _CIFAR = Preprocessing(
 )
 
 
-def _supports(row: Architecture) -> bool:
-    is_other_graph = row.arguments.get("multiplicative") or row.arguments.get("stem_channels", 16) != 16
-    return row.class_name == "ImagePyramidNet" or (row.class_name == "CifarPyramidNet" and not is_other_graph)
+def _supports(architecture: Architecture) -> bool:
+    if architecture.class_name == "ImagePyramidNet":
+        return True
+    # The project has only additive PyramidNets, whose widths grow by the same number in each block.
+    arguments = architecture.arguments
+    is_additive = not arguments.get("multiplicative")
+    return architecture.class_name == "CifarPyramidNet" and is_additive and arguments.get("stem_channels", 16) == 16
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
-    return f"bn_final.{name[5:]}" if name.startswith("norm.") else name
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
+    return f"bn_final.{name.removeprefix('norm.')}" if name.startswith("norm.") else name
 
 
 LAYOUT = Layout(
     name="dyhan",
     repository="dyhan0920/PyramidNet-PyTorch",
     supports=_supports,
-    foreign_name=_foreign_name,
-    containers=tuple(reversed(PLAIN_OR_WRAPPED)),
+    get_foreign_name=_get_foreign_name,
+    # Reversed, because the first prefix is the one that error messages use for a file without a stem.
+    state_dict_prefixes=tuple(reversed(PLAIN_OR_WRAPPED)),
     ignored_prefixes=TRAINING_STATE,
     preprocessing={"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet1k": IMAGENET_224},
 )

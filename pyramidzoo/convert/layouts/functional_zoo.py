@@ -1,7 +1,7 @@
-"""szagoruyko/functional-zoo: WRN-50-2 as a dictionary of tensors, exported from the authors' Torch7 file.
+"""szagoruyko/functional-zoo: WRN-50-2 as a dictionary of tensors, exported from the Torch7 file of the WRN authors.
 
-BN is folded into the convolutions, see `_folded.py`. The stride of a block is in its 3x3
-convolution.
+BN is folded into the convolutions (`_folded.py` says what that means). The stride of a block is in
+its 3x3 convolution.
 """
 
 from __future__ import annotations
@@ -12,34 +12,41 @@ from pyramidzoo.convert.layout import Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
 from pyramidzoo.convert.layouts._shared import IMAGENET_224_BICUBIC
 
+# The foreign names of a block's convolutions, by their names in the zoo.
 _CONVOLUTIONS = {"conv1": "conv0", "conv2": "conv1", "conv3": "conv2", "downsample.0": "conv_dim"}
 
 
-def _module(module: str) -> str:
+def _get_foreign_module(module: str) -> str:
+    """Return the foreign name of a convolution or the head."""
     if not module.startswith("layer"):
         return "conv0" if module == "conv1" else module
-    stage, block, part = module.split(".", 2)
-    return f"group{int(stage[5:]) - 1}.block{block}.{_CONVOLUTIONS[part]}"
+    stage, block, convolution = module.split(".", 2)
+    group = int(stage.removeprefix("layer")) - 1  # The project counts stages from 0.
+    return f"group{group}.block{block}.{_CONVOLUTIONS[convolution]}"
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
-    module, _, value = name.rpartition(".")
-    return f"{_module(_folded.convolution_of(module) if _folded.is_norm(module) else module)}.{value}"
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
+    module, _, tensor_name = name.rpartition(".")
+    # A BN was folded into its convolution, so the BN's values are under the convolution's name.
+    folded_module = _folded.find_convolution(module) if _folded.is_norm(module) else module
+    return f"{_get_foreign_module(folded_module)}.{tensor_name}"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
-    module, _, value = name.rpartition(".")
+def _locate_special_tensor(name: str, signature: Signature, architecture: Architecture) -> TensorSource | None:
+    module, _, tensor_name = name.rpartition(".")
     if not _folded.is_norm(module):
         return None
-    return _folded.norm_source(value, _foreign_name(f"{module}.bias", architecture))
+    return _folded.locate_norm_tensor(tensor_name, _get_foreign_name(f"{module}.bias", architecture))
 
 
 LAYOUT = Layout(
     name="functional_zoo",
     repository="szagoruyko/functional-zoo",
-    supports=lambda row: row.class_name == "ImageWideResNet" and row.arguments["depth"] == 50,
-    foreign_name=_foreign_name,
-    source=_source,
-    remark=_folded.remark,
+    supports=lambda architecture: (
+        architecture.class_name == "ImageWideResNet" and architecture.arguments["depth"] == 50
+    ),
+    get_foreign_name=_get_foreign_name,
+    locate_special_tensor=_locate_special_tensor,
+    make_remark=_folded.make_remark,
     preprocessing={"imagenet1k": IMAGENET_224_BICUBIC},  # as the Torch7 network that it was exported from
 )

@@ -1,12 +1,17 @@
-"""pytorchcv (osmr/imgclsmob): zips around state dicts, `features.stageN.unitM.body.convK.conv|bn` and `output`.
+"""osmr/imgclsmob (pytorchcv): zip archives that hold a state dict.
 
-* A BN comes after its convolution in post-activation networks, and before it in pre-activation
-  networks. In both it is in a module with the convolution's name.
-* The last BN of a PyramidNet's block is directly in the block.
-* DenseNets without bottlenecks call the only convolution of a layer `conv`.
-* `wrn50_2` has its BN folded into its convolutions, see `_folded.py`.
+pytorchcv calls a block "unit". A convolution or BN of a block is named
+`features.stage1.unit1.body.conv1.conv` or `features.stage1.unit1.body.conv1.bn`, and the head is
+named `output`.
 
-pytorchcv calls a block "unit". Some of its names, each with the zoo's name of the same network:
+* A BN and the convolution next to it are in one module with the convolution's name. In
+  post-activation networks the BN comes after the convolution, and in pre-activation networks before
+  it.
+* The last BN of a block in a PyramidNet is directly in the block.
+* In DenseNets without bottlenecks the only convolution of a layer is named `conv`.
+* In `wrn50_2` BN is folded into the convolutions (`_folded.py` says what that means).
+
+Some names of pytorchcv's networks, each followed by the zoo's name of the same network:
 
     resnet20_cifar10        resnet20_b             densenet40_k12_cifar10  densenet_c_40_k12
     resnet164bn_cifar10     resnet164              wrn28_10_cifar10        wrn_28_10
@@ -24,37 +29,40 @@ from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.checkpoints.signatures import Signature
 from pyramidzoo.convert.layout import Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
-from pyramidzoo.convert.layouts._densenet import place_of
+from pyramidzoo.convert.layouts._densenet import parse_place
 from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE
 from pyramidzoo.models.vgg import STAGES as VGG_STAGES
 
-_BLOCK = ("init_block.conv", "init_block.bn")
-_BLOCK_AND_POOL = ("init_block.conv.conv", "init_block.conv.bn")
-_BARE = ("init_block", "")
+# The foreign names of the stem's convolution and BN, behind "features.".
+_STEM_IN_BLOCK = ("init_block.conv", "init_block.bn")
+_STEM_WITH_POOL = ("init_block.conv.conv", "init_block.conv.bn")
+_STEM_WITHOUT_NORM = ("init_block", "")
 
-# The names of the stem's convolution and BN, by the zoo's class.
+# The names of the stem, by the class of the zoo's network.
 _STEMS = {
-    "CifarResNet": _BLOCK,
-    "CifarBottleneckResNet": _BLOCK,
-    "ImageResNet": _BLOCK_AND_POOL,
-    "CifarPreResNet": _BARE,
-    "CifarBottleneckPreResNet": _BARE,
-    "ImagePreResNet": _BLOCK,
-    "WideResNet": _BARE,
-    "ImageWideResNet": _BLOCK_AND_POOL,
-    "CifarPyramidNet": _BLOCK,
-    "ImagePyramidNet": _BLOCK,
-    "CifarResNeXt": _BLOCK,
-    "ImageResNeXt": _BLOCK_AND_POOL,
-    "CifarShakeShake": _BLOCK,
-    "CifarSEResNet": _BLOCK,
-    "CifarSEPreResNet": _BLOCK,
-    "ImageSEResNet": _BLOCK_AND_POOL,
-    "ImageSEPreResNet": _BLOCK,
-    "CifarDenseNet": _BARE,
-    "ImageDenseNet": _BLOCK,
+    "CifarResNet": _STEM_IN_BLOCK,
+    "CifarBottleneckResNet": _STEM_IN_BLOCK,
+    "ImageResNet": _STEM_WITH_POOL,
+    "CifarPreResNet": _STEM_WITHOUT_NORM,
+    "CifarBottleneckPreResNet": _STEM_WITHOUT_NORM,
+    "ImagePreResNet": _STEM_IN_BLOCK,
+    "WideResNet": _STEM_WITHOUT_NORM,
+    "ImageWideResNet": _STEM_WITH_POOL,
+    "CifarPyramidNet": _STEM_IN_BLOCK,
+    "ImagePyramidNet": _STEM_IN_BLOCK,
+    "CifarResNeXt": _STEM_IN_BLOCK,
+    "ImageResNeXt": _STEM_WITH_POOL,
+    "CifarShakeShake": _STEM_IN_BLOCK,
+    "CifarSEResNet": _STEM_IN_BLOCK,
+    "CifarSEPreResNet": _STEM_IN_BLOCK,
+    "ImageSEResNet": _STEM_WITH_POOL,
+    "ImageSEPreResNet": _STEM_IN_BLOCK,
+    "CifarDenseNet": _STEM_WITHOUT_NORM,
+    "ImageDenseNet": _STEM_IN_BLOCK,
 }
-_SENET = {
+# The foreign names of modules, by their names in the zoo. For modules in a block both names are those
+# inside the block.
+_SENET_STEM_AND_HEAD = {
     "conv1.0": "features.init_block.conv1.conv",
     "conv1.1": "features.init_block.conv1.bn",
     "conv1.3": "features.init_block.conv2.conv",
@@ -64,7 +72,7 @@ _SENET = {
     "fc": "output.fc",
 }
 _VGG_HEAD = {"classifier.0": "output.fc1.fc", "classifier.3": "output.fc2.fc", "classifier.6": "output.fc3"}
-_IN_BLOCK_MODULE = {
+_SHORTCUT_AND_SE_MODULES = {
     "downsample": "identity_conv",
     "downsample.0": "identity_conv.conv",
     "downsample.1": "identity_conv.bn",
@@ -74,107 +82,134 @@ _IN_BLOCK_MODULE = {
     "shortcut.conv2": "identity_branch.conv2",
     "shortcut.bn": "identity_branch.bn",
 }
+# For example "conv1", and "branch2.bn1" in a block of shake-shake.
 _BRANCH_MODULE = re.compile(r"(?:(branch\d)\.)?(conv|bn)(\d)")
 
 
-def _supports(row: Architecture) -> bool:
-    given = row.arguments
+def _supports(architecture: Architecture) -> bool:
+    """Return whether pytorchcv has an architecture. It has all networks of the classes that are not listed here."""
+    arguments = architecture.arguments
     return {
-        "CifarResNet": given.get("shortcut") == "B",
-        "CifarPreResNet": dict(given) == {"depth": given.get("depth"), "shared_stages": (False, True, True)},
-        "CifarBottleneckPreResNet": set(given) == {"depth", "stride_in"},
-        "ImagePreResNet": given.get("first_bn", True),
-        "ImageWideResNet": given.get("depth") == 50,
-        "CifarPyramidNet": not given.get("multiplicative") and given.get("stem_channels", 16) == 16,
-        "CifarDenseNet": given.get("compression") == 0.5,
-        "CifarShakeShake": given.get("variant") == "pytorchcv",
+        "CifarResNet": arguments.get("shortcut") == "B",
+        "CifarPreResNet": (
+            set(arguments) == {"depth", "shared_stages"} and arguments["shared_stages"] == (False, True, True)
+        ),
+        "CifarBottleneckPreResNet": set(arguments) == {"depth", "stride_in"},
+        "ImagePreResNet": arguments.get("first_bn", True),
+        "ImageWideResNet": arguments.get("depth") == 50,
+        "CifarPyramidNet": not arguments.get("multiplicative") and arguments.get("stem_channels", 16) == 16,
+        "CifarDenseNet": arguments.get("compression") == 0.5,
+        "CifarShakeShake": arguments.get("variant") == "pytorchcv",
         "CifarVgg": False,
-        "ImageVgg": given.get("pool", 7) == 7,
-    }.get(row.class_name, True)
+        "ImageVgg": arguments.get("pool", 7) == 7,
+    }.get(architecture.class_name, True)
 
 
-def _foreign_name(name: str, architecture: Architecture) -> str:
-    module, _, value = name.rpartition(".")
+def _get_foreign_name(name: str, architecture: Architecture) -> str:
+    module, _, tensor_name = name.rpartition(".")
     if architecture.class_name == "ImageVgg":
-        return f"{_of_vgg(module, architecture)}.{value}"
+        return f"{_get_foreign_vgg_module(module, architecture)}.{tensor_name}"
     if architecture.class_name.endswith("DenseNet"):
-        return f"{_of_densenet(module, architecture)}.{value}"
-    return f"{_of_residual_network(module, architecture)}.{value}"
+        return f"{_get_foreign_densenet_module(module, architecture)}.{tensor_name}"
+    return f"{_get_foreign_residual_module(module, architecture)}.{tensor_name}"
 
 
-def _of_residual_network(module: str, row: Architecture) -> str:
-    if row.class_name == "SENet" and module in _SENET:
-        return _SENET[module]
+def _get_foreign_residual_module(module: str, architecture: Architecture) -> str:
+    """Return the foreign name of a module of a residual network, from its name in the zoo."""
+    if architecture.class_name == "SENet" and module in _SENET_STEM_AND_HEAD:
+        return _SENET_STEM_AND_HEAD[module]
     if not module.startswith("layer"):
-        stem = _STEMS.get(row.class_name, _BARE)
-        top = {"conv1": stem[0], "bn1": stem[1], "norm": "post_activ.bn"}
-        return f"features.{top[module]}" if module in top else "output"
-    stage, block, part = module.split(".", 2)
-    return f"features.stage{stage[5:]}.unit{int(block) + 1}.{_IN_BLOCK_MODULE.get(part) or _of_block(part, row)}"
+        stem_conv, stem_norm = _STEMS.get(architecture.class_name, _STEM_WITHOUT_NORM)
+        features = {"conv1": stem_conv, "bn1": stem_norm, "norm": "post_activ.bn"}
+        return f"features.{features[module]}" if module in features else "output"
+    stage_name, block, module_in_block = module.split(".", 2)  # as "layer1", "0" and "conv1", or "downsample.0"
+    stage = stage_name.removeprefix("layer")
+    foreign_module_in_block = _SHORTCUT_AND_SE_MODULES.get(module_in_block)
+    if foreign_module_in_block is None:
+        foreign_module_in_block = _get_foreign_branch_module(module_in_block, architecture)
+    return f"features.stage{stage}.unit{int(block) + 1}.{foreign_module_in_block}"
 
 
-def _of_block(part: str, row: Architecture) -> str:
-    """A convolution or BN of a residual branch: `conv2` -> `body.conv2.conv`, `branch1.bn2` -> `branch1.conv2.bn`."""
-    match = _BRANCH_MODULE.fullmatch(part)
-    assert match is not None, part
+def _get_foreign_branch_module(module_in_block: str, architecture: Architecture) -> str:
+    """Return the foreign name of a convolution or BN of a residual branch. Both names are those inside the block.
+
+    For example it returns `body.conv2.conv` for `conv2`, and `branch1.conv2.bn` for `branch1.bn2`.
+    """
+    match = _BRANCH_MODULE.fullmatch(module_in_block)
+    assert match is not None, module_in_block
     branch, kind, number = match.groups()
-    if row.family == "pyramidnet" and part == _last_norm(row):
+    if architecture.family == "pyramidnet" and module_in_block == _get_last_norm_of_pyramidnet_block(architecture):
         return "bn"
     return f"{branch or 'body'}.conv{number}.{kind}"
 
 
-def _last_norm(row: Architecture) -> str:
-    return "bn4" if row.class_name == "ImagePyramidNet" or row.arguments.get("bottleneck") else "bn3"
+def _get_last_norm_of_pyramidnet_block(architecture: Architecture) -> str:
+    """Return the name of the last BN in a block. A block has one BN more than convolutions."""
+    has_bottlenecks = architecture.class_name == "ImagePyramidNet" or architecture.arguments.get("bottleneck")
+    return "bn4" if has_bottlenecks else "bn3"
 
 
-def _of_densenet(module: str, row: Architecture) -> str:
-    stem = _STEMS[row.class_name]
-    top = {"features.conv0": stem[0], "features.norm0": stem[1], "features.norm5": "post_activ.bn"}
-    if module in top:
-        return f"features.{top[module]}"
-    place = place_of(module)
+def _get_foreign_densenet_module(module: str, architecture: Architecture) -> str:
+    """Return the foreign name of a module of a DenseNet, from its name in the zoo."""
+    stem_conv, stem_norm = _STEMS[architecture.class_name]
+    features = {"features.conv0": stem_conv, "features.norm0": stem_norm, "features.norm5": "post_activ.bn"}
+    if module in features:
+        return f"features.{features[module]}"
+    place = parse_place(module)
     if place is None:
         return "output"
     if place.layer is None:
         stage = place.block + 1  # In pytorchcv a transition belongs to the stage after it.
-        return f"features.stage{stage}.trans{stage}.conv.{place.part}"
-    plain = row.class_name == "CifarDenseNet" and not row.arguments.get("bottleneck")
-    return f"features.stage{place.block}.unit{place.layer}.conv{'' if plain else place.number}.{place.part}"
+        return f"features.stage{stage}.trans{stage}.conv.{place.kind}"
+    has_one_convolution = architecture.class_name == "CifarDenseNet" and not architecture.arguments.get("bottleneck")
+    convolution = "conv" if has_one_convolution else f"conv{place.number}"
+    return f"features.stage{place.block}.unit{place.layer}.{convolution}.{place.kind}"
 
 
-def _of_vgg(module: str, row: Architecture) -> str:
+def _get_foreign_vgg_module(module: str, architecture: Architecture) -> str:
+    """Return the foreign name of a module of a VGG, from its name in the zoo.
+
+    In the zoo the convolutions, BNs, ReLUs and poolings of all stages are in one sequence
+    `features`, and a module's name is its index there. A stage has three modules for each
+    convolution, and one pooling at its end.
+    """
     if module in _VGG_HEAD:
         return _VGG_HEAD[module]
-    index = int(module.removeprefix("features."))
-    for stage, count in enumerate(VGG_STAGES[row.arguments["depth"]], start=1):
-        if index < 3 * count:
-            return f"features.stage{stage}.unit{index // 3 + 1}.{('conv', 'bn')[index % 3]}"
-        index -= 3 * count + 1  # A convolution, BN and ReLU for each layer, and the stage's pooling.
+    index_in_stage = int(module.removeprefix("features."))
+    for stage, convolution_count in enumerate(VGG_STAGES[architecture.arguments["depth"]], start=1):
+        if index_in_stage < 3 * convolution_count:
+            unit, position = divmod(index_in_stage, 3)
+            return f"features.stage{stage}.unit{unit + 1}.{('conv', 'bn')[position]}"
+        index_in_stage -= 3 * convolution_count + 1  # Now it is the index in the next stage.
     raise AssertionError(module)
 
 
-def _is_folded(row: Architecture) -> bool:
-    return row.class_name == "ImageWideResNet"
+def _has_folded_norms(architecture: Architecture) -> bool:
+    return architecture.class_name == "ImageWideResNet"
 
 
-def _source(name: str, part: Signature, architecture: Architecture) -> TensorSource | None:
-    module, _, value = name.rpartition(".")
-    if not _is_folded(architecture) or not _folded.is_norm(module):
+def _locate_special_tensor(name: str, signature: Signature, architecture: Architecture) -> TensorSource | None:
+    module, _, tensor_name = name.rpartition(".")
+    if not _has_folded_norms(architecture) or not _folded.is_norm(module):
         return None
-    convolution = _of_residual_network(_folded.convolution_of(module), architecture)
-    return _folded.norm_source(value, f"{convolution}.bias")
+    convolution = _get_foreign_residual_module(_folded.find_convolution(module), architecture)
+    return _folded.locate_norm_tensor(tensor_name, f"{convolution}.bias")
+
+
+def _make_remark(architecture: Architecture) -> str | None:
+    return _folded.make_remark(architecture) if _has_folded_norms(architecture) else None
 
 
 LAYOUT = Layout(
     name="pytorchcv",
     repository="osmr/imgclsmob (pytorchcv)",
     supports=_supports,
-    foreign_name=_foreign_name,
-    source=_source,
-    remark=lambda row: _folded.remark(row) if _is_folded(row) else None,
-    containers=PLAIN_OR_WRAPPED,
+    get_foreign_name=_get_foreign_name,
+    locate_special_tensor=_locate_special_tensor,
+    make_remark=_make_remark,
+    state_dict_prefixes=PLAIN_OR_WRAPPED,
     ignored_prefixes=TRAINING_STATE,
-    # Its training code has one set of constants for all CIFAR-like datasets.
+    # The project's training code normalizes the images of CIFAR-100 and SVHN with CIFAR-10's constants too.
     preprocessing={
         "cifar10": CIFAR10_CONSTANTS,
         "cifar100": CIFAR10_CONSTANTS,

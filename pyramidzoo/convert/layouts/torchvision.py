@@ -1,10 +1,11 @@
-"""pytorch/vision: it has the zoo's names, but its older files differ.
+"""pytorch/vision (torchvision): its names of tensors are those of the zoo, except in older files.
 
 * Files of 2016 and 2017 have no batch counters.
-* DenseNets of 2017 say `denselayer1.norm.1` and `.conv.1` where today's code says `norm1` and
-  `conv1`. torchvision's own loader renames them too.
-* The V1 files of wide_resnet50_2 and wide_resnet101_2 hold float16. They become float32, which
-  keeps the values exactly, and the converted file says so.
+* Files of DenseNets of 2017 have the names `denselayer1.norm.1` and `denselayer1.conv.1`, where
+  today's names are `denselayer1.norm1` and `denselayer1.conv1`. torchvision's own loader renames
+  them too.
+* The V1 files of wide_resnet50_2 and wide_resnet101_2 hold float16. The values become float32,
+  which holds them exactly, and the converted file has a remark about it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import re
 from pyramidzoo.convert.layout import Layout
 from pyramidzoo.convert.layouts._shared import IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE
 
-_OF_2017 = re.compile(r"(\.denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")
-# The networks of the zoo that are torchvision's, under the same names.
+# A path in a file of 2017. Without the dot between its two groups it is today's path.
+_DENSENET_PATH_OF_2017 = re.compile(r"(\.denselayer\d+\.(?:norm|relu|conv))\.(\d\.)")
+# The architectures that torchvision has too, under the same names.
 SHARED_ARCHITECTURES = frozenset(
     (
         *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -30,10 +32,10 @@ SHARED_ARCHITECTURES = frozenset(
 LAYOUT = Layout(
     name="torchvision",
     repository="pytorch/vision",
-    supports=lambda row: row.name in SHARED_ARCHITECTURES,
-    rename_old_path=lambda name: _OF_2017.sub(r"\1\2", name),
+    supports=lambda architecture: architecture.name in SHARED_ARCHITECTURES,
+    rename_old_path=lambda path: _DENSENET_PATH_OF_2017.sub(r"\1\2", path),
     allows_float16=True,
-    containers=PLAIN_OR_WRAPPED,
+    state_dict_prefixes=PLAIN_OR_WRAPPED,
     ignored_prefixes=TRAINING_STATE,
     preprocessing={"imagenet1k": IMAGENET_224},
 )

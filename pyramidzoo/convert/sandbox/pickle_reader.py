@@ -1,4 +1,4 @@
-"""The reader of torch checkpoints: it runs in the sandbox, and imports nothing of pyramidzoo."""
+"""The reader of torch checkpoints. It runs in the sandbox's child process, and imports nothing of pyramidzoo."""
 
 import re
 import zipfile
@@ -9,46 +9,62 @@ from safetensors.torch import save_file as save
 
 __all__ = ["read", "save"]
 
-_MINIMUM = (2, 10)  # Before, files could run code in spite of weights_only=True (CVE-2025-32434, CVE-2026-24747).
-_ZIP = b"PK\x03\x04"
-_DEEPEST = 50  # dictionaries in each other; the checkpoint of a training has 4
-_LONGEST = 500  # characters of a tensor's path
+# With an older version of torch a file could run code in spite of weights_only=True (CVE-2025-32434,
+# CVE-2026-24747).
+_OLDEST_SAFE_TORCH = (2, 10)
+_ZIP_START = b"PK\x03\x04"  # the first bytes of a zip archive
+_MAX_DEPTH = 50  # of dictionaries in dictionaries; the checkpoint of a training has a depth of 4
+_MAX_PATH_CHARACTERS = 500  # of a tensor's path
 _CHUNK = 1 << 20  # bytes that are read at once
 
 
 class NotACheckpointError(Exception):
-    """The file cannot be read. The reason is in our words, because torch advises to open the file unsafely."""
+    """The file cannot be read.
+
+    The text is the reason, for the user. torch's own text is not used, because it advises to open
+    the file without `weights_only=True`, so that the file could run code.
+    """
 
 
 class _TensorCollector:
-    """Collects the tensors in nested dictionaries by their path, of at most `allowed` bytes together."""
+    """Collects the tensors in nested dictionaries by their path, as "state_dict.conv1.weight".
+
+    Attributes:
+        tensors: The tensors that were collected so far, by their path.
+        remaining_bytes: The number of bytes of tensors that may still be collected.
+    """
 
     def __init__(self, allowed: int) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
-        self.allowed = allowed
+        self.remaining_bytes = allowed
 
     def collect(self, value: object, path: str = "", depth: int = 0) -> None:
-        """Collect the tensors of a value; what is neither a tensor nor a dictionary is left out."""
+        """Collect a tensor, or all tensors in a dictionary. Any other value is ignored."""
         if isinstance(value, torch.Tensor):
             self._add(value, path)
         elif isinstance(value, dict):
-            if depth > _DEEPEST:
-                raise NotACheckpointError(f"dictionaries lie in each other more than {_DEEPEST} deep, or in themselves")
+            if depth > _MAX_DEPTH:
+                raise NotACheckpointError(
+                    f"dictionaries lie in each other more than {_MAX_DEPTH} deep, or in themselves"
+                )
             for key, item in value.items():
                 self.collect(item, f"{path}.{key}" if path else str(key), depth + 1)
 
     def _add(self, tensor: torch.Tensor, path: str) -> None:
         if path in self.tensors:
             raise NotACheckpointError(f"two tensors are called {path}")
-        if len(path) > _LONGEST or not path.isprintable() or path == "__metadata__":
+        if len(path) > _MAX_PATH_CHARACTERS or not path.isprintable() or path == "__metadata__":
             raise NotACheckpointError(f"it holds a tensor called {path[:60]!a}, as no network's is")
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise NotACheckpointError(
                 f"{path} is sparse, quantized or without values; no network here has such tensors"
             )
-        self.allowed -= tensor.numel() * tensor.element_size()  # A view may repeat one value a million times.
-        if self.allowed < 0:
+        # The size is computed before the copy, because a view with strides of 0 can show one value a
+        # million times, and its copy would need the memory of a million values.
+        self.remaining_bytes -= tensor.numel() * tensor.element_size()
+        if self.remaining_bytes < 0:
             raise NotACheckpointError("its tensors are many times larger than the file; it is damaged, or made to harm")
+        # Two tensors of a checkpoint may share memory, which a safetensors file does not allow.
         self.tensors[path] = tensor.detach().clone().contiguous()
 
 
@@ -57,20 +73,20 @@ def read(source: Path, allowed: int) -> dict[str, torch.Tensor]:
 
     Args:
         source: The checkpoint.
-        allowed: The largest number of bytes of all tensors together.
+        allowed: The largest number of bytes that all tensors together may have.
 
     Returns:
         The tensors by their path in the file, as "state_dict.conv1.weight".
 
     Raises:
-        NotACheckpointError: The file is damaged, or holds something else.
-        ValueError: This version of torch cannot open foreign files safely.
+        NotACheckpointError: The file is damaged, holds no tensors, or holds other objects.
+        ValueError: The installed version of torch cannot open pickles safely.
     """
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < _MINIMUM:
+    version = tuple(int(number) for number in torch.__version__.split(".")[:2])
+    if version < _OLDEST_SAFE_TORCH:
         raise ValueError(f"torch {torch.__version__} cannot open foreign pickles safely; 2.10 or newer can")
     try:
-        with source.open("rb") as stream:  # Given a path, torch would go by its extension.
+        with source.open("rb") as stream:  # If torch got a path, the file's extension would change how it reads it.
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         raise NotACheckpointError(_describe_failure(error, source)) from error
@@ -83,10 +99,11 @@ def read(source: Path, allowed: int) -> dict[str, torch.Tensor]:
 
 
 def _describe_failure(error: Exception, source: Path) -> str:
-    """What is wrong with a file that torch refused, and what to do about it."""
-    if named := re.search(r"GLOBAL ([\w.]+)", str(error), re.ASCII):
+    """Say what is wrong with a file that torch refused, and what the user should do."""
+    # torch's message names the class or function that the pickle asks for, as "GLOBAL models.ResNet".
+    if match := re.search(r"GLOBAL ([\w.]+)", str(error), re.ASCII):
         return (
-            f"it holds objects ({named[1]}) beside tensors, numbers, lists and dictionaries, as a whole pickled "
+            f"it holds objects ({match[1]}) beside tensors, numbers, lists and dictionaries, as a whole pickled "
             "network does, and objects of a file are not built here; where the code that made it runs, save the "
             "network's state_dict() alone"
         )
@@ -102,18 +119,22 @@ def _describe_failure(error: Exception, source: Path) -> str:
 
 def _is_zip(source: Path) -> bool:
     with source.open("rb") as stream:
-        return stream.read(len(_ZIP)) == _ZIP
+        return stream.read(len(_ZIP_START)) == _ZIP_START
 
 
 def _require_checksums(source: Path) -> None:
-    """Compare the checksum of every part of a newer checkpoint, which torch itself does not do."""
+    """Raise an error if a part of the checkpoint does not match its checksum, which torch does not check.
+
+    Checkpoints since torch 1.6 are zip archives, which have a checksum for each part. Older ones
+    have none.
+    """
     if not _is_zip(source):
         return
     try:
         with zipfile.ZipFile(source) as archive:
             for member in archive.infolist():
                 with archive.open(member) as stream:
-                    while stream.read(_CHUNK):  # zipfile compares the checksum at the end.
+                    while stream.read(_CHUNK):  # zipfile compares the checksum at the end of the part.
                         pass
     except Exception as error:
         raise NotACheckpointError(

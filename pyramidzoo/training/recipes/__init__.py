@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 
 from pyramidzoo.errors import UsageError
 from pyramidzoo.training.recipes import hysts, other_authors, own, pyramidnet, resnet, wide_resnet
+from pyramidzoo.training.recipes._overrides import apply_overrides, parse_overrides
 from pyramidzoo.training.recipes._recipe import Recipe
 
-__all__ = ["RECIPES", "Recipe", "find_recipes", "get_recipe"]
+__all__ = ["RECIPES", "Recipe", "apply_overrides", "find_recipes", "get_recipe", "parse_overrides"]
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
@@ -23,13 +24,13 @@ def get_recipe(name: str) -> Recipe:
     """Return a recipe by its name.
 
     Args:
-        name: a name in `RECIPES`.
+        name: A name in `RECIPES`.
 
     Returns:
         The recipe.
 
     Raises:
-        UsageError: no recipe has this name. The message has the most similar names.
+        UsageError: No recipe has this name. The message has the most similar names.
     """
     if name in RECIPES:
         return RECIPES[name]
@@ -44,13 +45,13 @@ def find_recipes(pattern: str = "*") -> list[Recipe]:
     """Return the recipes that a shell pattern fits.
 
     Args:
-        pattern: it is compared with the name of the recipe, its dataset, and the architectures and rows it answers.
+        pattern: It is compared with the name of the recipe, its dataset, and the architectures and rows it answers.
 
     Returns:
         The recipes, in the order of `RECIPES`.
 
     Raises:
-        UsageError: it fits none.
+        UsageError: It fits none.
     """
     found = [
         recipe
