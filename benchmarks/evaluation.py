@@ -103,7 +103,7 @@ def measure_data_path(rounds: int) -> list[dict[str, Any]]:
     spans = [(start, min(start + BATCH, IMAGES)) for start in range(0, IMAGES, BATCH)]
 
     def make_batches() -> torch.Tensor:
-        for batch in images.batches(spans, PREPROCESSING, torch.device("cpu"), ReaderOptions()):
+        for batch in images.read_batches(spans, PREPROCESSING, torch.device("cpu"), ReaderOptions()):
             last = normalize(batch)
         return last
 

@@ -52,7 +52,7 @@ def write_images(folder: Path, images: int) -> None:
 def read_batches(images: Split, preprocessing: Preprocessing, reading: ReaderOptions) -> list[torch.Tensor]:
     """Read all images."""
     spans = [(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
-    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading)) as batches:
+    with contextlib.closing(images.read_batches(spans, preprocessing, CPU, reading)) as batches:
         return list(batches)
 
 

@@ -4,8 +4,9 @@ Example:
     >>> import pyramidzoo
     >>> model = pyramidzoo.create_model("resnet20_fattorib", weights="cifar10")
 
-Every architecture is a function of this module too: `pyramidzoo.resnet20_fattorib(...)`. The module that a
-public name comes from is imported when the name is used for the first time, so `import pyramidzoo` is quick.
+Every architecture is a function of this module too: `pyramidzoo.resnet20_fattorib(...)`. `import pyramidzoo` does not
+import PyTorch, so it is quick. A module of the package is imported when one of its public names is used for the first
+time.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public names, and the modules that they come from.
-_PUBLIC = {
+# The module that defines each public name.
+_DEFINING_MODULES = {
     "create_model": "pyramidzoo.factory",
     "eval_transform": "pyramidzoo.data.transforms",
     "get_weights": "pyramidzoo.factory",
@@ -34,12 +35,13 @@ _PUBLIC = {
     "optimize": "pyramidzoo.inference",
     "register_with_timm": "pyramidzoo.timm_adapter",
 }
-__all__ = sorted([*_PUBLIC, "__version__"])
+__all__ = sorted([*_DEFINING_MODULES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    """Import a public name or an architecture's function. Python calls this for names that this module lacks."""
+    if name in _DEFINING_MODULES:
+        return getattr(importlib.import_module(_DEFINING_MODULES[name]), name)
     from pyramidzoo.catalog.architectures import architectures
 
     if name in architectures():
@@ -50,6 +52,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """List all names of this module for `dir(pyramidzoo)`, also those that `__getattr__` imports."""
     from pyramidzoo.catalog.architectures import architectures
 
     return sorted([*__all__, *architectures()])

@@ -1,4 +1,4 @@
-"""The command line: run one of `pyramidzoo.commands`, and end with an exit code for every outcome."""
+"""The command line: run one of the commands in `pyramidzoo.commands`, and turn its outcome into an exit code."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _INTERRUPTED = 130  # the exit code that shells give to a program that Ctrl-C st
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Data go to stdout, everything else goes to stderr.
+    """Run one command. Its data go to standard output. Messages go to standard error.
 
     Args:
-        argv: The arguments of the command line, without the program's name. By default, those of this process.
+        argv: The arguments of the command line, without the program's name. None takes those of this process.
 
     Returns:
-        The exit code, which says how the command ended.
+        The exit code of the command.
 
     Raises:
         SystemExit: The help or the version was printed (code 0), or the command line is wrong (code 2).
     """
+    # Python sets these streams to None if the process was started with the streams closed.
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115 (it stays open as long as the process runs)
     if sys.stdout is None:
         print("pyramidzoo: there is no standard output to print to", file=sys.stderr)
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         announce_manifest()
         _interrupt_on_signals()
         code = command()
-        print(end="", flush=True)
+        print(end="", flush=True)  # If a write fails, the failure must be noticed before the exit code is decided.
         return code
     except PyramidzooError as error:
         print(f"pyramidzoo: {error}", file=sys.stderr)
@@ -47,10 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pyramidzoo: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:  # The reader of the output (head, less) has read enough and has left.
+    except BrokenPipeError:  # The program that reads the output, such as head or less, has ended.
+        # Python writes the rest of the output when it exits. The null device prevents a second error at that time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # The system refused something: a name is too long, a folder may not be entered.
+    except OSError as error:  # The system refused something. For example, a file name is too long.
         print(f"pyramidzoo: {UnavailableError.from_os_error(error)}", file=sys.stderr)
         return UnavailableError.exit_code
     except Exception as error:  # noqa: BLE001 (any other error is a bug, and the message asks for a report)
@@ -58,18 +60,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _interrupt_on_signals() -> None:
-    """End the command as Ctrl-C does, and so clean up, when a scheduler stops it or the terminal closes."""
+    """Let the signals SIGTERM and SIGHUP interrupt the command in the same way as Ctrl-C.
+
+    A scheduler that stops the command sends SIGTERM. A terminal that closes sends SIGHUP. By default both end the
+    process at once. After an interrupt, the command still deletes its temporary files.
+    """
     if threading.current_thread() is not threading.main_thread():
         return  # Python lets only the main thread set handlers.
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # Windows has no SIGHUP.
-        signal.signal(number, _raise_interrupt)
+        signal.signal(number, _raise_keyboard_interrupt)
 
 
-def _raise_interrupt(number: int, frame: object) -> None:
+def _raise_keyboard_interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
 def _report_bug(error: Exception) -> int:
+    """Print an error that only a bug can cause, with the traceback if PYRAMIDZOO_DEBUG is set. Return the exit code."""
     if os.environ.get("PYRAMIDZOO_DEBUG"):
         import traceback
 

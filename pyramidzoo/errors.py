@@ -1,15 +1,16 @@
 """The exceptions that users may see, and the exit code of each.
 
-A measurement that differs from a recorded or published number is a result, not an error. Its exit code is 3.
+A measurement may differ from a recorded or published number. Such a difference is a result, and no exception is raised.
+The command then ends with exit code 3.
 """
 
 from __future__ import annotations
 
 
 class PyramidzooError(Exception):
-    """Base class of all errors that are raised on purpose.
+    """Base class of all errors that this package raises on purpose.
 
-    The message names what failed, the reason, and what to do next.
+    The message of each error says what failed, why it failed, and what the user can do.
 
     Attributes:
         exit_code: The exit code of a command that ends with this error.
@@ -31,13 +32,13 @@ class IntegrityError(PyramidzooError):
 
 
 class UnavailableError(PyramidzooError):
-    """Something that is needed is missing: the network, a dataset, space on a disk, the right to write."""
+    """Something that is needed is not available: the network, a dataset, space on a disk, the right to write."""
 
     exit_code = 5
 
     @classmethod
     def from_os_error(cls, error: OSError) -> UnavailableError:
-        """Make the error from one of the operating system, with the system's own words."""
+        """Make an UnavailableError from an OSError. Its message is the file name and the system's message."""
         return cls(f"{error.filename or 'the system'}: {error.strerror or error}")
 
 
@@ -46,14 +47,14 @@ class NotWritableError(UnavailableError):
 
 
 def worst_exit_code(codes: list[int]) -> int:
-    """Choose the exit code of a run that had several outcomes.
+    """Choose the exit code of a command that did several things, such as fetching several sets of weights.
 
     Args:
-        codes: The exit codes of the outcomes.
+        codes: The exit code of each thing that the command did.
 
     Returns:
-        The worst of them, in the order 1 (internal), 2 (usage), 4 (integrity), 5 (unavailable), 3 (not reproduced),
-        0; and 0 if there are none.
+        The worst of these codes. From the worst to the best they are 1 (internal error), 2 (usage), 4 (integrity), 5
+        (unavailable), 3 (not reproduced) and 0 (success). If `codes` is empty, the result is 0.
     """
     worst_first = (1, 2, 4, 5, 3, 0)
     return min(codes, key=worst_first.index, default=0)

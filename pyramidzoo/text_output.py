@@ -1,4 +1,4 @@
-"""Write rows of data as text: for people, for programs, for documents."""
+"""Write tables and lists of facts as text: aligned columns for people, JSON and CSV for programs, Markdown tables."""
 
 from __future__ import annotations
 
@@ -16,103 +16,115 @@ from typing import Any
 FORMATS = ("human", "json", "csv", "markdown")
 
 _NUMBER_OR_EMPTY = re.compile(r"[\d.,]+|")
-_COLUMN_GAP = 2  # spaces between columns
-_MIN_SHORTENED_WIDTH = 12  # a column is not made narrower than this
+_COLUMN_GAP = 2  # number of spaces between two columns
+_MIN_SHORTENED_WIDTH = 12  # a column whose texts are cut keeps at least this many characters
 
 
 def render(rows: Sequence[Mapping[str, Any]], format: str, *, width: int | None = None) -> str:
-    """Write all rows in one format. The columns are the keys of the first row.
+    """Write a table in one format. The keys of the first row are the names of the columns.
 
-    JSON keeps numbers and lists as they are. In the other formats None is empty, and the items of a list are joined
-    with "; ".
+    JSON keeps numbers and lists as they are. In the other formats, None becomes an empty cell, and the items of a list
+    are joined with "; ".
 
     Args:
-        rows: The rows.
+        rows: The rows of the table. Each maps the names of the columns to its values.
         format: "human", "json", "csv" or "markdown".
-        width: If given, lines for people are at most this long where possible: the text in the widest columns is cut.
-            The first column is never cut.
+        width: Longest line of the "human" format, in characters. If a line would be longer, the texts in the widest
+            columns are cut, but never those in the first column. None cuts nothing.
 
     Returns:
-        The text, without a newline at its end.
+        The table as text, without a newline at its end.
     """
     if format == "json":
         return json.dumps(list(rows), indent=1, ensure_ascii=False)
-    columns = list(rows[0]) if rows else []
-    cells = [[_format_value(row.get(column), grouped=format != "csv") for column in columns] for row in rows]
+    header = list(rows[0]) if rows else []
+    has_commas = format != "csv"
+    body = [[_format_value(row.get(column), has_commas=has_commas) for column in header] for row in rows]
     if format == "csv":
-        return _render_csv(columns, cells)
+        return _render_csv(header, body)
     if not rows:
         return ""
     if format == "markdown":
-        return _render_markdown(columns, cells)
-    return _render_columns(columns, cells, width)
+        return _render_markdown(header, body)
+    return _render_aligned(header, body, width)
 
 
-def _render_csv(columns: list[str], cells: list[list[str]]) -> str:
+def _render_csv(header: list[str], body: list[list[str]]) -> str:
+    """Write a table as CSV: a line with the names of the columns, and a line for each row of texts."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([columns, *cells])
+    csv.writer(stream, lineterminator="\n").writerows([header, *body])
     return stream.getvalue().rstrip("\n")
 
 
-def _render_markdown(columns: list[str], cells: list[list[str]]) -> str:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *escaped])
+def _render_markdown(header: list[str], body: list[list[str]]) -> str:
+    """Write a table in Markdown. In a cell, `|` is escaped, because it separates columns."""
+    escaped_body = [[text.replace("|", "\\|") for text in row] for row in body]
+    separator = ["---"] * len(header)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, separator, *escaped_body])
 
 
-def _render_columns(columns: list[str], cells: list[list[str]], max_width: int | None) -> str:
-    """Write aligned columns. Columns of numbers are aligned to the right."""
-    widths = [max(len(row[k]) for row in [columns, *cells]) for k in range(len(columns))]
+def _render_aligned(header: list[str], body: list[list[str]], max_width: int | None) -> str:
+    """Write a table in aligned columns. Columns that contain only numbers are aligned to the right."""
+    widths = [max(len(row[column]) for row in [header, *body]) for column in range(len(header))]
     if max_width is not None:
         widths = _narrow_columns(widths, max_width)
-    are_numbers = [all(_NUMBER_OR_EMPTY.fullmatch(row[k]) for row in cells) for k in range(len(columns))]
+    has_only_numbers = [all(_NUMBER_OR_EMPTY.fullmatch(row[column]) for row in body) for column in range(len(header))]
     lines = []
-    for row in [columns, *cells]:
-        aligned = [
-            cell.rjust(width) if is_number else _shorten(cell, width).ljust(width)
-            for cell, width, is_number in zip(row, widths, are_numbers, strict=True)
+    for row in [header, *body]:
+        aligned_texts = [
+            text.rjust(width) if is_right_aligned else _shorten(text, width).ljust(width)
+            for text, width, is_right_aligned in zip(row, widths, has_only_numbers, strict=True)
         ]
-        lines.append((" " * _COLUMN_GAP).join(aligned).rstrip())
+        lines.append((" " * _COLUMN_GAP).join(aligned_texts).rstrip())
     return "\n".join(lines)
 
 
 def render_facts(pairs: Iterable[tuple[str, Any]], *, width: int = 120) -> str:
-    """Write labels in one column, and their values beside them.
+    """Write labels in one column, and their values in a second column.
 
-    A value that is None or empty is left out with its label. Each item of a list begins a new line. Long values are
-    wrapped. A word that is longer than a line, such as an address or a hash, stays whole.
+    If a value is None or empty, its label is left out too. Each item of a list begins a new line. Long values are
+    broken into several lines between words. A word that is longer than a line, such as an address or a hash, stays
+    whole.
 
     Args:
-        pairs: Labels and values.
-        width: Length of a line.
+        pairs: Each label with its value.
+        width: Longest line, in characters.
 
     Returns:
         The text, without a newline at its end.
     """
-    shown = [(label, value) for label, value in pairs if value not in (None, "", [], (), {})]
-    indent = max((len(label) for label, _ in shown), default=0) + _COLUMN_GAP
+    shown_pairs = [(label, value) for label, value in pairs if value not in (None, "", [], (), {})]
+    label_width = max((len(label) for label, _ in shown_pairs), default=0) + _COLUMN_GAP
     lines = []
-    for name, value in shown:
+    for label, value in shown_pairs:
         items = value if isinstance(value, (list, tuple)) else [value]
-        texts = [line for item in items for line in _wrap_lines(_format_value(item, grouped=True), width - indent)]
-        labels = [name, *[""] * (len(texts) - 1)]
-        lines += [f"{label:{indent}}{text}" for label, text in zip(labels, texts, strict=True)]
+        value_lines = [
+            line for item in items for line in _wrap_lines(_format_value(item, has_commas=True), width - label_width)
+        ]
+        # The label stands beside the first line of its value only.
+        labels = [label, *[""] * (len(value_lines) - 1)]
+        lines += [f"{text:{label_width}}{line}" for text, line in zip(labels, value_lines, strict=True)]
     return "\n".join(lines)
 
 
 def wrap_text(text: str, *, width: int) -> str:
-    """Break a text into lines of at most `width` characters. A longer word stays whole."""
+    """Break a text between words into lines of at most `width` characters. A longer word stays whole."""
     return "\n".join(_wrap_lines(text, width))
 
 
 def line_width() -> int:
-    """Return the number of columns of the terminal, at least 80; 120 if the output goes to a file or a program."""
+    """Return how many characters a line of output may have.
+
+    This is the width of the terminal, but at least 80. If the output goes to a file or to another program, it is 120.
+    """
     return max(80, shutil.get_terminal_size((120, 24)).columns)
 
 
 def show(text: str) -> None:
-    """Print the data of a command, even if the reader (such as `head`) has stopped reading.
+    """Print the data of a command. It is no error if the program that reads them, such as `head`, has already ended.
 
-    The command then goes on, because its exit code matters.
+    After such an end, standard output goes to the null device. So the command can finish, and returns the exit code
+    that tells what it did.
     """
     try:
         print(text, flush=True)
@@ -121,34 +133,39 @@ def show(text: str) -> None:
 
 
 def _narrow_columns(widths: Sequence[int], max_width: int) -> list[int]:
-    """Make the widest columns narrower until a line fits, or until none can be made narrower."""
-    narrowed = list(widths)
-    excess = sum(narrowed) + _COLUMN_GAP * (len(narrowed) - 1) - max_width
+    """Reduce the widths of columns until a line has at most `max_width` characters, or until no column can be reduced.
+
+    The column that is the widest at the moment loses one character at a time. The first column keeps its width.
+    """
+    narrowed_widths = list(widths)
+    excess = sum(narrowed_widths) + _COLUMN_GAP * (len(narrowed_widths) - 1) - max_width
     while excess > 0:
-        widest = max(range(1, len(narrowed)), key=lambda k: narrowed[k], default=0)
-        if widest == 0 or narrowed[widest] <= _MIN_SHORTENED_WIDTH:
+        widest = max(range(1, len(narrowed_widths)), key=lambda column: narrowed_widths[column], default=0)
+        if widest == 0 or narrowed_widths[widest] <= _MIN_SHORTENED_WIDTH:
             break
-        narrowed[widest] -= 1
+        narrowed_widths[widest] -= 1
         excess -= 1
-    return narrowed
+    return narrowed_widths
 
 
-def _shorten(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else f"{cell[: width - 3].rstrip(' ,;:')}..."
+def _shorten(text: str, width: int) -> str:
+    """Cut a text that has more than `width` characters, and write "..." at its end."""
+    return text if len(text) <= width else f"{text[: width - 3].rstrip(' ,;:')}..."
 
 
 def _wrap_lines(text: str, width: int) -> list[str]:
+    """Break a text between words into lines. An empty text gives one empty line."""
     return textwrap.wrap(text, max(1, width), break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def _format_value(value: Any, *, grouped: bool) -> str:
-    """Write a value. `grouped` puts commas into integers of five or more digits."""
+def _format_value(value: Any, *, has_commas: bool) -> str:
+    """Write a value as text. With `has_commas`, an integer of five or more digits is written as 10,000."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}" if grouped and abs(value) >= 10_000 else str(value)
+        return f"{value:,}" if has_commas and abs(value) >= 10_000 else str(value)
     if isinstance(value, (list, tuple)):
-        return "; ".join(_format_value(item, grouped=grouped) for item in value)
+        return "; ".join(_format_value(item, has_commas=has_commas) for item in value)
     return str(value)

@@ -13,6 +13,7 @@ import time
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -35,6 +36,9 @@ from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import build
 from pyramidzoo.weights import download as remote
+
+if TYPE_CHECKING:
+    from downloading import Commands, PublishedNetwork
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # as in a background job of a shell; the processes that tests interrupt would inherit it
@@ -102,6 +106,24 @@ def hub(online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         yield server
+
+
+@pytest.fixture
+def commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """An object that runs commands in this process and checks what they fetch."""
+    from downloading import Commands  # The module imports this one, so it cannot be imported at the top.
+
+    return Commands(tmp_path, capsys, monkeypatch)
+
+
+@pytest.fixture(params=["hub", "origin"])
+def network(request: pytest.FixtureRequest, hub: HubServer, commands: Commands) -> PublishedNetwork:
+    """A network that is published either on the Hub or at its authors' address, and that the manifest in use names."""
+    from downloading import publish_network
+
+    published_network = publish_network(hub, request.param)
+    commands.use_manifest(published_network)
+    return published_network
 
 
 @pytest.fixture

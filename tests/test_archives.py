@@ -215,5 +215,5 @@ def test_a_destination_that_was_there_stays_until_all_is_written(tmp_path: Path)
 
 def test_a_destination_that_cannot_be_written(tmp_path: Path) -> None:
     path = packed(tmp_path / "net.pth.zip", "net.pth")
-    with pytest.raises(NotWritableError, match="a file is in its way"):
+    with pytest.raises(NotWritableError, match="a file has the same path"):
         extract_member(path, path / "out")

@@ -63,7 +63,7 @@ def test_every_module_is_a_command() -> None:
         (("evaluate", "--batch", "3"), "evaluate", "did you mean --batch-size?"),  # no abbreviations
         (("list", "--qqq"), "list", "list has no option --qqq; `pyramidzoo list --help`"),
         (("list", "-x"), "list", "list has no option -x"),
-        (("info", "resnet20", "resnet32"), "info", "info has no place for 'resnet32'"),
+        (("info", "resnet20", "resnet32"), "info", "info accepts no argument 'resnet32' here"),
         (("evaluate", "--precision", "fp23"), "evaluate", "'fp23' is not a choice; did you mean fp32?"),
         (("list", "--format", "jsn"), "list", "did you mean json? The choices are human, json, csv, markdown"),
         (("list", "--format", "qqq"), "list", "'qqq' is not a choice; The choices are human"),
@@ -174,7 +174,7 @@ def test_files_of_the_hub_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     noted = dataclasses.replace(entry, hub=dataclasses.replace(hub, revision=None, sha256=None))
     assert noted.hub
     assert find_local_sources([dataclasses.replace(entry, hub=dataclasses.replace(hub, sha256=None))]) == {}
-    write_sidecar(noted, {"url": noted.hub.url, "source_sha256": "0" * 64, "commit": "0" * 40}, published=True)
+    write_sidecar(noted, {"url": noted.hub.url, "source_sha256": "0" * 64, "commit": "0" * 40}, has_published_hash=True)
     assert find_local_sources([noted]) == {entry.id: "hub"}
 
 

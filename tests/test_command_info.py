@@ -40,7 +40,7 @@ def test_info_of_an_architecture_without_weights(run_command: RunCommand) -> Non
     name = next(name for name in architectures() if not load_manifest().tags(name))
     page = run_command("info", name).out
     assert f'create_model("{name}")' in page
-    assert "No weights are known" in page
+    assert "The manifest has no weights" in page
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_info_of_weights(run_command: RunCommand) -> None:
         "8.57 % top-1 error, by fattorib: test, full 32x32 image, one pass; mean of batch errors, batch size 128",
         "8.53 % top-1 error (853 of 10,000 wrong), 0.23 % top-5 (23): test",
         "less the mean 0.485 0.456 0.406, divided by the std 0.229 0.224 0.225",
-        "none stated, not to be published again",
+        "none stated, must not be published again",
         "sha256 9e37644d4807172ab734625ddfe92adfd4f1fc27d131e33490f41eb7d900e9ab",
-        "no; `pyramidzoo fetch resnet20_fattorib.cifar10` gets it",
+        "no; `pyramidzoo fetch resnet20_fattorib.cifar10` gets the file",
         'pyramidzoo.create_model("resnet20_fattorib", weights="cifar10")',
     ):
         assert part in page

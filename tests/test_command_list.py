@@ -88,9 +88,9 @@ def test_list_filters(run_command: RunCommand, filters: tuple[str, ...], fits: C
         (("--license", "GPL-3.0"), "no license is called 'GPL-3.0'"),
         (("--license", "GPL-3.0"), "(or redistributable)"),
         (("--origin", "akamastr"), "no origin is called 'akamastr'; did you mean akamaster?"),
-        (("vgg*", "--family", "pyramidnet"), "nothing matches 'vgg*' and --family pyramidnet at once"),
-        (("--family", "vgg", "--dataset", "digits"), "--family vgg and --dataset digits at once"),
-        (("pyramidnet*", "--local"), "nothing matches 'pyramidnet*' and --local at once"),
+        (("vgg*", "--family", "pyramidnet"), "nothing matches 'vgg*' and --family pyramidnet at the same time"),
+        (("--family", "vgg", "--dataset", "digits"), "--family vgg and --dataset digits at the same time"),
+        (("pyramidnet*", "--local"), "nothing matches 'pyramidnet*' and --local at the same time"),
         (("--weights", "preresnet110_a"), "preresnet110_a has no weights in the manifest"),
     ],
 )

@@ -82,14 +82,17 @@ def test_one_changed_byte_of_the_real_file(data_dir: Path, tmp_path: Path) -> No
 
 
 def test_images_of_a_model_without_weights() -> None:
-    with pytest.raises(UsageError, match="has no weights that would say how to prepare images"):
+    with pytest.raises(UsageError, match="has no weights, so it is not known how to prepare images"):
         eval_transform(None)
 
 
 def test_where_the_data_are_not(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="--data-dir or PYRAMIDZOO_DATA"):
         load_dataset("cifar10", "test", None)
-    with pytest.raises(UnavailableError, match=r"no .*test_batch; put what https.*or let --download fetch it"):
+    with pytest.raises(
+        UnavailableError,
+        match=r"the file .*test_batch is missing; put the files from https.*or download them with --download",
+    ):
         load_dataset("cifar10", "test", tmp_path / "nowhere")
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE forbids"):
         load_dataset("cifar10", "test", tmp_path, download=True)
@@ -127,14 +130,16 @@ def test_idx_files(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         packed[f"{name}.gz"], plain[name] = file_hash(tmp_path / f"{name}.gz", "md5"), file_hash(tmp_path / name, "md5")
         (tmp_path / (name if form == "gz" else f"{name}.gz")).unlink()
     monkeypatch.setattr(
-        datasets, "DATASETS", {"mnist": dataclasses.replace(MNIST, files={"test": packed}, unpacked={"test": plain})}
+        datasets,
+        "DATASETS",
+        {"mnist": dataclasses.replace(MNIST, files={"test": packed}, unpacked_files={"test": plain})},
     )
     if form == "damaged":
         (tmp_path / "labels").write_bytes(contents["labels"][:-1] + b"\1")
         with pytest.raises(IntegrityError, match="labels is altered: its MD5 is"):
             load_dataset("mnist", "test", tmp_path)
     elif form == "no idx":
-        with pytest.raises(IntegrityError, match="images is no idx file of bytes: it starts with 3c68746d"):
+        with pytest.raises(IntegrityError, match="images is not an idx file of bytes: it starts with 3c68746d"):
             load_dataset("mnist", "test", tmp_path)
     else:
         found = load_dataset("mnist", "test", tmp_path)
@@ -189,10 +194,10 @@ def test_a_pickle_that_builds_objects_is_refused_whatever_its_md5(
         title="Bad",
         classes=2,
         files={"test": {"bad/test": file_hash(folder / "test", "md5")}},
-        labels="labels",
+        labels_key="labels",
         url="",
-        torchvision="",
+        torchvision_class="",
     )
     monkeypatch.setattr(datasets, "DATASETS", {"bad": source})
-    with pytest.raises(IntegrityError, match="which no official file does"):
+    with pytest.raises(IntegrityError, match="which is in no official file"):
         load_dataset("bad", "test", tmp_path)

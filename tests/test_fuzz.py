@@ -219,7 +219,7 @@ def require_cached_files_are_refused(count: int, seed: int, run_command: RunComm
             "source_sha256": entry.origin.hash.value,
             "tensors_sha256": entry.tensors_sha256,
         }
-        write_sidecar(entry, hashes, published=True)
+        write_sidecar(entry, hashes, has_published_hash=True)
         result = run_command("fetch", entry.id)
         assert (result.code, result.err) == (0, "")
         mutants = make_selected_mutants("safetensors", count, seed)

@@ -47,7 +47,7 @@ def make_samples(classes: int, each: int) -> list[tuple[str, str, bytes]]:
     """Small images of the first classes of ImageNet: class, name, content."""
     return [
         (wnid, f"{wnid}_{number}.JPEG", encode(Image.fromarray(make_picture(48, 36 + number, 10 * label + number))))
-        for label, wnid in enumerate(imagenet._wnids()[:classes])
+        for label, wnid in enumerate(imagenet._list_wordnet_ids()[:classes])
         for number in range(each)
     ]
 
@@ -129,7 +129,7 @@ def test_the_log_counts_as_evaluate_does(folder: Path, whole: TrainingResult) ->
 def test_parquet(tmp_path: Path) -> None:
     """Images in groups of four rows: any number of processes gives the same."""
     for split, each in (("train", EACH), ("validation", 2)):
-        labels = {wnid: label for label, wnid in enumerate(imagenet._wnids()[:CLASSES])}
+        labels = {wnid: label for label, wnid in enumerate(imagenet._list_wordnet_ids()[:CLASSES])}
         samples = [(name, labels[wnid], content) for wnid, name, content in make_samples(CLASSES, each)]
         write_shards(tmp_path / split, samples, shards=2, rows=4)
         for shard in (tmp_path / split).iterdir():

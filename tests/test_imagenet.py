@@ -75,9 +75,9 @@ def read_pixels(
     """Read all images as a network gets them, in the order of their indices."""
     spans = [(start, min(start + batch, len(images))) for start in range(0, len(images), batch)]
     normalize = Normalize(preprocessing)
-    with contextlib.closing(images.batches(spans, preprocessing, CPU, reading or ReaderOptions())) as batches:
+    with contextlib.closing(images.read_batches(spans, preprocessing, CPU, reading or ReaderOptions())) as batches:
         pixels = torch.cat([normalize(batch) for batch in batches])
-    return pixels[np.argsort(images.index(0, len(images)))]
+    return pixels[np.argsort(images.get_indices(0, len(images)))]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_resizing_tensors_changes_pixels_by_at_most_two_grey_levels(tmp_path: Pa
         protocol, levels = make_preprocessing(64, 56, interpolation), []
         for tensor_resize in (False, True):
             with contextlib.closing(
-                images.batches([(0, 4)], protocol, CPU, ReaderOptions(0, tensor_resize))
+                images.read_batches([(0, 4)], protocol, CPU, ReaderOptions(0, tensor_resize))
             ) as batches:
                 levels.append(next(batches).int())
         difference = (levels[0] - levels[1]).abs()
@@ -216,7 +216,7 @@ def test_the_folder_may_hold_the_folders_of_the_classes_directly(tmp_path: Path)
 
 
 def test_labels_equal_those_of_torchvision(tmp_path: Path) -> None:
-    wnids = imagenet._wnids()
+    wnids = imagenet._list_wordnet_ids()
     assert len(wnids) == 1000
     assert wnids == sorted(wnids)
     content = make_jpeg()
@@ -280,9 +280,9 @@ def read_labels(folder: Path, **options: Any) -> list[int]:
     """Read the labels in the order of the indices. The name of each image must be its label."""
     images = open_imagenet(folder, **options)
     assert isinstance(images, EncodedSet)
-    assert isinstance(images.encoded, imagenet.ImageFiles)
+    assert isinstance(images.encoded_images, imagenet.ImageFiles)
     labels: list[int] = images.labels.tolist()
-    assert labels == [int(path.stem) for path in images.encoded.paths]
+    assert labels == [int(path.stem) for path in images.encoded_images.paths]
     return labels
 
 
@@ -328,23 +328,23 @@ def test_only_numbers_in_names_can_sort_in_two_ways() -> None:
         "b2 10",
         "b2-9",
     ]
-    assert sort_folders(same_both_ways[:9], None, where=Path("tree")) == sorted(same_both_ways[:9])
-    assert sort_folders(["a1", "a01", "a001"], None, where=Path("tree")) == ["a001", "a01", "a1"]
+    assert sort_folders(same_both_ways[:9], None, tree=Path("tree")) == sorted(same_both_ways[:9])
+    assert sort_folders(["a1", "a01", "a001"], None, tree=Path("tree")) == ["a001", "a01", "a1"]
     for names in (["2", "10"], ["a2b1", "a2b1", "a10b1"], ["a 9", "a 10"], ["v1.2", "v1.10"], ["x9", "x10", "y"]):
         with raises_with_words(UsageError, "tree", "class 0", "text", "numbers"):
-            sort_folders(names, None, where=Path("tree"))
-        assert sort_folders(names, "number", where=Path("tree")) == names
+            sort_folders(names, None, tree=Path("tree"))
+        assert sort_folders(names, "number", tree=Path("tree")) == names
 
 
 def test_folders_may_have_the_names_of_the_classes(tmp_path: Path) -> None:
     """The names are known. If they were sorted as text, nearly every class would be wrong."""
-    names = imagenet._class_names()
+    names = imagenet._list_class_names()
     assert len(set(names)) == 1000
     assert (names[0], names[999]) == ("tench", "toilet tissue")
     names = [name.replace("/", " ") for name in names]
     assert read_labels(make_tree(tmp_path / "all", names)) == [1, 2, 10, 999]
     assert read_labels(make_tree(tmp_path / "few", names[:11])) == [1, 2, 10]
-    wnids = imagenet._wnids()
+    wnids = imagenet._list_wordnet_ids()
     assert read_labels(make_tree(tmp_path / "wnids", wnids), class_order="text") == [1, 2, 10, 999]
 
 
@@ -385,18 +385,18 @@ def test_an_order_is_refused_where_it_is_of_no_use(tmp_path: Path, thousand: Tho
 
 
 def test_the_official_images_are_known_by_their_number_names_and_classes() -> None:
-    wnids, labels = imagenet._wnids(), np.arange(50_000) % 1000
+    wnids, labels = imagenet._list_wordnet_ids(), np.arange(50_000) % 1000
     names = [f"{wnids[k % 1000]}/ILSVRC2012_val_{k + 1:08d}.JPEG" for k in range(50_000)]
     names_on_the_hub = [f"{name[10:-5]}_{name[:9]}.JPEG" for name in names]
-    assert imagenet.not_the_split(names, labels) is None
-    assert imagenet.not_the_split(names_on_the_hub, labels) is None
-    require_words(str(imagenet.not_the_split(names[1:], labels[1:])), "49,999", "50,000")
-    require_words(str(imagenet.not_the_split(names, labels // 2)), "50 images each")
+    assert imagenet.find_unofficial_reason(names, labels) is None
+    assert imagenet.find_unofficial_reason(names_on_the_hub, labels) is None
+    require_words(str(imagenet.find_unofficial_reason(names[1:], labels[1:])), "49,999", "50,000")
+    require_words(str(imagenet.find_unofficial_reason(names, labels // 2)), "50 images each")
     repeated_name = [names[0].replace("00000001", "00000002"), *names[1:]]
-    require_words(str(imagenet.not_the_split(repeated_name, labels)), "names of the split")
+    require_words(str(imagenet.find_unofficial_reason(repeated_name, labels)), "names of the split")
     names_without_classes = [name[10:] for name in names]
-    require_words(str(imagenet.not_the_split(names_without_classes, labels)), "not those of the classes")
-    require_words(str(imagenet.not_the_split(names, np.roll(labels, 1))), "not those of the classes")
+    require_words(str(imagenet.find_unofficial_reason(names_without_classes, labels)), "not those of the classes")
+    require_words(str(imagenet.find_unofficial_reason(names, np.roll(labels, 1))), "not those of the classes")
 
 
 def test_the_fingerprint_depends_on_index_name_size_and_label_alone(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_the_counts_for_a_thousand_classes_equal_those_of_torchvision(
     assert (record["dataset"], record["split"]) == ("imagenet1k", "val")
     assert record["protocol"] == "resize 36, center crop 32, one pass"
     images = open_imagenet(thousand.tree)
-    reason = images.not_the_split
+    reason = images.unofficial_reason
     require_words(str(reason), "2,000", "50,000")
     assert (record["recorded"], record["recorded_detail"], record["claims"]) == ("none", reason, [])
     assert record["flags"]["not_the_split"] == reason
@@ -565,7 +565,7 @@ def test_each_order_of_the_classes_has_results_of_its_own(
     again = read_record(run_command(*command, "--class-order", "number"))
     assert again["reused_files"] == 2
     images = open_imagenet(thousand.tree)
-    assert images.flags(ReaderOptions()).keys() == {"decoder", "tensor_resize"}  # no flag without the option
+    assert images.get_flags(ReaderOptions()).keys() == {"decoder", "tensor_resize"}  # no flag without the option
 
 
 def make_target_and_images(thousand: ThousandClasses) -> tuple[EvaluationTarget, EncodedSet]:
@@ -607,7 +607,7 @@ def make_target_and_images(thousand: ThousandClasses) -> tuple[EvaluationTarget,
 def test_only_results_on_the_official_images_are_judged(thousand: ThousandClasses) -> None:
     target, images = make_target_and_images(thousand)
     part = Part("thousand", np.arange(2000), thousand.labels.numpy(), thousand.logits.numpy())
-    official = dataclasses.replace(images, not_the_split=None)
+    official = dataclasses.replace(images, unofficial_reason=None)
     record = conclude(plan(load_model(target, official), Engine(ComputeSettings(CPU, 250))), [part])
     assert record.recorded == "exact"
     (claim,) = record.claims
@@ -615,7 +615,7 @@ def test_only_results_on_the_official_images_are_judged(thousand: ThousandClasse
     assert "not_the_split" not in record.flags
     record = conclude(plan(load_model(target, images), Engine(ComputeSettings(CPU, 250))), [part])
     assert (record.recorded, record.claims) == ("none", ())
-    assert record.recorded_detail == images.not_the_split
+    assert record.recorded_detail == images.unofficial_reason
     require_words(record.recorded_detail, "2,000", "50,000")
 
 
@@ -642,7 +642,7 @@ def test_only_results_on_all_images_are_in_a_table_of_published_rows(images: int
 def first_images(thousand: ThousandClasses) -> tuple[EvaluationTarget, EncodedSet]:
     """The first 60 images, marked as the official split. All images would take too long."""
     target, images = make_target_and_images(thousand)
-    return target, dataclasses.replace(images, labels=images.labels[:60], not_the_split=None)
+    return target, dataclasses.replace(images, labels=images.labels[:60], unofficial_reason=None)
 
 
 def test_another_protocol_is_recorded_and_compared_with_its_own_claims(
@@ -765,7 +765,7 @@ def test_an_evaluation_without_enough_memory_is_an_error(
 def test_a_killed_decoding_process_is_an_error(first_images: tuple[EvaluationTarget, EncodedSet]) -> None:
     _, images = first_images
     spans, before = [(start, start + 1) for start in range(60)], signal.getsignal(signal.SIGCHLD)
-    with contextlib.closing(images.batches(spans, SMALL_PREPROCESSING, CPU, ReaderOptions(1))) as batches:
+    with contextlib.closing(images.read_batches(spans, SMALL_PREPROCESSING, CPU, ReaderOptions(1))) as batches:
         next(batches)
         (child,) = multiprocessing.active_children()
         os.kill(child.pid or 0, signal.SIGKILL)
@@ -777,7 +777,9 @@ def test_a_killed_decoding_process_is_an_error(first_images: tuple[EvaluationTar
 
 def test_closing_early_ends_the_processes(first_images: tuple[EvaluationTarget, EncodedSet]) -> None:
     _, images = first_images
-    batches = images.batches([(start, start + 1) for start in range(60)], SMALL_PREPROCESSING, CPU, ReaderOptions(2))
+    batches = images.read_batches(
+        [(start, start + 1) for start in range(60)], SMALL_PREPROCESSING, CPU, ReaderOptions(2)
+    )
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
@@ -789,7 +791,7 @@ def test_the_reader_of_images_can_be_pickled(thousand: ThousandClasses) -> None:
     for folder in (thousand.tree, thousand.shards):
         images = open_imagenet(folder)
         assert isinstance(images, EncodedSet)
-        spans = _DecodedSpans(images.encoded, Decoder(SMALL_PREPROCESSING, tensor_resize=False))
+        spans = _DecodedSpans(images.encoded_images, Decoder(SMALL_PREPROCESSING, tensor_resize=False))
         span = spans[0, 2]
         assert isinstance(span, torch.Tensor)
         assert torch.equal(pickle.loads(pickle.dumps(spans))[0, 2], span)
@@ -835,16 +837,16 @@ def test_torchrun_with_decoding_processes_gives_the_same_predictions(thousand: T
 
 def test_images_have_the_same_index_in_parquet_files_and_in_a_tree(thousand: ThousandClasses) -> None:
     tree, rows = (open_imagenet(folder) for folder in (thousand.tree, thousand.shards))
-    index = rows.index(0, 2000)
+    index = rows.get_indices(0, 2000)
     assert sorted(index) == list(range(2000))
     assert (index != np.arange(2000)).any()
     assert torch.equal(rows.labels, tree.labels[index])
     places = np.argsort(index)[:3]
     with contextlib.closing(
-        rows.batches([(p, p + 1) for p in places], SMALL_PREPROCESSING, CPU, ReaderOptions())
+        rows.read_batches([(p, p + 1) for p in places], SMALL_PREPROCESSING, CPU, ReaderOptions())
     ) as batches:
         first_three = torch.cat(list(batches))
-    with contextlib.closing(tree.batches([(0, 3)], SMALL_PREPROCESSING, CPU, ReaderOptions())) as batches:
+    with contextlib.closing(tree.read_batches([(0, 3)], SMALL_PREPROCESSING, CPU, ReaderOptions())) as batches:
         assert torch.equal(first_three, next(batches))
 
 
@@ -862,7 +864,9 @@ def test_each_row_group_is_read_once(thousand: ThousandClasses, monkeypatch: pyt
     images = open_imagenet(thousand.shards)
     assert row_groups == []
     assert isinstance(images, EncodedSet)
-    names = [name for start in range(0, 2000, 64) for name, _ in images.encoded.read(start, min(start + 64, 2000))]
+    names = [
+        name for start in range(0, 2000, 64) for name, _ in images.encoded_images.read(start, min(start + 64, 2000))
+    ]
     assert len(names) == len(set(names)) == 2000
     assert len(row_groups) == 3 * 7  # 100 rows each
 

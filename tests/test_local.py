@@ -85,11 +85,11 @@ def test_a_converted_file_with_its_sidecar(converted_entry: WeightsEntry) -> Non
         "source_sha256": SHA256,
         "tensors_sha256": converted_entry.tensors_sha256,
     }
-    write_sidecar(converted_entry, content, published=True)
+    write_sidecar(converted_entry, content, has_published_hash=True)
     assert find_local_file(converted_entry) == LocalFile("cache", path, SHA256)
     # the manifest may say later that the file has another hash, another layout or other tensors
     for change in ({"origin": "0" * 64}, {"layout": "timm"}, {"tensors_sha256": "0" * 64}):
-        write_sidecar(converted_entry, {**content, **change}, published=True)
+        write_sidecar(converted_entry, {**content, **change}, has_published_hash=True)
         assert find_local_file(converted_entry) == LocalFile("cache", path, None)
 
 
@@ -125,7 +125,7 @@ def test_a_hub_file_without_a_hash_is_known_by_its_sidecar(hub_file: Path) -> No
     entry = make_hub_entry(revision=None, sha256=None)
     assert find_local_file(entry) is None  # another program may have put it there
     assert entry.hub
-    write_sidecar(entry, {"url": entry.hub.url, "source_sha256": SHA256, "commit": COMMIT}, published=False)
+    write_sidecar(entry, {"url": entry.hub.url, "source_sha256": SHA256, "commit": COMMIT}, has_published_hash=False)
     assert find_local_file(entry) == LocalFile("hub", hub_file, SHA256)
 
 

@@ -193,7 +193,10 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda w: w[ID].pop("license"), rf"{ID}: WeightsEntry lacks \['license'\]"),
     (lambda w: w[ID].update(licence="MIT"), r"unknown \['licence'\]"),
     (lambda w: w[ID].update(architecture="resnet21"), f"{ID}: the id must be resnet21.cifar10"),
-    (lambda w: w[ID]["origin"]["hash"].update(value="abc"), "origin: hash: 'abc' is not 64 hex digits"),
+    (
+        lambda w: w[ID]["origin"]["hash"].update(value="abc"),
+        "origin: hash: 'abc' is not a string of 64 lower-case hex digits",
+    ),
     (lambda w: w[ID]["origin"]["hash"].update(algorithm="crc"), "algorithm 'crc' is none of"),
     *[
         (lambda w, p=place: w[ID].update(hub={**PLACE, **p}), f"hub: {message}")
@@ -230,12 +233,18 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda w: w[ID]["claims"][0].update(top1_error="NaN"), "'NaN' is no error in percent"),
     (lambda w: w[ID]["claims"][0].update(top1_error="-3"), "'-3' is no error in percent"),
     (lambda w: w[ID]["origin"]["hash"].update(of="folder"), "of the 'file' itself or of the 'member' of a zip"),
-    (lambda w: w[ID]["origin"]["hash"].update(algorithm="sha256_prefix"), "is not 8 to 63 hex digits"),
-    (lambda w: w[ID]["origin"]["hash"].update(algorithm="git_blob_sha1"), "is not 40 hex digits"),
+    (
+        lambda w: w[ID]["origin"]["hash"].update(algorithm="sha256_prefix"),
+        "is not a string of 8 to 63 lower-case hex digits",
+    ),
+    (
+        lambda w: w[ID]["origin"]["hash"].update(algorithm="git_blob_sha1"),
+        "is not a string of 40 lower-case hex digits",
+    ),
     (lambda w: w[ID]["origin"].update(url="ftp://x/y"), "origin: url: 'ftp://x/y' is no address"),
     (lambda w: w[ID]["origin"].pop("manual"), r"origin: Origin lacks \['manual'\]"),
-    (lambda w: w[HUB]["hub"].update(revision="main"), "hub: 'main' is not 40 hex digits"),
-    (lambda w: w[HUB]["hub"].update(sha256="0" * 63), "hub: '0+' is not 64 hex digits"),
+    (lambda w: w[HUB]["hub"].update(revision="main"), "hub: 'main' is not a string of 40 lower-case hex digits"),
+    (lambda w: w[HUB]["hub"].update(sha256="0" * 63), "hub: '0+' is not a string of 64 lower-case hex digits"),
     (lambda w: w[ID]["origin"].update(bytes="1"), "origin: bytes: '1' is not of the type int"),
     (lambda w: w[ID].update(num_classes="ten"), "num_classes: 'ten' is not of the type int"),
     (lambda w: w[ID].update(default="no"), "default: 'no' is not of the type bool"),

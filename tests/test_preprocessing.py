@@ -214,8 +214,8 @@ REFUSED: list[tuple[Any, Preprocessing, str]] = [
     (torch.zeros(1, 32, 32), COLOUR, "tensor .* has 1 channel, and these weights read 3"),
     (zeros(32, 32, 4), COLOUR, "has 4 channels, and these weights read 3"),
     (zeros(28, 28, 3), GREY, "has 3 channels, and these weights read 1"),
-    (zeros(5, 32, 32, 3), COLOUR, "is not an image; .* one image at a time"),
-    (torch.zeros(5, 3, 32, 32), COLOUR, "is not an image; .* one image at a time"),
+    (zeros(5, 32, 32, 3), COLOUR, "is not an image; .* one after the other"),
+    (torch.zeros(5, 3, 32, 32), COLOUR, "is not an image; .* one after the other"),
     (zeros(32), COLOUR, "is not an image; an array has the shape"),
     (zeros(0, 32, 3), COLOUR, "is not an image; an array has the shape"),
     (zeros(32, 32, 3, dtype=np.int64), COLOUR, "has the type int64; give uint8 values from 0 to 255, or floats"),
@@ -264,7 +264,7 @@ def test_a_model_knows_its_preprocessing() -> None:
     expected = eval_transform(entry.preprocessing)(image)
     for source in (model, pyramidzoo.optimize(model.eval())):
         assert torch.equal(eval_transform(source)(image), expected)
-    with pytest.raises(UsageError, match="this model has no weights that would say how to prepare images"):
+    with pytest.raises(UsageError, match="this model has no weights, so it is not known how to prepare images"):
         eval_transform(pyramidzoo.create_model("wrn_16_1"))
     for other in (nn.Linear(2, 2), "wrn_16_1"):
         with pytest.raises(UsageError, match=r"neither a preprocessing nor a model .* give model\.preprocessing"):

@@ -172,6 +172,6 @@ def test_an_altered_original_is_refused(
     (tmp_path / "resnet20.pth").write_bytes(content)
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(tmp_path))
     monkeypatch.setenv("PYRAMIDZOO_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(IntegrityError, match="the name but not the content"):
+    with pytest.raises(IntegrityError, match="but the content is not"):
         fetch(load_manifest().find("resnet20_fattorib.cifar10"))
     assert not list((tmp_path / "cache").rglob("*.safetensors"))

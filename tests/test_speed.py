@@ -666,7 +666,7 @@ def test_tables_for_people(run: Run) -> None:
         "Measured on cpu (",
         "medians of 1 round in",
         "pytorchcv 0.0.",
-        "over those of the fastest peer",
+        "divided by those of the fastest peer",
         "1,000,000 in fp32",
     ):
         assert part in text
@@ -697,7 +697,7 @@ def test_tables_for_programs_and_documents(run: Run) -> None:
     assert lines[0] == "| network | batch | variant | images/s | lowest | highest | ms | ratio | MiB | of peak |"
     assert lines[2].startswith("| wrn_16_1 | 1 | plain |")
     assert lines[6] == ""
-    assert "images/s over those of the plain network." in lines[7]
+    assert "images/s divided by those of the plain network." in lines[7]
     assert len(lines) == 8
 
 

@@ -423,7 +423,7 @@ def test_it_learns(capsys: Any, tmp_path: Path) -> None:
             ["resnet20", "--recipe", "hysts_mnist", "he2015_cifar10"],
             "different datasets, cifar10 and mnist",
         ),
-        (["resnet20", "--recipe", "hysts_mnist"], "nothing says where MNIST is"),
+        (["resnet20", "--recipe", "hysts_mnist"], "it is not known where MNIST is"),
     ],
 )
 def test_bad_requests(options: list[str], message: str, tmp_path: Path, capsys: Any) -> None:

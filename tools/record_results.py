@@ -30,8 +30,8 @@ def main() -> None:
     with edit_manifest(MANIFEST) as document:
         for record in read_records(folder):
             entry = document["weights"].get(record.weights)
-            # `not_the_split` says why the images are not a whole published split; it is None if they are.
-            if entry is None or not record.strict or record.not_the_split:
+            # `unofficial_reason` says why the images are not a whole published split; it is None if they are.
+            if entry is None or not record.strict or record.unofficial_reason:
                 print(f"left out: {record.weights}, {record.arithmetic}")
                 continue
             add_result(entry, record)

@@ -1,13 +1,15 @@
-"""The commands: one module for each, under its name. Modules that begin with an underscore are shared.
+"""The commands of the command line. Each command has a module of the same name.
 
-Each command has `add_arguments(parser)`, which defines its arguments, and `run(args)`, which returns the
-exit code. `run` turns the parsed arguments into a typed record at once (`CommandOptions.from_args`).
+Modules whose names begin with an underscore are used by several commands.
 
-Only the module of the command that is asked for is imported, and it imports torch only when it runs. So
-`--help` answers at once.
+A command's module has two functions. `add_arguments(parser)` defines the arguments of the command. `run(args)` runs the
+command and returns the exit code. First `run` makes a typed record from the parsed arguments, see
+`CommandOptions.from_args`.
+
+Only the module of the requested command is imported. It imports PyTorch inside functions. So `--help` is quick.
 """
 
-# The commands in the order of `--help`, with what it says about each of them.
+# The commands in the order of `--help`, each with its text in `--help`.
 COMMANDS = {
     "list": "list architectures and weights",
     "info": "show everything known about an architecture or a set of weights",

@@ -1,4 +1,4 @@
-"""Everything known about one architecture, as facts for programs and as a page for people."""
+"""Describe one architecture for `info`: as named facts for programs, and as a page of text for people."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Any
 from pyramidzoo.bench.speed_table import read_packaged_speed
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
-from pyramidzoo.commands._cells import top1_error, weights_license
-from pyramidzoo.commands._weights_page import page_width, weights_facts
+from pyramidzoo.commands._cells import compute_top1_error, get_weights_license
+from pyramidzoo.commands._weights_page import collect_weights_facts, get_page_width
 from pyramidzoo.text_output import line_width, render, render_facts, wrap_text
 from pyramidzoo.weights.local import find_local_sources
 
 
-def architecture_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> dict[str, Any]:
-    """Return everything known about an architecture and its weights, as JSON can hold it.
+def collect_architecture_facts(architecture: Architecture, entries: Sequence[WeightsEntry]) -> dict[str, Any]:
+    """Return everything that is known about an architecture and its weights, by name and ready for JSON.
 
-    The network is built on the meta device to count its parameters and multiply-adds.
+    To count parameters and multiply-adds, the network is built on PyTorch's meta device. It needs no memory there.
+
+    Args:
+        architecture: The architecture.
+        entries: The weights to include.
     """
     import torch
 
@@ -26,113 +30,123 @@ def architecture_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> di
     from pyramidzoo.models import build
 
     with torch.device("meta"):
-        model = build(row).eval()
+        model = build(architecture).eval()
+    size = architecture.input_size
     return {
-        "architecture": row.name,
-        "description": row.description,
-        "source": row.source,
-        "family": row.family,
-        "arguments": dict(row.arguments),
-        "dataset": row.dataset,
-        "input": f"(N, 3, {row.input_size}, {row.input_size})",
-        "classes": row.num_classes,
+        "architecture": architecture.name,
+        "description": architecture.description,
+        "source": architecture.source,
+        "family": architecture.family,
+        "arguments": dict(architecture.arguments),
+        "dataset": architecture.dataset,
+        "input": f"(N, 3, {size}, {size})",
+        "classes": architecture.num_classes,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "multiply_adds": count_multiply_adds(model, (3, row.input_size, row.input_size)),
-        "speed": read_packaged_speed(row.name),
+        "multiply_adds": count_multiply_adds(model, (3, size, size)),
+        "speed": read_packaged_speed(architecture.name),
         "features": model.num_features,
         "stages": [
             {"module": stage["module"], "channels": stage["num_chs"], "reduction": stage["reduction"]}
             for stage in model.feature_info
         ],
-        "weights": [weights_facts(entry) for entry in entries],
+        "weights": [collect_weights_facts(entry) for entry in entries],
     }
 
 
-def architecture_page(row: Architecture, entries: Sequence[WeightsEntry]) -> str:
-    """Return a page for people about an architecture, with a table of its weights."""
-    title = wrap_text(f"{row.name}: {row.description}", width=page_width())
-    parts = [title, _network_facts(row, entries)]
+def write_architecture_page(architecture: Architecture, entries: Sequence[WeightsEntry]) -> str:
+    """Return a page of text about an architecture, with a table of its weights."""
+    title = wrap_text(f"{architecture.name}: {architecture.description}", width=get_page_width())
+    parts = [title, _write_network_part(architecture, entries)]
     if not entries:
-        parts.append("No weights are known; `pyramidzoo convert` makes a file of your own.")
+        parts.append("The manifest has no weights; `pyramidzoo convert` converts a checkpoint of your own.")
     else:
-        short_protocols = _short_protocols(entries)
-        explained = [(short, protocol) for protocol, short in short_protocols.items() if short != protocol]
+        short_protocols = _shorten_protocols(entries)
+        explanations = [(short, protocol) for protocol, short in short_protocols.items() if short != protocol]
         parts += [
-            _weights_table(entries, short_protocols),
-            render_facts(explained, width=page_width()),
-            f"`pyramidzoo info {entries[0].id}` shows everything about that one.",
+            _write_weights_table(entries, short_protocols),
+            render_facts(explanations, width=get_page_width()),
+            f"`pyramidzoo info {entries[0].id}` shows everything about the first row.",
         ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _network_facts(row: Architecture, entries: Sequence[WeightsEntry]) -> str:
-    known = architecture_facts(row, ())
-    arguments = ", ".join(f"{name}={value!r}" for name, value in row.arguments.items())
-    size = row.input_size
-    has_default = any(entry.default and entry.dataset == row.dataset for entry in entries)
-    pretrained = ", pretrained=True" if has_default else ""
+def _write_network_part(architecture: Architecture, entries: Sequence[WeightsEntry]) -> str:
+    """Return the part of the page about the network itself: its source, size, speed and stages."""
+    facts = collect_architecture_facts(architecture, ())
+    arguments = ", ".join(f"{name}={value!r}" for name, value in architecture.arguments.items())
+    size = architecture.input_size
+    # `pretrained=True` loads the default weights for the architecture's own dataset.
+    has_default_weights = any(entry.default and entry.dataset == architecture.dataset for entry in entries)
+    pretrained_argument = ", pretrained=True" if has_default_weights else ""
     pairs = [
-        ("source", row.source),
-        ("built as", f"{row.class_name}({arguments}) in pyramidzoo.models.{row.family}"),
-        ("images", f"3 x {size} x {size} and {row.num_classes:,} classes, as published for {row.dataset}"),
-        ("parameters", known["parameters"]),
-        ("multiply-adds", f"{known['multiply_adds']:,} for an image of {size} x {size}"),
-        ("images/s", _speed_lines(known["speed"])),
-        ("features", f"{known['features']:,} channels before the classifier"),
+        ("source", architecture.source),
+        ("built as", f"{architecture.class_name}({arguments}) in pyramidzoo.models.{architecture.family}"),
+        (
+            "images",
+            f"3 x {size} x {size} and {architecture.num_classes:,} classes, as published for {architecture.dataset}",
+        ),
+        ("parameters", facts["parameters"]),
+        ("multiply-adds", f"{facts['multiply_adds']:,} for an image of {size} x {size}"),
+        ("images/s", _write_speed_lines(facts["speed"])),
+        ("features", f"{facts['features']:,} channels before the classifier"),
         (
             "stages",
-            [f"{stage['module']}: {stage['channels']} channels at 1/{stage['reduction']}" for stage in known["stages"]],
+            [f"{stage['module']}: {stage['channels']} channels at 1/{stage['reduction']}" for stage in facts["stages"]],
         ),
-        ("load", f'pyramidzoo.create_model("{row.name}"{pretrained})'),
+        ("load", f'pyramidzoo.create_model("{architecture.name}"{pretrained_argument})'),
     ]
-    return render_facts(pairs, width=page_width())
+    return render_facts(pairs, width=get_page_width())
 
 
-def _speed_lines(speed: Mapping[str, Any] | None) -> list[str]:
-    """Return a line for each batch size, and one for what it was measured on; nothing if nobody measured."""
+def _write_speed_lines(speed: Mapping[str, Any] | None) -> list[str]:
+    """Return a line for each batch size, and a line with the device, the version of PyTorch, and the date.
+
+    Return no lines if the speed of the architecture was not measured (None).
+    """
     if speed is None:
         return []
     lines = []
-    for batch, speeds in speed["images_per_second"].items():
+    for batch_size, speeds in speed["images_per_second"].items():
         variants = ", ".join(f"{images_per_second:,} {variant}" for variant, images_per_second in speeds.items())
-        lines.append(f"{variants}, batch {batch}")
+        lines.append(f"{variants}, batch {batch_size}")
     return [*lines, f"on {speed['device']}, torch {speed['versions']['torch']}, {speed['date']}"]
 
 
-def _weights_table(entries: Sequence[WeightsEntry], short_protocols: Mapping[str, str]) -> str:
-    here = find_local_sources(entries)
+def _write_weights_table(entries: Sequence[WeightsEntry], short_protocols: Mapping[str, str]) -> str:
+    """Return a table of weights: their errors, their license, and whether their file is on this machine."""
+    local_sources = find_local_sources(entries)
     rows = [
         {
             "weights": entry.tag,
             "published %": [str(claim.top1_error) for claim in entry.claims],
-            "measured %": [top1_error(result) for result in entry.results],
-            "license": weights_license(entry),
+            "measured %": [compute_top1_error(result) for result in entry.results],
+            "license": get_weights_license(entry),
             "re-publish": entry.license.redistributable,
-            "here": here.get(entry.id),
-            "protocol": [short_protocols[protocol] for protocol in _protocols(entry)],
+            "here": local_sources.get(entry.id),
+            "protocol": [short_protocols[protocol] for protocol in _list_protocols(entry)],
         }
         for entry in entries
     ]
     return render(rows, "human", width=line_width())
 
 
-def _protocols(entry: WeightsEntry) -> list[str]:
-    """Return the protocols by which errors of these weights were counted, each once."""
+def _list_protocols(entry: WeightsEntry) -> list[str]:
+    """Return the protocols by which errors of these weights were published or measured, each protocol once."""
     protocols = [claim.protocol for claim in entry.claims] + [result.protocol for result in entry.results]
     return list(dict.fromkeys(protocols))
 
 
-def _short_protocols(entries: Sequence[WeightsEntry]) -> dict[str, str]:
-    """Return for each protocol of these weights the short form that stands for it in a narrow column."""
+def _shorten_protocols(entries: Sequence[WeightsEntry]) -> dict[str, str]:
+    """Return a short form for each protocol of these weights. The table of weights shows the short forms."""
     short_protocols: dict[str, str] = {}
     for entry in entries:
-        for protocol in _protocols(entry):
-            cropped = re.fullmatch(r"resize (\d+), center crop (\d+), one pass", protocol)
-            full = re.fullmatch(r"full (\d+x\d+) image, one pass", protocol)
-            if cropped:
-                short_protocols[protocol] = f"{cropped[2]} of {cropped[1]}"
-            elif full:
-                short_protocols[protocol] = f"full {full[1]}"
+        for protocol in _list_protocols(entry):
+            crop_match = re.fullmatch(r"resize (\d+), center crop (\d+), one pass", protocol)
+            full_match = re.fullmatch(r"full (\d+x\d+) image, one pass", protocol)
+            if crop_match:
+                short_protocols[protocol] = f"{crop_match[2]} of {crop_match[1]}"
+            elif full_match:
+                short_protocols[protocol] = f"full {full_match[1]}"
             else:
                 short_protocols[protocol] = protocol
     return short_protocols

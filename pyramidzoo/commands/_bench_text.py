@@ -1,4 +1,4 @@
-"""The measurements of `bench` as documents for programs, and as tables with sentences for people."""
+"""Write the measurements of `bench`: as JSON or CSV for programs, and as tables with explanations for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pyramidzoo.text_output import line_width, render, wrap_text
 
 Row = Mapping[str, Any]
 
-# Quiet machines stay within a tenth or two. From this ratio of two runs on, people are warned.
+# If the fastest run of a variant is so many times as fast as its slowest run, a warning is printed. On a machine on
+# which nothing else runs, the ratio is at most about 1.2.
 _LARGE_SPREAD = 1.5
 
 
@@ -22,18 +23,19 @@ def render_bench(
     libraries: Sequence[str],
     format: str,
 ) -> str | None:
-    """Write what was measured in one format.
+    """Write all measurements in one format.
 
     Args:
-        conditions: What the numbers depend on: date, device, versions, rounds, and the speed of the best convolution.
-        rows: One for each network, batch size and variant, as `measure_target` returns them.
-        failures: What could not be measured, for JSON.
-        peers: The variants of other libraries that were compared with, such as "timm_bf16".
-        libraries: The libraries of the peers.
+        conditions: The facts that the numbers depend on: date, device, versions of libraries, number of rounds, and the
+            speed of the best convolution on this device.
+        rows: The measurements, as `measure_target` returns them: one row for each network, batch size and variant.
+        failures: The networks and variants that could not be measured, with the reasons. Only JSON contains them.
+        peers: The variants of the same networks from other libraries, such as "timm_bf16".
+        libraries: The names of these libraries.
         format: One of `text_output.FORMATS`.
 
     Returns:
-        The text, or None if people would see a table without rows.
+        The text. None if there are no rows and the format is for people.
     """
     if format == "json":
         return json.dumps({**conditions, "rows": rows, "failures": failures}, indent=1)
@@ -41,63 +43,70 @@ def render_bench(
         return render(rows, "csv")
     if not rows:
         return None
-    sentences = " ".join(_sentences(conditions, rows, peers, libraries))
+    explanation = " ".join(_write_explanation(conditions, rows, peers, libraries))
     if format == "markdown":
-        table = [{"network": row["weights"] or row["network"], **_cells(row)} for row in rows]
-        return f"{render(table, format)}\n\n{sentences}"
-    return "\n\n".join([*_tables(rows), wrap_text(sentences, width=min(120, line_width()))])
+        table = [{"network": row["weights"] or row["network"], **_make_table_row(row)} for row in rows]
+        return f"{render(table, format)}\n\n{explanation}"
+    return "\n\n".join([*_write_tables(rows), wrap_text(explanation, width=min(120, line_width()))])
 
 
-def row_title(row: Row) -> str:
-    """Return which network and batch size a row is about."""
+def make_row_title(row: Row) -> str:
+    """Return a title for a measurement: the weights or the network, and the batch size."""
     return f"{row['weights'] or row['network']}, batch {row['batch']}"
 
 
-def _tables(rows: Sequence[Row]) -> list[str]:
-    """Write a table for each network and batch size under a title."""
-    groups: dict[str, list[Row]] = {}
+def _write_tables(rows: Sequence[Row]) -> list[str]:
+    """Write a table with a title for each network and batch size."""
+    rows_by_title: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row_title(row), []).append(row)
+        rows_by_title.setdefault(make_row_title(row), []).append(row)
     tables = []
-    for title, group in groups.items():
-        counts = f"{group[0]['multiply_adds']:,} multiply-adds an image, {group[0]['parameters']:,} parameters"
-        cells = [{name: cell for name, cell in _cells(row).items() if name != "batch"} for row in group]
-        tables.append(f"{title} ({counts})\n{render(cells, 'human')}")
+    for title, rows_of_table in rows_by_title.items():
+        first_row = rows_of_table[0]
+        counts = f"{first_row['multiply_adds']:,} multiply-adds an image, {first_row['parameters']:,} parameters"
+        table = [
+            {name: cell for name, cell in _make_table_row(row).items() if name != "batch"} for row in rows_of_table
+        ]
+        tables.append(f"{title} ({counts})\n{render(table, 'human')}")
     return tables
 
 
-def _cells(row: Row) -> dict[str, str | int]:
-    """Return what people read of a row. Speeds have three digits: two runs agree in fewer."""
+def _make_table_row(row: Row) -> dict[str, str | int]:
+    """Return the cells of a measurement in a table for people.
+
+    Speeds are written with three digits, because further digits differ from run to run.
+    """
     return {
         "batch": row["batch"],
         "variant": row["variant"],
-        "images/s": _three_digits(row["images_per_second"]),
-        "lowest": _three_digits(row["images_per_second_min"]),
-        "highest": _three_digits(row["images_per_second_max"]),
-        "ms": _three_digits(row["milliseconds"]),
+        "images/s": _format_three_digits(row["images_per_second"]),
+        "lowest": _format_three_digits(row["images_per_second_min"]),
+        "highest": _format_three_digits(row["images_per_second_max"]),
+        "ms": _format_three_digits(row["milliseconds"]),
         "ratio": "" if row["ratio"] is None else f"{row['ratio']:.2f}",
         "MiB": "" if row["activations_mib"] is None else f"{row['activations_mib']:,.1f}",
         "of peak": "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.2f}",
     }
 
 
-def _three_digits(value: float | None) -> str:
+def _format_three_digits(value: float | None) -> str:
+    """Write a number with three significant digits. Numbers from 100 on have no decimals. None becomes ""."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _sentences(
+def _write_explanation(
     conditions: Mapping[str, Any], rows: Sequence[Row], peers: Sequence[str], libraries: Sequence[str]
 ) -> list[str]:
-    """Say what was measured on what, and what the columns are."""
+    """Return the sentences below the tables: how the numbers were measured, and what the columns mean."""
     versions = ", ".join(f"{name} {conditions['versions'][name]}" for name in ("torch", *libraries))
     rounds = f"{conditions['rounds']} round{'s' if conditions['rounds'] > 1 else ''}"
     sentences = [
         f"Measured on {conditions['device']}, {conditions['date']}, {versions}: medians of {rounds} in which all "
         "variants took turns, with the lowest and the highest speed.",
-        "ms: one forward pass of the whole batch, with others queued behind it.",
-        "MiB: the most memory that a pass needs at once beyond images and weights.",
+        "ms: the time of one forward pass of the whole batch, while further passes wait in the queue of the device.",
+        "MiB: the most memory that a pass needs at one time, without the images and the weights.",
         _explain_ratios(rows, peers),
     ]
     if conditions["best_convolution_gflops"]:
@@ -111,27 +120,28 @@ def _sentences(
 
 
 def _explain_ratios(rows: Sequence[Row], peers: Sequence[str]) -> str:
+    """Return the explanation of the column "ratio". Return "" if the column is empty."""
     baselines = {row["ratio_to"] for row in rows if row["ratio_to"]}
     if not baselines:
         return ""
     if baselines & set(peers):
         return (
-            "ratio: images/s over those of the fastest peer of the same precision. Where there is none, over those of "
-            "the fastest fp32 peer, or of the plain network."
+            "ratio: images/s divided by those of the fastest peer of the same precision. If there is no such peer, "
+            "divided by those of the fastest fp32 peer, or of the plain network."
         )
-    no_peer = "; no peer has these networks" if peers else ""
-    return f"ratio: images/s over those of the plain network{no_peer}."
+    reason = "; no peer has these networks" if peers else ""
+    return f"ratio: images/s divided by those of the plain network{reason}."
 
 
 def warn_of_spread(rows: Sequence[Row]) -> str:
-    """Return a warning if runs of one variant differ by half or more, or else an empty string."""
+    """Return a warning if the speeds of one variant differ by half or more between runs, or else an empty string."""
     spreads = [
         row["images_per_second_max"] / row["images_per_second_min"] for row in rows if row["images_per_second_min"]
     ]
-    largest = max(spreads, default=1.0)
-    if largest < _LARGE_SPREAD:
+    largest_spread = max(spreads, default=1.0)
+    if largest_spread < _LARGE_SPREAD:
         return ""
     return (
-        f"Runs of one variant differ by up to {largest:.1f} times: something else was running, and ratios mean little. "
-        "Measure again when the machine is quiet, with more --rounds."
+        f"Runs of one variant differ by up to {largest_spread:.1f} times: another program was probably running, so the "
+        "ratios are not reliable. Measure again when no other program is running, with more --rounds."
     )

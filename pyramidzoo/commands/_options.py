@@ -1,4 +1,4 @@
-"""The options of a command as a typed record."""
+"""The base class of the typed records into which commands turn their parsed arguments."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ T = TypeVar("T", bound="CommandOptions")
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """The base of all options: a frozen dataclass whose fields have the names of the parsed arguments.
+    """The options that all commands have. Each command has a subclass with its own options.
 
-    A subclass checks in `__post_init__` what argparse cannot check, and raises UsageError.
+    A subclass is a frozen dataclass. Each field has the name of a parsed argument. Its `__post_init__` raises
+    UsageError for values that argparse cannot check, such as options that exclude each other.
 
     Attributes:
-        format: How data are printed, one of `text_output.FORMATS`.
+        format: The format of the printed data, one of `text_output.FORMATS`.
     """
 
     format: str
 
     @classmethod
     def from_args(cls: type[T], args: argparse.Namespace) -> T:
-        """Take the options from parsed arguments. Lists become tuples.
+        """Make the options from the arguments that argparse has parsed. Lists become tuples.
+
+        Args:
+            args: The parsed arguments. Arguments that are no fields of the class are ignored.
 
         Raises:
-            UsageError: Options exclude each other, or a value makes no sense.
+            UsageError: Options exclude each other, or a value is not allowed.
         """
         values: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)}
         for name, value in values.items():

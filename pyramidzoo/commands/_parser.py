@@ -1,4 +1,4 @@
-"""The parser of the command line: argparse, with errors that name what was probably meant."""
+"""Parse the command line with argparse. If the user mistyped a name, the error message suggests a similar one."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _EPILOG = """\
 exit codes: 0 ok, 1 internal error, 2 usage, 3 not reproduced (a verdict "changed" or "different"), 4 integrity
 (hash, keys, shapes, NaN, a damaged file), 5 unavailable (offline, data missing, disk), 130 interrupted
 
-environment: PYRAMIDZOO_DATA (datasets), PYRAMIDZOO_CACHE (converted weights), PYRAMIDZOO_ORIGINS (folders searched
-for weights by content, before any network), PYRAMIDZOO_MANIFEST (another manifest than the zoo's own), HF_HOME,
-HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HUB_DOWNLOAD_TIMEOUT (the Hub)
+environment: PYRAMIDZOO_DATA (the folder of the datasets), PYRAMIDZOO_CACHE (the folder of converted weights),
+PYRAMIDZOO_ORIGINS (folders with published checkpoints, which are searched before anything is downloaded),
+PYRAMIDZOO_MANIFEST (a manifest that is used instead of the package's), HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN,
+HF_HUB_DOWNLOAD_TIMEOUT (settings of the Hub's client)
 """
 
 
 def parse_command_line(arguments: Sequence[str]) -> Callable[[], int]:
-    """Find out which command is asked for, and parse its arguments.
+    """Find the command that the user has requested, and parse its arguments.
 
-    Only the module of that command is imported.
+    Only the module of this command is imported.
 
     Args:
         arguments: The command line without the program's name.
 
     Returns:
-        The command, ready to be called. It returns the exit code.
+        A function without parameters that runs the command and returns the exit code.
 
     Raises:
         SystemExit: `--help` or `--version` was printed (code 0), or the command line is wrong (code 2).
@@ -45,7 +46,7 @@ def parse_command_line(arguments: Sequence[str]) -> Callable[[], int]:
         _exit_without_a_command(arguments)
     module = importlib.import_module(f"pyramidzoo.commands.{arguments[0]}")
     parser = CommandParser(
-        prog=f"{_PROGRAM} {arguments[0]}", description=_sentence(COMMANDS[arguments[0]]), allow_abbrev=False
+        prog=f"{_PROGRAM} {arguments[0]}", description=_make_sentence(COMMANDS[arguments[0]]), allow_abbrev=False
     )
     parser.add_argument("--format", choices=FORMATS, default="human", help="how to print data (default: %(default)s)")
     module.add_arguments(parser)
@@ -54,19 +55,23 @@ def parse_command_line(arguments: Sequence[str]) -> Callable[[], int]:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser that answers a mistyped option or choice with the one that is most like it."""
+    """An argument parser whose errors suggest a similar option or value if the user has mistyped one."""
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse arguments. Print the usage and an error, and exit with code 2, where they are wrong."""
-        # Before argparse parses: an option that it does not know may be the one that it says is missing.
-        for option in _long_options(arguments):
+        """Parse arguments. If they are wrong, print the usage and a message, and exit with code 2."""
+        # Unknown options are looked for before argparse parses. If the user mistyped a required option, argparse would
+        # only say that the required option is missing.
+        for option in _iterate_long_options(arguments):
             if option not in self._option_string_actions:
-                self.error(self._unknown_option(option))
-        parsed, unknown = self.parse_known_args(arguments)
-        if unknown and unknown[0].startswith("-"):
-            self.error(self._unknown_option(unknown[0]))
-        if unknown:
-            self.error(f"{self._command} has no place for {unknown[0]!r}; `{self.prog} --help` shows what it takes")
+                self.error(self._explain_unknown_option(option))
+        parsed, unknown_arguments = self.parse_known_args(arguments)
+        if unknown_arguments and unknown_arguments[0].startswith("-"):
+            self.error(self._explain_unknown_option(unknown_arguments[0]))
+        if unknown_arguments:
+            self.error(
+                f"{self._command_name} accepts no argument {unknown_arguments[0]!r} here; `{self.prog} --help` shows "
+                "all arguments"
+            )
         return parsed
 
     def error(self, message: str) -> NoReturn:
@@ -74,28 +79,37 @@ class CommandParser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(UsageError.exit_code, f"{_PROGRAM}: {message}\n")
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:  # argparse calls it for each value
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise an error if an option has a value that is not one of its choices. argparse calls this for each value.
+
+        It replaces argparse's method of this name, whose message does not suggest a similar choice.
+        """
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
-            raise argparse.ArgumentError(action, _unknown_choice(str(value), choices))
+            raise argparse.ArgumentError(action, _explain_unknown_choice(str(value), choices))
 
-    def _unknown_option(self, option: str) -> str:
-        hint = did_you_mean(option, self._option_string_actions) or f"`{self.prog} --help` shows all options"
-        return f"{self._command} has no option {option}; {hint}"
+    def _explain_unknown_option(self, option: str) -> str:
+        """Return the message for an option that the command does not have."""
+        hint = suggest_similar_name(option, self._option_string_actions) or f"`{self.prog} --help` shows all options"
+        return f"{self._command_name} has no option {option}; {hint}"
 
     @property
-    def _command(self) -> str:
+    def _command_name(self) -> str:
+        """The name of the command, without the name of the program."""
         return self.prog.rpartition(" ")[2]
 
 
-def did_you_mean(text: str, names: Iterable[str]) -> str:
-    """Return the question "did you mean NAME?" for the name that is most like a text, or an empty string."""
-    nearest = difflib.get_close_matches(text, list(names), n=1)
-    return f"did you mean {nearest[0]}?" if nearest else ""
+def suggest_similar_name(text: str, names: Iterable[str]) -> str:
+    """Return the question "did you mean NAME?" with the most similar name. Return "" if no name is similar."""
+    similar_names = difflib.get_close_matches(text, list(names), n=1)
+    return f"did you mean {similar_names[0]}?" if similar_names else ""
 
 
 def _exit_without_a_command(arguments: Sequence[str]) -> NoReturn:
-    """Print the program's help or its version, or say that no such command is known, and exit."""
+    """Handle a command line that does not begin with a command, and exit.
+
+    `--help` and `--version` are printed. For everything else a message is printed.
+    """
     parser = CommandParser(
         prog=_PROGRAM,
         description=_DESCRIPTION,
@@ -108,14 +122,18 @@ def _exit_without_a_command(arguments: Sequence[str]) -> NoReturn:
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary)
     if arguments and not arguments[0].startswith("-"):
-        hint = did_you_mean(arguments[0], COMMANDS) or f"`{_PROGRAM} --help` shows all commands"
+        hint = suggest_similar_name(arguments[0], COMMANDS) or f"`{_PROGRAM} --help` shows all commands"
         parser.error(f"no command is called {arguments[0]!r}; {hint}")
-    parser.parse(arguments[:1])  # It exits after --help, --version and an unknown option.
+    parser.parse(arguments[:1])  # After --help, --version and an unknown option, this call exits.
     parser.error(f"name a command; `{_PROGRAM} --help` shows all commands")
 
 
-def _long_options(arguments: Sequence[str]) -> Iterator[str]:
-    """Yield what argparse takes for the names of long options: a text with a space is a value."""
+def _iterate_long_options(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the names of the long options among arguments, such as "--format" for "--format=json".
+
+    These are the arguments that argparse takes for options: argparse takes a text with a space for a value, and all
+    texts after "--" too.
+    """
     for argument in arguments:
         if argument == "--":
             return
@@ -124,10 +142,12 @@ def _long_options(arguments: Sequence[str]) -> Iterator[str]:
             yield name
 
 
-def _unknown_choice(value: str, choices: Sequence[str]) -> str:
-    question = did_you_mean(value, choices)
+def _explain_unknown_choice(value: str, choices: Sequence[str]) -> str:
+    """Return the message for a value that is not one of an option's choices."""
+    question = suggest_similar_name(value, choices)
     return f"{value!r} is not a choice; {question + ' ' if question else ''}The choices are {', '.join(choices)}"
 
 
-def _sentence(summary: str) -> str:
+def _make_sentence(summary: str) -> str:
+    """Begin a text with a capital letter, and end it with a full stop."""
     return f"{summary[0].upper()}{summary[1:]}."

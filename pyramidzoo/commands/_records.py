@@ -1,4 +1,4 @@
-"""The records in a folder that `evaluate --output` wrote."""
+"""Read the records in the folder that the option `--records` names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def read_records_argument(folder: Path) -> list[Record]:
-    """Read all records in the folder that `--records` names.
+    """Read all records in a folder that `pyramidzoo evaluate --output` has written.
+
+    Args:
+        folder: The value of the option `--records`.
 
     Raises:
         UsageError: There is no such folder.

@@ -1,4 +1,4 @@
-"""Which weights and files the names on a command line mean."""
+"""Find the weights and the files that a user names on the command line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Selection:
-    """What the names on a command line mean, each thing once.
+    """The weights and the files that a user named on the command line, without duplicates.
 
     Attributes:
-        entries: Weights of the manifest, in the order of the names.
-        paths: Files, or folders that hold one, in the order of the names.
+        entries: Entries of the manifest, in the order of the names.
+        paths: Weights files, or folders that contain a weights file, in the order of the names.
     """
 
     entries: list[WeightsEntry]
@@ -30,29 +30,32 @@ class Selection:
 
 
 def select_weights(names: Iterable[str]) -> Selection:
-    """Find the weights and the files that names mean. A name with a slash or a file's suffix is a path.
+    """Find the weights and the files that a user names. A name with a slash or the suffix of a weights file is a path.
+
+    Args:
+        names: Paths, and the names that `select_entries` accepts.
 
     Raises:
         UsageError: No weights have such a name.
     """
-    paths, others = [], []
+    paths, names_of_entries = [], []
     for name in names:
         if is_path(name):
             paths.append(Path(os.path.normpath(expand_user_path(name))))
         else:
-            others.append(name)
-    return Selection(select_entries(others), list(dict.fromkeys(paths)))
+            names_of_entries.append(name)
+    return Selection(select_entries(names_of_entries), list(dict.fromkeys(paths)))
 
 
 def select_entries(names: Iterable[str]) -> list[WeightsEntry]:
-    """Find the entries that names mean, each once.
+    """Find the entries of the manifest that a user names.
 
     Args:
-        names: Ids, architectures, `architecture.dataset` names and shell patterns. An architecture means one entry, its
-            default, as in `create_model(pretrained=True)`. A pattern may mean several.
+        names: Weights ids, architectures, `architecture.dataset` names, and shell patterns. An architecture means its
+            default entry, as in `create_model(pretrained=True)`. A pattern means all entries that match it.
 
     Returns:
-        The entries, in the order of the names.
+        The entries in the order of the names, without duplicates.
 
     Raises:
         UsageError: No weights have such a name.
@@ -63,7 +66,7 @@ def select_entries(names: Iterable[str]) -> list[WeightsEntry]:
         if name in architectures():
             entries = [manifest.default_for(name)]
         elif _WILDCARD.search(name):
-            # Where a pattern fits no id, `find` raises the error that says which ids are like it.
+            # If no id matches the pattern, `find` raises an error. Its message names similar ids.
             entries = manifest.match(name) or [manifest.find(name)]
         else:
             entries = [manifest.find(name)]

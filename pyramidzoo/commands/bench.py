@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, list_models
 from pyramidzoo.commands._arguments import add_device_argument
-from pyramidzoo.commands._bench_text import render_bench, row_title
+from pyramidzoo.commands._bench_text import make_row_title, render_bench
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._select import select_entries
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
@@ -188,7 +188,7 @@ def _failure_of(row: BenchmarkRow) -> _Failure:
 
     error = row.error or ""
     code = _DIFFERENT_LOGITS if error.startswith(DIFFERENT) else UnavailableError.exit_code
-    return _Failure(f"{row_title(row.as_data())}: {row.variant}", error, code)
+    return _Failure(f"{make_row_title(row.as_data())}: {row.variant}", error, code)
 
 
 def _conditions(settings: BenchmarkSettings, libraries: Mapping[str, str], peaks: Peaks) -> dict[str, Any]:

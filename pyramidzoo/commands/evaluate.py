@@ -16,7 +16,7 @@ from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_argument, path_argument
 from pyramidzoo.commands._options import CommandOptions
-from pyramidzoo.commands._record_text import RECORD_COLUMNS, record_lines, record_row
+from pyramidzoo.commands._record_text import RECORD_COLUMNS, make_record_lines, make_record_row
 from pyramidzoo.commands._select import select_weights
 from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
 from pyramidzoo.text_output import render, show
@@ -287,7 +287,7 @@ class _Results:
             else:
                 self.records.append(result)
                 if self._format == "human":
-                    show("\n".join(record_lines(result)) + "\n")
+                    show("\n".join(make_record_lines(result)) + "\n")
 
     def print_document(self) -> None:
         """Print everything as one document for programs. For people, it has been printed already."""
@@ -296,7 +296,7 @@ class _Results:
             show(json.dumps({"records": [r.to_json() for r in self.records], "failures": failed}, indent=1))
         elif self._format != "human":
             empty: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS)
-            rows = [record_row(record) for record in self.records]
+            rows = [make_record_row(record) for record in self.records]
             rows += [empty | {"weights": f.name, "error": f.error} for f in self.failures]
             show(render(rows, self._format))
 

@@ -20,15 +20,22 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fetch`."""
     parser.add_argument("weights", nargs="+", metavar="WEIGHTS", help="ids, architectures, patterns, files or folders")
-    parser.add_argument("--force", action="store_true", help="download and convert again what is here already")
     parser.add_argument(
-        "-j", "--jobs", type=int, default=8, metavar="N", help="how many downloads run at once (default: %(default)s)"
+        "--force", action="store_true", help="download and convert again, even if the file is on this machine"
+    )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=int,
+        default=8,
+        metavar="N",
+        help="how many files are fetched at the same time (default: %(default)s)",
     )
 
 
 @dataclass(frozen=True)
 class FetchOptions(CommandOptions):
-    """The options of `fetch`; `add_arguments` says what each means."""
+    """The options of `fetch`. The help texts in `add_arguments` explain them."""
 
     weights: tuple[str, ...]
     force: bool
@@ -36,33 +43,36 @@ class FetchOptions(CommandOptions):
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
-            raise UsageError(f"-j {self.jobs}: at least one download at a time is needed")
+            raise UsageError(f"-j {self.jobs}: the number must be at least 1")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `fetch` and return the exit code. A failure does not stop the rest."""
+    """Run `fetch` and return the exit code. If some weights cannot be fetched, the others are still fetched."""
     options = FetchOptions.from_args(args)
     selection = select_weights(options.weights)
     results: dict[str, WeightsFile | PyramidzooError] = {}
-    for name, result in _fetch(selection, options):
+    for name, result in _fetch_selection(selection, options):
         results[name] = result
         if isinstance(result, PyramidzooError):
             print(f"pyramidzoo: {result}", file=sys.stderr)
 
-    rows, codes = [], []
+    # The results came in the order in which the downloads ended. The rows are printed in the order of the arguments.
+    rows, error_codes = [], []
     for name in [*(entry.id for entry in selection.entries), *map(str, selection.paths)]:
         result = results[name]
         if isinstance(result, PyramidzooError):
-            codes.append(result.exit_code)
+            error_codes.append(result.exit_code)
         else:
             rows.append({"weights": name, "from": result.source, "path": str(result.path), "sha256": result.sha256})
-    if rows or not codes:
+    if rows or not error_codes:
         print(render(rows, options.format))
-    return worst_exit_code(codes)
+    return worst_exit_code(error_codes)
 
 
-def _fetch(selection: Selection, options: FetchOptions) -> Iterator[tuple[str, WeightsFile | PyramidzooError]]:
-    """Yield the name of each selected thing, with its file or with the reason why there is none."""
+def _fetch_selection(
+    selection: Selection, options: FetchOptions
+) -> Iterator[tuple[str, WeightsFile | PyramidzooError]]:
+    """Fetch all selected weights. Yield each id or path, with the file or with the error, as soon as it is known."""
     from pyramidzoo.weights.fetch import locate_file
     from pyramidzoo.weights.fetch_all import fetch_all
 

@@ -11,9 +11,14 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, near_matches
 from pyramidzoo.catalog.manifest import load_manifest
-from pyramidzoo.commands._architecture_page import architecture_facts, architecture_page
+from pyramidzoo.commands._architecture_page import collect_architecture_facts, write_architecture_page
 from pyramidzoo.commands._options import CommandOptions
-from pyramidzoo.commands._weights_page import plain_json, preprocessing_sentence, weights_facts, weights_page
+from pyramidzoo.commands._weights_page import (
+    collect_weights_facts,
+    describe_preprocessing,
+    make_plain_json,
+    write_weights_page,
+)
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import expand_user_path, find_weights_file, is_path
 from pyramidzoo.text_output import render, render_facts
@@ -28,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class InfoOptions(CommandOptions):
-    """The options of `info`; `add_arguments` says what each means."""
+    """The options of `info`. The help text in `add_arguments` explains the argument."""
 
     name: str
 
@@ -41,29 +46,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(name: str, format: str) -> str:
-    """Describe what has this name, as a page for people or as its facts for programs.
+    """Describe an architecture, a set of weights or a file: as a page for people, or as facts for programs.
+
+    Args:
+        name: The architecture, the weights id, or the path of the file.
+        format: One of `text_output.FORMATS`. "human" gives a page.
 
     Raises:
-        UsageError: Nothing has this name.
+        UsageError: No architecture and no weights have this name.
     """
     if is_path(name):
-        file_facts = _file_facts(expand_user_path(name))
-        return _file_page(file_facts) if format == "human" else _render_facts(file_facts, format)
+        file_facts = _collect_file_facts(expand_user_path(name))
+        return _write_file_page(file_facts) if format == "human" else _write_facts(file_facts, format)
     manifest = load_manifest()
     if name in architectures():
-        row = get_architecture(name)
-        entries = manifest.of_architecture(row.name)
+        architecture = get_architecture(name)
+        entries = manifest.of_architecture(architecture.name)
         if format == "human":
-            return architecture_page(row, entries)
-        return _render_facts(architecture_facts(row, entries), format)
+            return write_architecture_page(architecture, entries)
+        return _write_facts(collect_architecture_facts(architecture, entries), format)
     if "." not in name:
         raise UsageError(f"nothing is called {name!r}; {near_matches(name, [*architectures(), *manifest.entries])}")
     entry = manifest.find(name)
-    return weights_page(entry) if format == "human" else _render_facts(weights_facts(entry), format)
+    return write_weights_page(entry) if format == "human" else _write_facts(collect_weights_facts(entry), format)
 
 
-def _render_facts(facts_by_name: Mapping[str, Any], format: str) -> str:
-    """Render facts as one JSON object, or as a table with a row for each field."""
+def _write_facts(facts_by_name: Mapping[str, Any], format: str) -> str:
+    """Write named facts as one JSON object, or as a table with a row for each fact."""
     if format == "json":
         return json.dumps(facts_by_name, indent=1, ensure_ascii=False)
     rows = [
@@ -76,8 +85,12 @@ def _render_facts(facts_by_name: Mapping[str, Any], format: str) -> str:
     return render(rows, format)
 
 
-def _file_facts(path: Path) -> dict[str, Any]:
-    """Return what a safetensors file, or the one in a folder, says of itself, and which entry has its tensors."""
+def _collect_file_facts(path: Path) -> dict[str, Any]:
+    """Return the description that a safetensors file contains, its hashes, and the entry that has the same tensors.
+
+    Args:
+        path: The file, or the folder that contains it.
+    """
     from pyramidzoo.checkpoints.description import Description
     from pyramidzoo.checkpoints.hashes import cached_file_hash
     from pyramidzoo.checkpoints.loading import read_weights
@@ -88,20 +101,21 @@ def _file_facts(path: Path) -> dict[str, Any]:
     description = Description.from_file(path, content.metadata)
     description_facts: dict[str, Any] = {}
     if description is not None:
-        description_facts = plain_json(description)
-        description_facts["preprocessing"] = preprocessing_sentence(description.preprocessing)
-    file_sha256, tensors = cached_file_hash(path), tensors_sha256(content.tensors)
+        description_facts = make_plain_json(description)
+        description_facts["preprocessing"] = describe_preprocessing(description.preprocessing)
+    file_sha256, tensors_hash = cached_file_hash(path), tensors_sha256(content.tensors)
     manifest = load_manifest()
-    entry = manifest.with_file(file_sha256) or manifest.with_tensors(tensors)
+    entry = manifest.with_file(file_sha256) or manifest.with_tensors(tensors_hash)
     return {
         "path": str(path),
         **description_facts,
         "tensors": len(content.tensors),
         "sha256": file_sha256,
-        "tensors_sha256": tensors,
+        "tensors_sha256": tensors_hash,
         "same_tensors_as": entry.id if entry else "no weights of the manifest",
     }
 
 
-def _file_page(file_facts: Mapping[str, Any]) -> str:
+def _write_file_page(file_facts: Mapping[str, Any]) -> str:
+    """Write the facts about a file as a page for people. Facts that are not known are left out."""
     return render_facts([(name, value) for name, value in file_facts.items() if value not in (None, {})])

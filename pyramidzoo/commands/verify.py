@@ -1,4 +1,4 @@
-"""`verify`: hash the weights on this machine again, and compare them with the manifest."""
+"""`verify`: compute the hashes of the weights on this machine again, and compare them with the manifest."""
 
 from __future__ import annotations
 
@@ -27,26 +27,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class VerifyOptions(CommandOptions):
-    """The options of `verify`; `add_arguments` says what each means."""
+    """The options of `verify`. The help texts in `add_arguments` explain them."""
 
     weights: tuple[str, ...]
     all: bool
 
     def __post_init__(self) -> None:
         if bool(self.weights) == self.all:
-            raise UsageError("name weights to verify, or give --all")
+            raise UsageError("name the weights to verify, or give --all, but not both")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `verify`: print what is good, altered, missing or unknown, and return the exit code."""
+    """Run `verify`: print for each file whether it is good, altered, missing or unknown, and return the exit code."""
     options = VerifyOptions.from_args(args)
-    statuses = _verify_everything() if options.all else _verify_named(options.weights)
-    shown = statuses
+    statuses = _verify_all() if options.all else _verify_named_weights(options.weights)
+    shown_statuses = statuses
     if options.all and options.format == "human":
-        # Hundreds of weights that were never fetched would hide the lines that matter.
-        shown = [status for status in statuses if status.state != "missing"]
-        count = len(load_manifest().entries)
-        print(f"pyramidzoo: {len(statuses) - len(shown)} of {count} are not on this machine", file=sys.stderr)
+        # Most weights of the manifest were never fetched. Their lines would hide the others, so only their number is
+        # printed.
+        shown_statuses = [status for status in statuses if status.state != "missing"]
+        missing_count = len(statuses) - len(shown_statuses)
+        weights_count = len(load_manifest().entries)
+        print(
+            f"pyramidzoo: {missing_count} of {weights_count} sets of weights are not on this machine", file=sys.stderr
+        )
     rows = [
         {
             "weights": status.name,
@@ -54,31 +58,38 @@ def run(args: argparse.Namespace) -> int:
             "path": str(status.path) if status.path else None,
             "detail": status.detail,
         }
-        for status in shown
+        for status in shown_statuses
     ]
     print(render(rows, options.format))
-    return _exit_code({status.state for status in statuses}, missing_is_fine=options.all)
+    return _choose_exit_code({status.state for status in statuses}, may_be_missing=options.all)
 
 
-def _verify_everything() -> list[FileStatus]:
-    """Verify all weights of the manifest, and what else lies in the cache."""
+def _verify_all() -> list[FileStatus]:
+    """Verify all weights of the manifest. Also list the files in the cache that belong to no weights."""
     from pyramidzoo.weights.verify import find_unknown_files, verify
 
     manifest = load_manifest()
     return [verify(entry) for entry in manifest.entries.values()] + find_unknown_files(manifest)
 
 
-def _verify_named(names: tuple[str, ...]) -> list[FileStatus]:
+def _verify_named_weights(names: tuple[str, ...]) -> list[FileStatus]:
+    """Verify the weights and the files that the user named."""
     from pyramidzoo.weights.verify import verify, verify_file
 
     selection = select_weights(names)
     return [verify(entry) for entry in selection.entries] + [verify_file(path) for path in selection.paths]
 
 
-def _exit_code(states: set[str], *, missing_is_fine: bool) -> int:
-    codes = []
+def _choose_exit_code(states: set[str], *, may_be_missing: bool) -> int:
+    """Choose the exit code by the states of all verified files.
+
+    Args:
+        states: The states that occurred, as in `FileStatus.state`.
+        may_be_missing: Whether a missing file is no error. With `--all`, most files are missing.
+    """
+    error_codes = []
     if states & {"altered", "unknown"}:
-        codes.append(IntegrityError.exit_code)
-    if "missing" in states and not missing_is_fine:
-        codes.append(UnavailableError.exit_code)
-    return worst_exit_code(codes)
+        error_codes.append(IntegrityError.exit_code)
+    if "missing" in states and not may_be_missing:
+        error_codes.append(UnavailableError.exit_code)
+    return worst_exit_code(error_codes)

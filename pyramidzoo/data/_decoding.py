@@ -1,6 +1,7 @@
-"""Decoding: from the bytes of an image file to pixels of the size that a network reads.
+"""Decode image files, and resize and crop the images to the size that a network reads.
 
-Pillow decodes, because the published results were measured with it.
+Pillow decodes the files. Published results were measured with Pillow, and other libraries decode some pixels
+differently.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from PIL import Image, ImageFile, features
 from PIL import __version__ as pillow_version
 
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.data.transforms import resize_steps, tensor_resize_steps
+from pyramidzoo.data.transforms import make_resize_steps, make_tensor_resize_steps
 from pyramidzoo.errors import IntegrityError
 
 
-def decoder_name() -> str:
-    """Name Pillow and its JPEG library with their versions. Another version may give other pixels."""
+def get_decoder_name() -> str:
+    """Return the versions of Pillow and of its JPEG library, for records. Other versions may give other pixels."""
     turbo = features.version_feature("libjpeg_turbo")
     library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
     return f"Pillow {pillow_version}, {library}"
 
 
 class Decoder:
-    """Decodes images, and resizes and crops them. It does not normalise.
+    """Decodes image files, and resizes and crops the images. It does not normalise them.
 
-    As in torchvision's `pil_loader`, grey, palette, CMYK and alpha images are converted to RGB, and the
-    orientation in the EXIF data is ignored.
+    Grey images and images with a palette, an alpha channel or the colours CMYK become RGB images. The orientation in
+    the EXIF data is ignored. torchvision's `pil_loader` does the same.
 
     Args:
-        preprocessing: The size to resize and crop to.
-        tensor_resize: Resize tensors instead of Pillow images.
-        steps: Change the Pillow image by these steps instead, as a training does.
+        preprocessing: How images are resized and cropped.
+        tensor_resize: Whether images are resized as tensors (faster) and not as Pillow images (as published).
+        steps: Steps that change each Pillow image instead. A training uses them; `preprocessing` has no effect then.
     """
 
     def __init__(
@@ -49,15 +50,15 @@ class Decoder:
         steps: Sequence[Callable[[Any], Any]] | None = None,
     ) -> None:
         self._tensor_resize = tensor_resize
-        usual_steps = tensor_resize_steps if tensor_resize else resize_steps
-        self._steps: list[Callable[[Any], Any]] = [*(usual_steps(preprocessing) if steps is None else steps)]
+        make_steps = make_tensor_resize_steps if tensor_resize else make_resize_steps
+        self._steps: list[Callable[[Any], Any]] = [*(make_steps(preprocessing) if steps is None else steps)]
 
     def __call__(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode one image.
 
         Args:
             content: The bytes of the image file.
-            name: What the error message calls the image.
+            name: The name of the image, for error messages.
 
         Returns:
             Pixels (H, W, 3).
@@ -79,15 +80,15 @@ class Decoder:
 
 @contextlib.contextmanager
 def _refuse_truncated_images() -> Iterator[None]:
-    """Let Pillow refuse truncated images. Other libraries tell it to fill them up, for the whole process.
+    """Let Pillow raise an error for truncated images in the `with` block.
 
-    Pillow also warns of damaged EXIF data. Nobody reads them here, so the warnings are dropped.
+    Another library in this process may have told Pillow to fill truncated images with grey, by a global variable.
     """
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    previous_setting = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data, which `Decoder` does not read.
             yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        ImageFile.LOAD_TRUNCATED_IMAGES = previous_setting

@@ -1,6 +1,6 @@
-"""Splits that are too large for memory. Images stay encoded in their files.
+"""Splits that are too large for memory. Their images stay in encoded files, such as JPEG files.
 
-A data loader reads and decodes the next batches while the network computes.
+While the network computes, processes of a data loader read and decode the next batches.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.data._decoding import Decoder, decoder_name
+from pyramidzoo.data._decoding import Decoder, get_decoder_name
 from pyramidzoo.data._splits import ReaderOptions, Split
 from pyramidzoo.data.transforms import INTERPOLATIONS
 from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError
 
-_PREFETCHED = 2  # batches that each process decodes in advance
+_PREFETCHED_BATCHES = 2  # how many batches each process decodes before they are needed
 
 
 class EncodedImages(ABC):
-    """Encoded images that are read by place."""
+    """The encoded images of a split in storage. An image is read by its position in storage."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> list[tuple[str, bytes]]:
-        """Read the files of some images.
+        """Read consecutive images without decoding them.
 
         Args:
-            start: Place of the first image.
-            stop: Place after the last image.
+            start: Position of the first image.
+            stop: Position after the last image.
 
         Returns:
             For each image, a name for messages and the bytes of its file.
@@ -46,11 +46,14 @@ class EncodedImages(ABC):
         Raises:
             IntegrityError: A file is damaged.
             UnavailableError: A file cannot be read.
-            OSError: A file cannot be read.
+            OSError: The operating system cannot read a file.
         """
 
-    def group_starts(self) -> Sequence[int] | None:
-        """Return the first place of each group of images that can only be read together; None without groups."""
+    def get_group_starts(self) -> Sequence[int] | None:
+        """Return the position of the first image of each group that can only be read as a whole.
+
+        None means that each image can be read alone.
+        """
         return None
 
 
@@ -58,39 +61,42 @@ class EncodedImages(ABC):
 class EncodedSet(Split):
     """A split whose images are decoded when a batch is read.
 
+    `Split` explains positions and indices.
+
     Attributes:
         name: Name of the dataset, as in `DATASETS`.
         split: Name of the split.
         classes: Number of classes.
-        encoded: The files of the images.
-        labels: Labels int64 (N), by place.
-        fingerprint: A sha256 over index, name, file size and label of each image.
-        order: The index of each place; None if every index equals its place.
-        not_the_split: Why these images are not the official split; None if they are.
-        class_order: How the user chose the order of the classes; None without a choice.
+        encoded_images: The files of the images.
+        labels: Labels int64 (N), in the order of the positions.
+        fingerprint: A sha256 of the index, the name, the file size and the label of each image.
+        index_by_position: Indices int64 (N), in the order of the positions. None if each index equals its position.
+        unofficial_reason: Why the images are not those of the official split. None if they are.
+        class_order: How the user sorted the folders of the classes, as records describe it. None if the user did not
+            sort them.
     """
 
     name: str
     split: str
     classes: int
-    encoded: EncodedImages
+    encoded_images: EncodedImages
     labels: Tensor
     fingerprint: str
-    order: NDArray[np.int64] | None = None
-    not_the_split: str | None = None
+    index_by_position: NDArray[np.int64] | None = None
+    unofficial_reason: str | None = None
     class_order: str | None = None
 
-    def index(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Get the index of each sample from place `start` to before place `stop`."""
-        return np.arange(start, stop) if self.order is None else self.order[start:stop]
+    def get_indices(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Get the indices of samples by their positions; see `Split.get_indices`."""
+        return np.arange(start, stop) if self.index_by_position is None else self.index_by_position[start:stop]
 
     def check_preprocessing(self, preprocessing: Preprocessing, requester: str) -> None:
-        """Check that a preprocessing resizes and crops; see `Split.check_preprocessing`."""
-        size, resize, crop = preprocessing.input_size, preprocessing.resize or 0, preprocessing.crop or 0
-        if size != (3, crop, crop) or not 0 < crop <= resize:
+        """Require that a preprocessing resizes images and crops squares; see `Split.check_preprocessing`."""
+        input_size, resize, crop = preprocessing.input_size, preprocessing.resize or 0, preprocessing.crop or 0
+        if input_size != (3, crop, crop) or not 0 < crop <= resize:
             raise UsageError(
-                f"{requester} wants images of {size}, resize {preprocessing.resize}, crop {preprocessing.crop}; images "
-                f"of {self.name} are resized and then cropped to a square of three channels"
+                f"{requester} wants images of {input_size}, resize {preprocessing.resize}, crop {preprocessing.crop}; "
+                f"images of {self.name} are resized and then cropped to a square of three channels"
             )
         interpolation = preprocessing.interpolation or INTERPOLATIONS[0]
         if interpolation not in INTERPOLATIONS:
@@ -98,37 +104,39 @@ class EncodedSet(Split):
                 f"{requester} wants images resized by {interpolation!r}; {' and '.join(INTERPOLATIONS)} are possible"
             )
 
-    def flags(self, reading: ReaderOptions) -> dict[str, Any]:
-        """Get the settings of the reader that can change predictions, as records keep them."""
-        flags: dict[str, Any] = {"decoder": decoder_name(), "tensor_resize": reading.tensor_resize}
-        # The name of a folder of results contains a hash of all flags. So a new flag is written only where it is used.
+    def get_flags(self, reader_options: ReaderOptions) -> dict[str, Any]:
+        """Get the settings of the reader that can change predictions; see `Split.get_flags`."""
+        flags: dict[str, Any] = {"decoder": get_decoder_name(), "tensor_resize": reader_options.tensor_resize}
+        # The name of a folder of results contains a hash of all flags. If a flag was added to all records, results of
+        # earlier versions would not be found again. So this one is added only if the option is used.
         return flags if self.class_order is None else {**flags, "class_order": self.class_order}
 
-    def batches(
+    def read_batches(
         self,
         spans: Iterable[tuple[int, int]],
         preprocessing: Preprocessing,
         device: torch.device,
-        reading: ReaderOptions,
+        reader_options: ReaderOptions,
     ) -> Generator[Tensor, None, None]:
-        """Decode images in batches, and move them to a device; see `Split.batches`."""
-        crops = _DecodedSpans(self.encoded, Decoder(preprocessing, tensor_resize=reading.tensor_resize))
-        return read_batches(crops, list(spans), device, reading.workers)
+        """Decode images in batches, and move them to a device; see `Split.read_batches`."""
+        decoder = Decoder(preprocessing, tensor_resize=reader_options.tensor_resize)
+        decoded_spans = _DecodedSpans(self.encoded_images, decoder)
+        return decode_batches(decoded_spans, list(spans), device, reader_options.workers)
 
 
-def read_batches(
-    batches: DecodedBatches, items: Sequence[Any], device: torch.device, workers: int
+def decode_batches(
+    batches: DecodedBatches, keys: Sequence[Any], device: torch.device, workers: int
 ) -> Generator[Tensor, None, None]:
-    """Decode batches in other processes, and move them to a device. The caller closes the generator.
+    """Decode images in batches, and move them to a device. The caller closes the generator.
 
     Args:
-        batches: Decodes a batch.
-        items: What `batches` needs for each batch.
-        device: Where the batches are put.
-        workers: Number of processes; 0 decodes in this process.
+        batches: The dataset that decodes a batch.
+        keys: The key of each batch in `batches`.
+        device: The device for the batches.
+        workers: Number of processes that decode images; 0 decodes in this process.
 
     Yields:
-        uint8 images (n, C, H, W) for each item, in order.
+        A batch of uint8 images (n, C, H, W) for each key, in order.
 
     Raises:
         IntegrityError: An image is damaged.
@@ -139,44 +147,52 @@ def read_batches(
         warnings.simplefilter("ignore")
         loader = DataLoader(
             batches,
-            batch_size=None,  # One item of the dataset is a whole batch.
-            sampler=items,
+            batch_size=None,  # Each item of `batches` is already a whole batch.
+            sampler=keys,
             num_workers=workers,
-            prefetch_factor=_PREFETCHED if workers else None,
+            prefetch_factor=_PREFETCHED_BATCHES if workers else None,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # Otherwise the loader takes a number from the caller's generator.
+            # Without a generator of its own, the loader would draw a number from PyTorch's global generator.
+            generator=torch.Generator(),
         )
         decoded: Any = iter(loader)
     batch: Tensor | PyramidzooError | None
     try:
-        while isinstance(batch := _next_batch(decoded), Tensor):
+        while isinstance(batch := _get_next_batch(decoded), Tensor):
             yield batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
     finally:
-        del decoded  # This is the last reference, so the loader's processes end now, even if an error is kept.
+        # The processes of the loader end when the last reference to its iterator is gone. The traceback of an error
+        # would keep the local variable alive, so it is deleted here.
+        del decoded
     if batch is not None:
         raise batch
 
 
 @contextlib.contextmanager
 def _restore_sigchld_handler() -> Iterator[None]:
-    """Remove the handler of SIGCHLD that PyTorch's loader installs.
+    """Remove the handler of the signal SIGCHLD that PyTorch's data loader installs in the `with` block.
 
-    When a process of the loader dies, PyTorch's handler raises an error wherever the program is.
-    Without it, the loader notices within seconds of a request for the next batch.
+    The system sends this signal when a child process ends. PyTorch's handler then raises an error at whatever line the
+    program is. Without this handler, the loader notices the end of a process when the next batch is requested.
     """
     can_set_handlers = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
-    before = signal.getsignal(signal.SIGCHLD) if can_set_handlers else None
+    previous_handler = signal.getsignal(signal.SIGCHLD) if can_set_handlers else None
     yield
-    if before is not None:
-        signal.signal(signal.SIGCHLD, before)
+    if previous_handler is not None:
+        signal.signal(signal.SIGCHLD, previous_handler)
 
 
-def _next_batch(batches: Any) -> Tensor | PyramidzooError | None:
-    """Get the next batch, or the error that prevents it, or None after the last batch."""
+def _get_next_batch(batches: Any) -> Tensor | PyramidzooError | None:
+    """Get the next batch from the iterator of a data loader.
+
+    Returns:
+        The batch, None after the last batch, or the error that prevented the batch.
+    """
     try:
         batch: Tensor | PyramidzooError | None = next(batches, None)
         return batch
-    except (RuntimeError, OSError, EOFError) as error:  # The connection failed. Errors of images come as values.
+    # The connection to a process failed. An error of an image is no exception here, see `DecodedBatches`.
+    except (RuntimeError, OSError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         reason = str(error).partition(". ")[0] or "its connection is closed"
@@ -187,18 +203,26 @@ def _next_batch(batches: Any) -> Tensor | PyramidzooError | None:
 
 
 class DecodedBatches(Dataset[Any], ABC):
-    """Maps an item, which says what is in a batch, to a uint8 batch (n, H, W, 3).
+    """Batches of decoded images, as a dataset for PyTorch's data loader.
 
-    An error is returned as a value, because PyTorch would put a traceback into the message of a raised error.
+    The key of a batch says which images it has. A batch is a uint8 tensor (n, H, W, 3). If an image is damaged, the
+    item is the error itself. If the error was raised, the data loader would replace its message by a traceback.
     """
 
     @abstractmethod
-    def decode(self, item: Any) -> list[NDArray[np.uint8]]:
-        """Decode the images (H, W, 3) of a batch."""
+    def decode(self, key: Any) -> list[NDArray[np.uint8]]:
+        """Decode the images of a batch, each (H, W, 3).
 
-    def __getitem__(self, item: Any) -> Tensor | PyramidzooError:
+        Args:
+            key: The key of the batch.
+
+        Returns:
+            The images.
+        """
+
+    def __getitem__(self, key: Any) -> Tensor | PyramidzooError:
         try:
-            return torch.from_numpy(np.stack(self.decode(item)))
+            return torch.from_numpy(np.stack(self.decode(key)))
         except PyramidzooError as error:
             return error
         except OSError as error:
@@ -206,11 +230,14 @@ class DecodedBatches(Dataset[Any], ABC):
 
 
 class _DecodedSpans(DecodedBatches):
-    """Decodes the images of a span of places."""
+    """The batches of a split.
 
-    def __init__(self, encoded: EncodedImages, decoder: Decoder) -> None:
-        self.encoded, self.decoder = encoded, decoder
+    The key of a batch is a span: the position of its first image, and the position after its last image.
+    """
 
-    def decode(self, item: Any) -> list[NDArray[np.uint8]]:
-        """Decode the images from the first place of the span to before its second one."""
-        return [self.decoder(content, name) for name, content in self.encoded.read(*item)]
+    def __init__(self, encoded_images: EncodedImages, decoder: Decoder) -> None:
+        self.encoded_images, self.decoder = encoded_images, decoder
+
+    def decode(self, key: Any) -> list[NDArray[np.uint8]]:
+        """Decode the images of a span."""
+        return [self.decoder(content, name) for name, content in self.encoded_images.read(*key)]

@@ -1,4 +1,4 @@
-"""Where a dataset comes from: files that its authors published, or a file of this package."""
+"""Classes of dataset sources. A source knows the files of a dataset, and opens its splits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from pyramidzoo.files import file_hash
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource(ABC):
-    """Where a dataset comes from.
+    """The source of a dataset: it knows where the files are, and opens the splits of the dataset.
 
     Attributes:
-        title: What messages call the dataset.
+        title: Name of the dataset in messages, such as "CIFAR-10".
         classes: Number of classes.
-        image_size: Channels, height and width of the images in pixels.
-        splits: Names of the splits. The first one is for testing.
+        image_size: Number of channels, height and width of an image. For datasets whose images have different sizes,
+            the size after cropping.
+        splits: Names of the splits. The first one is the test split.
     """
 
     title: str
@@ -39,44 +40,46 @@ class DatasetSource(ABC):
     def open(
         self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
     ) -> Split:
-        """Open one split.
+        """Open one split of the dataset.
 
         Args:
             name: Name of the dataset in `DATASETS`.
             split: Name of the split.
-            data_dir: The folder that holds datasets.
-            download: Download the official files if they are missing.
-            class_order: Order of the classes where they are folders; see `open_split`.
+            data_dir: The folder that contains the datasets.
+            download: Whether missing official files are downloaded.
+            class_order: How to sort the folders of the classes, if each class has a folder of its own; see
+                `data.datasets.open_split`. None for a dataset whose files contain the labels.
 
         Returns:
             The split.
 
         Raises:
-            UnavailableError: The data are not there.
-            IntegrityError: A file differs from the official one.
-            UsageError: An order of folders is given and there are no folders, or an order is missing.
+            UnavailableError: The files are missing, or cannot be read.
+            IntegrityError: A file differs from the official file.
+            UsageError: `class_order` is given although the files contain the labels. Or it is None although the names
+                of the folders do not say which class each of them is.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class InMemorySource(DatasetSource):
-    """A dataset that is small enough for memory."""
+    """The source of a dataset that is small enough for memory. Its files contain the labels."""
 
     @abstractmethod
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Read a split and prove that it is the official one.
+        """Read a split from files that have the official hashes.
 
         Args:
             split: Name of the split.
-            data_dir: The folder that holds datasets.
-            download: Download the official files if they are missing.
+            data_dir: The folder that contains the datasets.
+            download: Whether missing official files are downloaded.
 
         Returns:
-            Pixels (N, C, H, W) and labels (N).
+            Pixels (N, C, H, W) or (N, C * H * W), and labels (N).
 
         Raises:
-            UnavailableError: The data are not there.
-            IntegrityError: A file differs from the official one.
+            UnavailableError: The files are missing, or cannot be read.
+            IntegrityError: A file differs from the official file.
         """
 
     def open(
@@ -85,7 +88,7 @@ class InMemorySource(DatasetSource):
         """Read a split into tensors; see `DatasetSource.open`."""
         if class_order is not None:
             raise UsageError(
-                f"the files of {self.title} have labels in them, so there is no order of folders to choose; leave out "
+                f"the files of {self.title} contain the labels, so there are no folders of classes to sort; leave out "
                 "--class-order"
             )
         pixels, labels = self.read(split, data_dir, download=download)
@@ -103,28 +106,28 @@ class InMemorySource(DatasetSource):
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialFiles(InMemorySource):
-    """A dataset in the files that its authors published, each with its official MD5.
+    """The source of a dataset whose authors published files with MD5 hashes. Each file must have its official MD5.
 
     Attributes:
-        files: For each split, the MD5 of each file by its path below the data folder.
-        url: Where the files are published.
-        torchvision: Name of the class in `torchvision.datasets` that can download the files.
+        files: For each split, the paths of its files relative to `data_dir`, and the official MD5 of each file.
+        url: The address where the files are published.
+        torchvision_class: Name of the class in `torchvision.datasets` that can download the files.
     """
 
     files: Mapping[str, Mapping[str, str]]
     url: str
-    torchvision: str
+    torchvision_class: str
 
     def read_files(self, split: str, data_dir: Path | None, *, download: bool) -> dict[Path, bytes]:
-        """Read the files of a split and check their MD5s.
+        """Read the files of a split, and compare their MD5 hashes with the official ones.
 
         Args:
             split: Name of the split.
-            data_dir: The folder that holds datasets.
-            download: Download the files unless all of them are there and unaltered.
+            data_dir: The folder that contains the datasets.
+            download: Whether the files are downloaded if one of them is missing or altered.
 
         Returns:
-            The bytes of each file, in the order of `files`.
+            The path and the bytes of each file, in the order of `files`.
 
         Raises:
             UnavailableError: `data_dir` is None, or a file is missing and cannot be downloaded.
@@ -132,27 +135,28 @@ class OfficialFiles(InMemorySource):
         """
         if data_dir is None:
             raise UnavailableError(
-                f"nothing says where {self.title} is; name the folder that holds {self.top_name(split)} with "
-                "--data-dir or PYRAMIDZOO_DATA"
+                f"it is not known where {self.title} is; name the folder that contains {self._get_top_name(split)} "
+                "with --data-dir or PYRAMIDZOO_DATA"
             )
         files = {data_dir / name: md5 for name, md5 in self.files[split].items()}
         if download and not all(path.is_file() and file_hash(path, "md5") == md5 for path, md5 in files.items()):
             self._download(split, data_dir)
         return {path: self._read_file(path, md5, data_dir) for path, md5 in files.items()}
 
-    def top_name(self, split: str) -> str:
-        """Get the name of the folder or file that must be in the data folder."""
-        return next(iter(self.files[split])).split("/")[0]
-
-    def download_arguments(self, split: str) -> dict[str, object]:
-        """Get the arguments of torchvision's class beside the folder."""
+    def make_download_arguments(self, split: str) -> dict[str, object]:
+        """Make the arguments that `torchvision_class` needs to download a split, besides the folder."""
         return {}
 
+    def _get_top_name(self, split: str) -> str:
+        """Get the name of the folder or file of a split that a user must put into `data_dir`."""
+        return next(iter(self.files[split])).split("/")[0]
+
     def _read_file(self, path: Path, md5: str, data_dir: Path) -> bytes:
+        """Read a file in `data_dir`, and require that it has an MD5 hash."""
         if not path.is_file():
             raise UnavailableError(
-                f"{self.title} is not in {data_dir}: there is no {path}; put what {self.url} has there, name another "
-                "folder with --data-dir or PYRAMIDZOO_DATA, or let --download fetch it"
+                f"{self.title} is not in {data_dir}: the file {path} is missing; put the files from {self.url} into "
+                f"{data_dir}, name another folder with --data-dir or PYRAMIDZOO_DATA, or download them with --download"
             )
         try:
             content = path.read_bytes()
@@ -166,22 +170,23 @@ class OfficialFiles(InMemorySource):
         return content
 
     def _download(self, split: str, data_dir: Path) -> None:
-        """Let torchvision download and unpack the files. It checks their MD5s too."""
+        """Let torchvision download and unpack the files of a split."""
         from huggingface_hub import constants
         from torchvision import datasets
 
         if constants.HF_HUB_OFFLINE:
             raise UnavailableError(
-                f"{self.title} is not in {data_dir}, and HF_HUB_OFFLINE forbids the download; unset it, or put what "
-                f"{self.url} has there"
+                f"{self.title} is not in {data_dir}, and HF_HUB_OFFLINE forbids the download; unset this variable, or "
+                f"put the files from {self.url} into {data_dir}"
             )
         data_dir_existed = data_dir.exists()
+        download_dataset = getattr(datasets, self.torchvision_class)
         try:
-            getattr(datasets, self.torchvision)(data_dir, download=True, **self.download_arguments(split))
+            download_dataset(data_dir, download=True, **self.make_download_arguments(split))
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             if not data_dir_existed:
                 with contextlib.suppress(OSError):
-                    data_dir.rmdir()  # This works only if the folder is empty.
+                    data_dir.rmdir()  # This fails if the folder is not empty. The folder then stays.
             raise UnavailableError(
-                f"cannot download {self.url} to {data_dir}: {error}; try again, or get it by hand"
+                f"cannot download {self.url} to {data_dir}: {error}; try again, or download the files by hand"
             ) from error

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their official files for Python. Each file must have its official MD5."""
+"""CIFAR-10 and CIFAR-100, read from the pickle files that their authors published ("CIFAR-10 python version")."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from pyramidzoo.errors import IntegrityError
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar(OfficialFiles):
-    """CIFAR-10 or CIFAR-100.
+    """The source of CIFAR-10 or CIFAR-100.
 
     Attributes:
-        labels: Key of the labels in its files.
+        labels_key: The key under which the labels are stored in the pickled dicts.
     """
 
     image_size: tuple[int, int, int] = (3, 32, 32)
     splits: tuple[str, ...] = ("test", "train")
-    labels: str
+    labels_key: str
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read the files of a split; see `InMemorySource.read`."""
         files = self.read_files(split, data_dir, download=download)
         batches = [_unpickle_batch(content) for content in files.values()]
         pixels = np.concatenate([batch["data"] for batch in batches])
-        labels = np.concatenate([np.asarray(batch[self.labels], dtype=np.int64) for batch in batches])
+        labels = np.concatenate([np.asarray(batch[self.labels_key], dtype=np.int64) for batch in batches])
         return pixels, labels
 
 
@@ -50,9 +50,9 @@ CIFAR10 = Cifar(
             "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
         },
     },
-    labels="labels",
+    labels_key="labels",
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    torchvision="CIFAR10",
+    torchvision_class="CIFAR10",
 )
 
 CIFAR100 = Cifar(
@@ -62,20 +62,22 @@ CIFAR100 = Cifar(
         "test": {"cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
         "train": {"cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d"},
     },
-    labels="fine_labels",
+    labels_key="fine_labels",
     url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-    torchvision="CIFAR100",
+    torchvision_class="CIFAR100",
 )
 
 
 def _unpickle_batch(content: bytes) -> dict[str, Any]:
+    """Read the dict in a file. The files were written with Python 2, so their strings are decoded as latin1."""
     batch: dict[str, Any] = _BatchUnpickler(io.BytesIO(content), encoding="latin1").load()
     return batch
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Builds arrays and nothing else. The module names are those of the NumPy that wrote the files."""
+    """An unpickler that makes NumPy arrays only, so that a file cannot run any code."""
 
+    # The classes and functions that a file may name. The module names are those of the old NumPy that wrote the files.
     _ALLOWED: ClassVar[Mapping[tuple[str, str], Any]] = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
@@ -83,6 +85,7 @@ class _BatchUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return the class or function that a file names. `pickle` calls this method for each name."""
         if (module, name) not in self._ALLOWED:
-            raise IntegrityError(f"a CIFAR file names {module}.{name}, which no official file does")
+            raise IntegrityError(f"a CIFAR file names {module}.{name}, which is in no official file")
         return self._ALLOWED[module, name]

@@ -1,4 +1,7 @@
-"""All datasets by name. Small ones are read into memory; the images of large ones are decoded in batches."""
+"""All datasets by their names, and functions that open their splits.
+
+Small datasets are read into memory. The images of large datasets stay in their files and are decoded in batches.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ DATASETS: Mapping[str, DatasetSource] = {
 
 
 def get_dataset(name: str) -> DatasetSource:
-    """Look up where a dataset comes from.
+    """Look up the source of a dataset by its name. The source knows the files and opens the splits.
 
     Args:
         name: A key of `DATASETS`.
@@ -57,25 +60,25 @@ def get_dataset(name: str) -> DatasetSource:
 
 
 def load_dataset(name: str, split: str, data_dir: Path | None, *, download: bool = False) -> ImageSet:
-    """Read a split into memory, from official files with their official hashes.
+    """Read a split of a small dataset into memory. Its files must have the official hashes.
 
     Args:
         name: A key of `DATASETS`.
         split: Name of the split.
-        data_dir: The folder that holds datasets. "digits" is part of the package and needs none.
-        download: Download the official files if they are missing.
+        data_dir: The folder that contains the datasets. It may be None for "digits", which is part of the package.
+        download: Whether missing official files are downloaded.
 
     Returns:
         The images, labels and fingerprint of the split.
 
     Raises:
         UsageError: There is no dataset or split of this name, or the dataset is too large for memory.
-        UnavailableError: The data are not there.
-        IntegrityError: A file differs from the official one.
+        UnavailableError: The files are missing, or cannot be read.
+        IntegrityError: A file differs from the official file.
     """
     source = get_dataset(name)
     if not isinstance(source, InMemorySource):
-        raise UsageError(f"{source.title} is too large to be held in memory; `open_split` reads it in batches")
+        raise UsageError(f"{source.title} is too large for memory; `open_split` reads it in batches")
     _check_split(source, split)
     return source.open(name, split, data_dir, download=download)
 
@@ -92,22 +95,23 @@ def open_split(
 
     Args:
         name: A key of `DATASETS`.
-        split: Name of the split; None opens the split for testing.
-        data_dir: The folder that holds datasets. "digits" is part of the package and needs none.
-        download: Download the official files if they are missing.
-        class_order: Which class each folder is, where the classes are folders (ImageNet). "text" sorts
-            their names as text, "number" by the numbers in them. Anything else is a file that has one
-            name in each line, in the order of the classes. None is enough for folders that are named by
-            WordNet ids or class names, and for names that both ways sort equally.
+        split: Name of the split. None opens the test split.
+        data_dir: The folder that contains the datasets. It may be None for "digits", which is part of the package.
+        download: Whether missing official files are downloaded.
+        class_order: How to sort the folders of the classes, if each class has a folder of its own (ImageNet). The first
+            folder is class 0. "text" sorts the names as text. "number" sorts them by the numbers in the names. Anything
+            else is the path of a text file with the name of one folder on each line, in the order of the classes. None
+            is allowed if the folders are named by WordNet ids or by class names, or if "text" and "number" give the
+            same order.
 
     Returns:
         The split.
 
     Raises:
-        UsageError: There is no dataset or split of this name. Or a class order is needed, does not fit
-            the folders, or is given although the data are not in folders.
-        UnavailableError: The data are not there.
-        IntegrityError: A file differs from the official one.
+        UsageError: There is no dataset or split of this name. Or `class_order` is needed and is None, or does not fit
+            the folders, or is given although the classes have no folders.
+        UnavailableError: The files are missing, or cannot be read.
+        IntegrityError: A file differs from the official file.
     """
     source = get_dataset(name)
     split_name = split or source.splits[0]
@@ -118,11 +122,12 @@ def open_split(
 
 
 def _check_split(source: DatasetSource, split: str) -> None:
+    """Raise UsageError if a dataset has no split of this name."""
     if split not in source.splits:
         raise UsageError(f"{source.title} has no split {split!r}; it has {', '.join(source.splits)}")
 
 
 def default_data_dir() -> Path | None:
-    """Get the folder that the environment variable PYRAMIDZOO_DATA names, or None."""
+    """Get the folder that the environment variable PYRAMIDZOO_DATA names. Return None if it is not set."""
     folder = os.environ.get("PYRAMIDZOO_DATA")
     return expand_user_path(folder) if folder else None

@@ -1,4 +1,4 @@
-"""The UCI handwritten digits, 1,797 images of 8x8 pixels. They are part of this package."""
+"""The UCI handwritten digits: 1,797 grey images of 8x8 pixels, which are part of this package."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TRAINING_IMAGES = 898
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(InMemorySource):
-    """The handwritten digits as scikit-learn has them.
+    """The source of the handwritten digits, in the version that scikit-learn contains.
 
-    Their grey levels 0 to 16 are stretched to 0 to 255. The first 898 images are for training, the
-    other 899 for testing. scikit-learn's example of classifying digits splits them in the same way.
+    The grey levels 0 to 16 of the original images become 0 to 255. The first 898 images are the training split, and the
+    other 899 are the test split. scikit-learn's example "Recognizing hand-written digits" splits them in the same way.
 
     Source: E. Alpaydin & C. Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0.
     """
@@ -34,7 +34,7 @@ class Digits(InMemorySource):
     splits: tuple[str, ...] = ("test", "train")
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Read the file of this package; see `InMemorySource.read`."""
+        """Read the digits from the file in this package; see `InMemorySource.read`."""
         path = package_path(FILE)
         sha256 = file_hash(path)
         if sha256 != SHA256:
@@ -42,7 +42,7 @@ class Digits(InMemorySource):
         tensors = read_tensors(path)
         rows = slice(TRAINING_IMAGES) if split == "train" else slice(TRAINING_IMAGES, None)
         levels = tensors["images"][rows].numpy()
-        pixels = (levels.astype(np.uint16) * 255 + 8) // 16  # rounds to the nearest level
+        pixels = (levels.astype(np.uint16) * 255 + 8) // 16  # levels * 255 / 16, rounded to the nearest integer
         return pixels.astype(np.uint8), tensors["labels"][rows].numpy().astype(np.int64)
 
 

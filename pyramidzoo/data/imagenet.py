@@ -1,4 +1,4 @@
-"""ImageNet's images, from one folder for each class or from the Parquet files of the Hugging Face Hub."""
+"""ImageNet's images, read from image files in a folder for each class, or from the Hub's Parquet files."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ from pyramidzoo.data._sources import DatasetSource
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 
 IMAGES, CLASSES = 50_000, 1_000
-# Folders below the data folder that may hold ImageNet.
+# The folders in `data_dir` that may contain ImageNet. "." is `data_dir` itself.
 _FOLDERS = (".", "imagenet", "imagenet1k", "imagenet-1k", "imagenet_1k", "ImageNet", "ILSVRC2012")
-# What holds each split: folders with a folder for each class, and Parquet files.
+# The folders in such a folder that may contain a folder for each class, by split.
 _TREES = {"val": ("val", "validation"), "train": ("train",)}
+# The Parquet files in such a folder, by split.
 _SHARDS = {
     "val": ("data/validation-*.parquet", "validation-*.parquet"),
     "train": ("data/train-*.parquet", "train-*.parquet"),
 }
-_TRAINING_IMAGES = "they are training images, and published results are of the validation images"
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\D")
-_WNID = re.compile(r"n\d{8}(?!\d)")
+_WORDNET_ID = re.compile(r"n\d{8}(?!\d)")
+_TRAINING_IMAGES_REASON = "they are training images, and published results are of the validation images"
 
 
 @dataclass(frozen=True)
 class ImageFiles(EncodedImages):
-    """One file for each image.
+    """Encoded images of which each is a file.
 
     Attributes:
-        paths: The files, by place.
+        paths: The files, in the order of the positions.
     """
 
     paths: Sequence[Path]
 
     def read(self, start: int, stop: int) -> list[tuple[str, bytes]]:
-        """Read some files; see `EncodedImages.read`."""
+        """Read consecutive images; see `EncodedImages.read`."""
         return [(str(path), path.read_bytes()) for path in self.paths[start:stop]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet(DatasetSource):
-    """The images of the ILSVRC 2012. The classes are in the order of their WordNet ids."""
+    """The source of the images of ILSVRC 2012. Class 0 has the first WordNet id, n01440764."""
 
     title: str = "ImageNet"
     classes: int = CLASSES
@@ -60,20 +61,22 @@ class ImageNet(DatasetSource):
     def open(
         self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
     ) -> EncodedSet:
-        """Open the first tree of folders, or the first Parquet files, in the folders where people put ImageNet.
+        """Search the folders in which ImageNet usually is, and open the first images of the split that are found.
 
-        `download` has no effect, because a download needs an account. See `DatasetSource.open`.
+        These images may be files in a folder for each class ("tree"), or Parquet files. `download` has no effect,
+        because a download needs an account. See also `DatasetSource.open`.
         """
         if data_dir is None:
-            raise UnavailableError(f"nothing says where {self.title} is; {_advise_where_to_put(split)}")
-        unsorted_images = None
+            raise UnavailableError(f"it is not known where {self.title} is; {_explain_folder(split)}")
+        unsorted_images = None  # the first folder that contains images without their classes
         for folder in (data_dir / name for name in _FOLDERS):
             trees = [folder / name for name in _TREES[split]]
-            # a folder of another name may also hold the classes of the validation images
+            # The validation images may also be in a folder of another name.
             for tree in [*trees, folder] if split == "val" else trees:
                 if not tree.is_dir():
                     continue
-                if _has_class_folders(tree, only_wnids=tree == folder):
+                # `folder` itself may also contain other folders than those of classes, such as other datasets.
+                if _has_class_folders(tree, must_be_wordnet_ids=tree == folder):
                     return _open_tree(name, split, tree, class_order)
                 if any(tree.glob("ILSVRC2012_val_*")) or any(tree.glob("ILSVRC2012_img_val.tar")):
                     unsorted_images = unsorted_images or tree
@@ -81,33 +84,33 @@ class ImageNet(DatasetSource):
                 if shards := sorted(folder.glob(pattern)):
                     if class_order is not None:
                         raise UsageError(
-                            f"the Parquet files of {shards[0].parent} have labels in them, so there is no order of "
-                            "folders to choose; leave out --class-order"
+                            f"the Parquet files of {shards[0].parent} contain the labels, so there are no folders of "
+                            "classes to sort; leave out --class-order"
                         )
                     return _open_shards(name, split, shards)
         if unsorted_images:
             raise UnavailableError(
-                f"{unsorted_images} holds images without their classes; with ILSVRC2012_img_val.tar and "
+                f"{unsorted_images} contains images without their classes; with ILSVRC2012_img_val.tar and "
                 "ILSVRC2012_devkit_t12.tar.gz in DIR, "
                 "`python -c \"from torchvision.datasets import ImageNet; ImageNet('DIR', 'val')\"` makes DIR/val with "
                 "a folder for each class"
             )
-        where = f"{self.title} is" if split == "val" else f"the training images of {self.title} are"
-        raise UnavailableError(f"{where} not in {data_dir}; {_advise_where_to_put(split)}")
+        what = f"{self.title} is" if split == "val" else f"the training images of {self.title} are"
+        raise UnavailableError(f"{what} not in {data_dir}; {_explain_folder(split)}")
 
 
 IMAGENET1K = ImageNet()
 
 
-def not_the_split(names: Sequence[str], labels: NDArray[np.int64]) -> str | None:
-    """Say why images are not the official validation images.
+def find_unofficial_reason(names: Sequence[str], labels: NDArray[np.int64]) -> str | None:
+    """Compare the names and labels of images with those of the official validation images.
 
     Args:
         names: Names of the images, with their folders.
-        labels: Labels of the images.
+        labels: Labels int64 (N) of the images.
 
     Returns:
-        The reason, or None if nothing distinguishes them from the official ones.
+        Why the images are not the official ones. None if their names and labels are those of the official ones.
     """
     if len(labels) != IMAGES:
         return f"{len(labels):,} images are not the {IMAGES:,} of the split"
@@ -116,119 +119,149 @@ def not_the_split(names: Sequence[str], labels: NDArray[np.int64]) -> str | None
     official_names = [_OFFICIAL_NAME.search(name) for name in names]
     if {int(match[1]) for match in official_names if match} != set(range(1, IMAGES + 1)):
         return "the images do not have the names of the split, ILSVRC2012_val_00000001 and so on"
-    wnids, matches = _wnids(), map(_WNID.search, names)
-    if any(match is None or match[0] != wnids[label] for match, label in zip(matches, labels, strict=True)):
+    wordnet_ids, matches = _list_wordnet_ids(), map(_WORDNET_ID.search, names)
+    if any(match is None or match[0] != wordnet_ids[label] for match, label in zip(matches, labels, strict=True)):
         return "the WordNet ids in the names of folders or images are not those of the classes"
     return None
 
 
-def _advise_where_to_put(split: str) -> str:
-    """Say what holds a split, and how to name it."""
+def _explain_folder(split: str) -> str:
+    """Explain which folder the user should name for a split, for error messages."""
     return (
-        f"name the folder that holds {_TREES[split][0]}/CLASS/*.JPEG, or the Hub's {_SHARDS[split][0]} "
-        "(ILSVRC/imagenet-1k), with --data-dir or PYRAMIDZOO_DATA"
+        f"name the folder that contains {split}/CLASS/*.JPEG, or the Hub's {_SHARDS[split][0]} (ILSVRC/imagenet-1k), "
+        "with --data-dir or PYRAMIDZOO_DATA"
     )
 
 
-def _has_class_folders(folder: Path, *, only_wnids: bool) -> bool:
-    """Tell whether a folder holds folders. Only those named by WordNet ids count where it may hold anything."""
-    folders = (path for path in folder.iterdir() if path.is_dir())
-    return any(_WNID.fullmatch(path.name) for path in folders) if only_wnids else any(True for _ in folders)
+def _has_class_folders(folder: Path, *, must_be_wordnet_ids: bool) -> bool:
+    """Decide whether a folder seems to contain a folder for each class.
+
+    One folder in it is enough. With `must_be_wordnet_ids`, the name of this folder must be a WordNet id.
+    """
+    subfolders = (path for path in folder.iterdir() if path.is_dir())
+    return any(not must_be_wordnet_ids or _WORDNET_ID.fullmatch(path.name) for path in subfolders)
 
 
 def _open_tree(name: str, split: str, tree: Path, class_order: str | Path | None) -> EncodedSet:
-    """Open a tree with a folder for each class. Images come by class, and within a class in torchvision's order.
+    """Open the image files in a folder that contains a folder for each class.
 
-    Folders may be missing if the names of the others tell their classes.
+    The position of an image equals its index. Images are sorted by class. Within a class they have the order in which
+    torchvision's `ImageFolder` lists them.
+
+    Args:
+        name: Name of the dataset.
+        split: Name of the split.
+        tree: The folder that contains the folders of the classes.
+        class_order: How the user wants these folders to be sorted. None recognises the class of each folder by its
+            name; the folders of some classes may then be missing.
     """
     from torchvision.datasets import ImageFolder
 
-    tree_files = ImageFolder(tree, allow_empty=True)
-    folders = tree_files.classes
-    order = None if class_order is None else _sort_all_folders(tree, folders, class_order)
-    label_of = _recognise_labels(tree, folders) if order is None else np.array([order.index(f) for f in folders])
-    if not tree_files.samples:
-        raise UnavailableError(f"the folders of {tree} hold no images; {_advise_where_to_put(split)}")
-    # The sort is stable, so the files of a class stay in torchvision's order.
-    samples = sorted(tree_files.samples, key=lambda sample: label_of[sample[1]])
+    image_folder = ImageFolder(tree, allow_empty=True)
+    folders = image_folder.classes
+    sorted_folders = None if class_order is None else _sort_all_folders(tree, folders, class_order)
+    if sorted_folders is None:
+        label_by_folder = _recognise_labels(tree, folders)
+    else:
+        label_by_folder = np.array([sorted_folders.index(folder) for folder in folders])
+    if not image_folder.samples:
+        raise UnavailableError(f"the folders of {tree} contain no images; {_explain_folder(split)}")
+    # A sample is the path of an image and the number of its folder. The sort keeps torchvision's order within a class.
+    samples = sorted(image_folder.samples, key=lambda sample: label_by_folder[sample[1]])
     paths = [Path(path) for path, _ in samples]
-    labels = label_of[[number for _, number in samples]].astype(np.int64)
+    labels = label_by_folder[[folder_number for _, folder_number in samples]].astype(np.int64)
     names = [path.relative_to(tree).as_posix() for path in paths]
     sizes = [path.stat().st_size for path in paths]
     return EncodedSet(
         name=name,
         split=split,
         classes=CLASSES,
-        encoded=ImageFiles(paths),
+        encoded_images=ImageFiles(paths),
         labels=torch.from_numpy(labels),
-        fingerprint=_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
-        not_the_split=not_the_split(names, labels) if split == "val" else _TRAINING_IMAGES,
-        class_order=None if order is None or class_order is None else describe_order(order, class_order),
+        fingerprint=_compute_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
+        unofficial_reason=find_unofficial_reason(names, labels) if split == "val" else _TRAINING_IMAGES_REASON,
+        class_order=(
+            None if sorted_folders is None or class_order is None else describe_order(sorted_folders, class_order)
+        ),
     )
 
 
 def _sort_all_folders(tree: Path, folders: list[str], class_order: str | Path) -> list[str]:
-    """Put the folders into the order that the user chose, and check that each class has one."""
-    order = sort_folders(folders, class_order, where=tree)
-    if len(order) != CLASSES:
+    """Sort the folders of the classes as the user chose, and require that there is a folder for every class."""
+    sorted_folders = sort_folders(folders, class_order, tree=tree)
+    if len(sorted_folders) != CLASSES:
         raise UsageError(
-            f"{tree} has {len(order):,} folders, and an order of folders tells the classes only where there is one for "
-            f"each of the {CLASSES:,}; make the missing folders, which may be empty, or name all by ImageNet's WordNet "
-            "ids (n01440764) and leave out --class-order"
+            f"{tree} has {len(sorted_folders):,} folders. A folder's position shows its class only if there is a "
+            f"folder for each of the {CLASSES:,} classes; make the missing folders, which may be empty, or name all "
+            "folders by ImageNet's WordNet ids (n01440764) and leave out --class-order"
         )
-    return order
+    return sorted_folders
 
 
 def _recognise_labels(tree: Path, folders: list[str]) -> NDArray[np.int64]:
-    """Find the label of each folder by its name: a WordNet id, a class name, or its position in the only order."""
-    for class_names in (_wnids(), _class_names()):
-        labels = {name: label for label, name in enumerate(class_names)}
-        if labels.keys() >= set(folders):
-            return np.array([labels[folder] for folder in folders])
+    """Find out the label of each folder by its name.
+
+    The names may be WordNet ids, torchvision's class names, or any names that can be sorted in one way only. In the
+    last case there must be a folder for every class.
+
+    Returns:
+        Labels int64, in the order of `folders`.
+    """
+    for class_names in (_list_wordnet_ids(), _list_class_names()):
+        label_by_name = {name: label for label, name in enumerate(class_names)}
+        if label_by_name.keys() >= set(folders):
+            return np.array([label_by_name[folder] for folder in folders])
     if len(folders) != CLASSES:
-        wnids = set(_wnids())
-        unknown = next(folder for folder in folders if folder not in wnids)
+        wordnet_ids = set(_list_wordnet_ids())
+        unknown_folder = next(folder for folder in folders if folder not in wordnet_ids)
         raise UnavailableError(
-            f"{tree} has {len(folders):,} folders, one of them {unknown!r}; name them by ImageNet's WordNet ids "
-            f"(n01440764), or make one for each of the {CLASSES:,} classes, in the order of their names"
+            f"{tree} has {len(folders):,} folders, one of them {unknown_folder!r}; name them by ImageNet's WordNet ids "
+            f"(n01440764), or make a folder for each of the {CLASSES:,} classes, in the order of their names"
         )
-    order = sort_folders(folders, None, where=tree)
-    return np.array([order.index(folder) for folder in folders])
+    sorted_folders = sort_folders(folders, None, tree=tree)
+    return np.array([sorted_folders.index(folder) for folder in folders])
 
 
 def _open_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
-    """Open Parquet files. Images come in the order of the rows, because other orders are slow to read.
+    """Open the images in Parquet files.
 
-    Their indices are those that the same images have in a tree: by class, then by name.
+    The position of an image is its row, because reading in another order would be slow. Its index is the one that it
+    would have in a folder for each class: images are sorted by class, and within a class by name.
     """
-    encoded, names, labels = _parquet.open_shards(shards)
+    encoded_images, names, labels = _parquet.open_shards(shards)
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= CLASSES:
         raise IntegrityError(f"{shards[0].parent} has labels that are not 0 to {CLASSES - 1}; get the files again")
-    by_index = sorted(range(len(names)), key=lambda row: (labels[row], names[row]))
-    order = np.empty(len(names), np.int64)
-    order[by_index] = np.arange(len(names))
-    rows = [(names[row], 0, int(labels[row])) for row in by_index]
+    row_by_index = sorted(range(len(names)), key=lambda row: (labels[row], names[row]))
+    index_by_row = np.empty(len(names), np.int64)
+    index_by_row[row_by_index] = np.arange(len(names))
+    # The sizes of single images would be slow to read. The sizes of the Parquet files stand in their place.
+    images = [(names[row], 0, int(labels[row])) for row in row_by_index]
+    files = [(shard.name, shard.stat().st_size, -1) for shard in shards]
     return EncodedSet(
         name=name,
         split=split,
         classes=CLASSES,
-        encoded=encoded,
+        encoded_images=encoded_images,
         labels=torch.from_numpy(labels),
-        fingerprint=_fingerprint([*rows, *((shard.name, shard.stat().st_size, -1) for shard in shards)]),
-        order=order,
-        not_the_split=not_the_split(names, labels) if split == "val" else _TRAINING_IMAGES,
+        fingerprint=_compute_fingerprint([*images, *files]),
+        index_by_position=index_by_row,
+        unofficial_reason=find_unofficial_reason(names, labels) if split == "val" else _TRAINING_IMAGES_REASON,
     )
 
 
-def _fingerprint(images: Iterable[tuple[str, int, int]]) -> str:
-    """Hash index, name, size in bytes and label of each image. The files themselves are not read."""
+def _compute_fingerprint(files: Iterable[tuple[str, int, int]]) -> str:
+    """Compute a sha256 that identifies the images of a split. The content of the files is not read.
+
+    Args:
+        files: Name, size in bytes and label of each file, in the order of the indices.
+    """
     sha256 = hashlib.sha256()
-    for index, (name, size, label) in enumerate(images):
+    for index, (name, size, label) in enumerate(files):
         sha256.update(f"{index}\0{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
     return sha256.hexdigest()
 
 
-def _wnids() -> list[str]:
+def _list_wordnet_ids() -> list[str]:
     """List the 1,000 WordNet ids in the order of the labels."""
     from timm.data.imagenet_info import ImageNetInfo
 
@@ -236,8 +269,8 @@ def _wnids() -> list[str]:
     return list(info.label_names())
 
 
-def _class_names() -> list[str]:
-    """List torchvision's names of the classes in the order of the labels. Each name occurs once."""
+def _list_class_names() -> list[str]:
+    """List torchvision's names of the classes in the order of the labels. No name occurs twice."""
     from torchvision.models import ResNet18_Weights
 
     return list(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])

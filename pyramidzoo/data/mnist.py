@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from their official idx files, compressed (.gz) or not."""
+"""MNIST and Fashion-MNIST, read from the idx files that their authors published. The files may be compressed (.gz)."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ _UBYTE = 0x08  # the type code of unsigned bytes in idx files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Idx(OfficialFiles):
-    """Grey images in one idx file and labels in another.
+class IdxFiles(OfficialFiles):
+    """The source of a dataset in idx files. For each split, one file contains grey images, and one contains labels.
 
     Attributes:
-        unpacked: For each split, the MD5s of the same files without gzip, if they are known.
+        unpacked_files: Like `files`, but for the files that are no longer compressed with gzip. Empty if their MD5
+            hashes are not known.
     """
 
     classes: int = 10
     image_size: tuple[int, int, int] = (1, 28, 28)
     splits: tuple[str, ...] = ("test", "train")
-    unpacked: Mapping[str, Mapping[str, str]]
+    unpacked_files: Mapping[str, Mapping[str, str]]
 
     def read(self, split: str, data_dir: Path | None, *, download: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Read the files of a split; the unpacked ones if all of them are there. See `InMemorySource.read`."""
-        source, unpacked = self, self.unpacked.get(split, {})
-        if data_dir is not None and unpacked and all((data_dir / name).is_file() for name in unpacked):
-            source = dataclasses.replace(self, files=self.unpacked)
+        """Read the unpacked files of a split if both exist, or else the compressed ones; see `InMemorySource.read`."""
+        source, unpacked_files = self, self.unpacked_files.get(split, {})
+        if data_dir is not None and unpacked_files and all((data_dir / name).is_file() for name in unpacked_files):
+            source = dataclasses.replace(self, files=self.unpacked_files)
         files = source.read_files(split, data_dir, download=download)
         images, labels = (_parse_idx(path, content) for path, content in files.items())
         return images[:, None], labels.astype(np.int64)
 
 
-MNIST = Idx(
+MNIST = IdxFiles(
     title="MNIST",
     files={
         "test": {
@@ -53,7 +54,7 @@ MNIST = Idx(
             "MNIST/raw/train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
         },
     },
-    unpacked={
+    unpacked_files={
         "test": {
             "MNIST/raw/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
             "MNIST/raw/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
@@ -64,10 +65,10 @@ MNIST = Idx(
         },
     },
     url="https://ossci-datasets.s3.amazonaws.com/mnist/",
-    torchvision="MNIST",
+    torchvision_class="MNIST",
 )
 
-FASHION_MNIST = Idx(
+FASHION_MNIST = IdxFiles(
     title="Fashion-MNIST",
     files={
         "test": {
@@ -79,23 +80,24 @@ FASHION_MNIST = Idx(
             "FashionMNIST/raw/train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
         },
     },
-    unpacked={},  # Nobody has published these MD5s. torchvision keeps the .gz files too.
+    unpacked_files={},  # Nobody has published MD5 hashes of the unpacked files.
     url="https://github.com/zalandoresearch/fashion-mnist",
-    torchvision="FashionMNIST",
+    torchvision_class="FashionMNIST",
 )
 
 
 def _parse_idx(path: Path, content: bytes) -> NDArray[np.uint8]:
     """Read the array in an idx file of unsigned bytes.
 
-    The file starts with two zero bytes, the type, and the number of dimensions (one byte). The
-    dimensions follow, each as a big-endian int32, and then the data.
+    The file begins with four bytes: two zeros, the type code, and the number of dimensions. Then comes the size of each
+    dimension as a big-endian int32, and then the data.
     """
     try:
         data = gzip.decompress(content) if path.suffix == ".gz" else content
         if data[:3] != bytes((0, 0, _UBYTE)):
             raise ValueError(f"it starts with {data[:4].hex()}")
-        shape = np.frombuffer(data, ">i4", data[3], offset=4)
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy()
+        dimensions = data[3]
+        shape = np.frombuffer(data, ">i4", dimensions, offset=4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
     except (ValueError, IndexError, EOFError, OSError, zlib.error) as error:
-        raise IntegrityError(f"{path} is no idx file of bytes: {error}; get the official file again") from error
+        raise IntegrityError(f"{path} is not an idx file of bytes: {error}; get the official file again") from error

@@ -1,4 +1,4 @@
-"""SVHN: street view house numbers, cropped to 32x32 pixels, from their official Matlab files."""
+"""SVHN, the Street View House Numbers in 32x32 pixels, read from the Matlab files that their authors published."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pyramidzoo.errors import UnavailableError
 
 @dataclass(frozen=True, kw_only=True)
 class Svhn(OfficialFiles):
-    """SVHN.
+    """The source of SVHN.
 
-    The files hold images (32, 32, 3, N) and labels 1 to 10. Label 10 means the digit 0, which is class 0
-    here and in all other software.
+    The files contain images (32, 32, 3, N) and labels from 1 to 10. Label 10 means the digit 0. It becomes class 0, as
+    in torchvision.
     """
 
     classes: int = 10
@@ -31,15 +31,16 @@ class Svhn(OfficialFiles):
         (content,) = self.read_files(split, data_dir, download=download).values()
         if importlib.util.find_spec("scipy") is None:
             raise UnavailableError(
-                f"{self.title} comes in Matlab files; SciPy reads those: `pip install 'pyramidzoo[svhn]'`"
+                f"{self.title} comes in Matlab files, which need SciPy: `pip install 'pyramidzoo[svhn]'`"
             )
         from scipy.io import loadmat
 
         arrays = loadmat(io.BytesIO(content), variable_names=["X", "y"])
-        return arrays["X"].transpose(3, 2, 0, 1), arrays["y"].reshape(-1).astype(np.int64) % 10
+        labels = arrays["y"].reshape(-1).astype(np.int64) % 10  # turns label 10 into 0
+        return arrays["X"].transpose(3, 2, 0, 1), labels
 
-    def download_arguments(self, split: str) -> dict[str, object]:
-        """Get the arguments of torchvision's class; see `OfficialFiles.download_arguments`."""
+    def make_download_arguments(self, split: str) -> dict[str, object]:
+        """Make the arguments of torchvision's class; see `OfficialFiles.make_download_arguments`."""
         return {"split": split}
 
 
@@ -51,5 +52,5 @@ SVHN = Svhn(
         "extra": {"extra_32x32.mat": "a93ce644f1a588dc4d68dda5feec44a7"},
     },
     url="http://ufldl.stanford.edu/housenumbers",
-    torchvision="SVHN",
+    torchvision_class="SVHN",
 )

@@ -87,14 +87,14 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
     statistics = {name: statistic(ranks < 1) for name, statistic in STATISTICS.items()}
     protocol = describe_protocol(job.preprocessing, target.preprocessing)
     flags = _record_flags(job)
-    if images.not_the_split:
-        recorded, recorded_detail = recorded_verdict(counts, None)[0], images.not_the_split
+    if images.unofficial_reason:
+        recorded, recorded_detail = recorded_verdict(counts, None)[0], images.unofficial_reason
     else:
         recorded, recorded_detail = recorded_verdict(counts, find_recorded_result(entry, images.split, protocol))
     claims: tuple[records.ClaimCheck, ...] = ()
     # Only strict arithmetic is compared with a claim: authors are not responsible for our faster
     # arithmetic.
-    if is_strict(settings.arithmetic, flags) and not images.not_the_split:
+    if is_strict(settings.arithmetic, flags) and not images.unofficial_reason:
         claims = check_claims(entry, images.split, statistics, counts.images, protocol)
     return Record(
         format=records.FORMAT,
@@ -137,8 +137,8 @@ def _record_flags(job: Job) -> dict[str, Any]:
         flags["batch_size_asked"] = job.settings.batch_size
     if job.preprocessing != job.target.preprocessing:
         flags["preprocessing"] = dataclasses.asdict(job.preprocessing)
-    if job.images.not_the_split:
-        flags["not_the_split"] = job.images.not_the_split
+    if job.images.unofficial_reason:
+        flags["not_the_split"] = job.images.unofficial_reason
     return flags
 
 

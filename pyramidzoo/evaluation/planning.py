@@ -126,7 +126,7 @@ def _plan_job(
         flags={
             **settings.flags,
             **({"optimized": list(prepared.passes)} if settings.optimized else {}),
-            **loaded.images.flags(settings.reading),
+            **loaded.images.get_flags(settings.reading),
             "batch_size": batch_size,
         },
     )

@@ -60,7 +60,7 @@ def _predict_units(job: Job, units: Sequence[Unit], save: Callable[[Unit, Part],
         return
     device = job.settings.device
     ranges = [batch for unit in units for batch in _batch_ranges(unit, job.batch_size)]
-    batches = job.images.batches(ranges, job.preprocessing, device, job.settings.reading)
+    batches = job.images.read_batches(ranges, job.preprocessing, device, job.settings.reading)
     images = sum(unit["stop"] - unit["start"] for unit in units)
     start_time = time.perf_counter()
     with (
@@ -125,7 +125,7 @@ def _save_next(job: Job, transfers: deque[tuple[Unit, LogitsTransfer]], save: Ca
     start, stop = unit["start"], unit["stop"]
     part = Part(
         name=f"samples {start} to {stop - 1}",
-        index=job.images.index(start, stop),
+        index=job.images.get_indices(start, stop),
         labels=job.images.labels[start:stop].numpy(),
         logits=transfer.wait().numpy(),
     )

@@ -136,10 +136,10 @@ class Record:
         return ", ".join([self.precision, *(text for flag, text in _NOT_STRICT_FLAGS.items() if self.flags.get(flag))])
 
     @property
-    def not_the_split(self) -> str | None:
-        """The reason why these images are not the published split, if they are not.
+    def unofficial_reason(self) -> str | None:
+        """Why the evaluated images are not those of the official split. None if they are.
 
-        Then there is no verdict.
+        Results on other images are compared with nothing, so there is no verdict.
         """
         return self.flags.get("not_the_split")
 

@@ -78,7 +78,7 @@ def measurements_from_records(records: Iterable[Record]) -> list[Measurement]:
             recorded=record.recorded if record.strict else f"{record.recorded} (not strict: {record.arithmetic})",
             strict=record.strict,
             claims=record.claims,
-            is_whole_split=record.not_the_split is None,
+            is_whole_split=record.unofficial_reason is None,
         )
         for record in records
     ]

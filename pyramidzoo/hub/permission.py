@@ -36,7 +36,7 @@ def merge_results(
         if (
             is_same_weights
             and record.strict
-            and record.not_the_split is None
+            and record.unofficial_reason is None
             and record.preprocessing_sha256 == entry.preprocessing.sha256()
         ):
             results[record.split, record.protocol] = Result(**result_of(record))

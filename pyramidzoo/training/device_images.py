@@ -63,8 +63,11 @@ class TestImages:
     def batches(self, recipe: Recipe) -> Generator[Tensor, None, None]:
         """Divide the images into batches.
 
+        Args:
+            recipe: The recipe whose batch size is used on a CPU.
+
         Yields:
-            uint8 (n, C, H, W).
+            uint8 images (n, C, H, W).
         """
         yield from torch.split(self.images, self.batch_size or recipe.batch_size)
 

@@ -12,41 +12,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyramidzoo.data._decoding import Decoder
-from pyramidzoo.data._encoded import DecodedBatches, EncodedImages, EncodedSet, read_batches
+from pyramidzoo.data._encoded import DecodedBatches, EncodedImages, EncodedSet, decode_batches
 from pyramidzoo.data._splits import ReaderOptions
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.recipes import Recipe
 
-_ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the part of an image that is cut out
-# So many groups of rows of a Parquet file are shuffled together: 1,600 images of ImageNet.
+_ASPECT_RATIOS = (3 / 4, 4 / 3)  # width over height of the part of an image that is cut out
+# Number of row groups of Parquet files that are shuffled together. They have 1,600 images of ImageNet.
 _SHUFFLED_GROUPS = 16
-# The variances of ImageNet's colours from 0 to 1 along their main directions, and these directions, one a column.
-# Source: fb.resnet.torch, datasets/imagenet.lua. The original code is AlexNet's (Krizhevsky et al. 2012, section 4.1).
+# The principal components of ImageNet's colours, for values from 0 to 1: the variance of each component, and the
+# components as columns. Source: fb.resnet.torch, datasets/imagenet.lua. The method is from Krizhevsky et al. 2012,
+# section 4.1.
 _COLOR_VARIANCES = (0.2175, 0.0188, 0.0045)
-_COLOR_DIRECTIONS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+_COLOR_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
 class StreamedImages:
-    """Training images in their files. All runs of a call share them, and each run decodes them for itself.
+    """Training images that stay in their files. All runs of a call share this object. Each run decodes the images.
 
     Args:
-        images: a training split.
-        device: where the batches and the labels go.
-        workers: how many processes decode the images of a run; 0 decodes in this process.
+        images: A training split.
+        device: The device for the batches and the labels.
+        workers: Number of processes that decode the images of one run; 0 decodes in this process.
 
     Attributes:
-        encoded: the files.
-        device: see above.
-        workers: see above.
-        labels: int64 (N).
-        channels: 3.
-        classes: how many classes there are.
-        fingerprint: the hash of the split.
+        encoded_images: The files.
+        device: The device for the batches and the labels.
+        workers: Number of processes that decode the images of one run.
+        labels: Labels, int64 (N), by position.
+        channels: Number of channels of each image, 3.
+        classes: Number of classes.
+        fingerprint: The hash of the split.
 
     Raises:
-        UnavailableError: a class has no images.
+        UnavailableError: A class has no images.
     """
 
     def __init__(self, images: EncodedSet, device: torch.device, workers: int) -> None:
@@ -56,7 +57,7 @@ class StreamedImages:
                 f"there are training images of {found:,} of the {images.classes:,} classes of {images.name}; complete "
                 "the folders of the classes, or the Parquet files"
             )
-        self.encoded, self.device, self.workers = images.encoded, device, workers
+        self.encoded_images, self.device, self.workers = images.encoded_images, device, workers
         self.labels = images.labels.to(device)
         self.channels, self.classes, self.fingerprint = 3, images.classes, images.fingerprint
 
@@ -65,15 +66,15 @@ class StreamedImages:
 
 
 class StreamedTestImages:
-    """Test images in their files.
+    """Test images that stay in their files.
 
     Args:
-        images: a test split.
-        device: where the batches and the labels go.
-        workers: how many processes decode the images; 0 decodes in this process.
+        images: A test split.
+        device: The device for the batches and the labels.
+        workers: Number of processes that decode images; 0 decodes in this process.
 
     Attributes:
-        labels: int64 (N).
+        labels: Labels, int64 (N), by position.
     """
 
     def __init__(self, images: EncodedSet, device: torch.device, workers: int) -> None:
@@ -81,81 +82,89 @@ class StreamedTestImages:
         self.labels = images.labels.to(device)
 
     def batches(self, recipe: Recipe) -> Generator[Tensor, None, None]:
-        """Decode the images in the batches of a recipe, resized and cropped as in evaluation.
+        """Decode all images, and resize and crop them as in evaluation.
+
+        Args:
+            recipe: The recipe whose preprocessing and batch size are used.
 
         Yields:
-            uint8 (n, C, H, W).
+            uint8 images (n, C, H, W).
         """
         count, size = len(self.labels), recipe.batch_size
         spans = [(start, min(start + size, count)) for start in range(0, count, size)]
-        return self._images.batches(spans, recipe.preprocessing, self._device, self._reading)
+        return self._images.read_batches(spans, recipe.preprocessing, self._device, self._reading)
 
 
 class ImageStream:
     """The training images of one run, in the order of training.
 
-    What is drawn for an image depends on the seed, the epoch and the image only. So neither the number of processes nor
-    an interruption changes the result.
+    The random changes of an image depend only on the seed, the epoch and the position of the image. So the number of
+    processes does not change the result, and neither does an interruption.
 
     Args:
-        data: the images.
-        recipe: how they are changed.
-        seed: the seed of the run.
+        data: The images.
+        recipe: The recipe, which says how images are changed.
+        seed: The seed of the run.
     """
 
     def __init__(self, data: StreamedImages, recipe: Recipe, seed: int) -> None:
         self.data, self.recipe, self.seed = data, recipe, seed
-        self._places: deque[list[int]] = deque()  # of the batches that are still to come
+        self._positions: deque[list[int]] = deque()  # the images of each batch that was not yet used
         self._batches: Generator[Tensor, None, None] | None = None
 
     def draw_epoch(self, generator: torch.Generator) -> list[Draws]:
         """Draw the order of one epoch.
 
         Args:
-            generator: a generator on the CPU; it moves on.
+            generator: The generator of the run, on the CPU.
 
         Returns:
-            The images of each batch.
+            The positions of the images of each batch.
         """
-        order = draw_order(len(self.data), self.data.encoded.group_starts(), generator)
+        order = draw_order(len(self.data), self.data.encoded_images.get_group_starts(), generator)
         batches = torch.split(order, self.recipe.batch_size)[: self.recipe.steps_per_epoch(len(self.data))]
         return [Draws(index) for index in batches]
 
     def start_epoch(self, epoch: int, batches: Sequence[Draws]) -> None:
-        """Begin to decode the batches of an epoch, counted from 0."""
+        """Begin to decode the images of an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            batches: The draws of `draw_epoch`.
+        """
         self.close()
-        decoded = _ChangedBatches(self.data.encoded, self.recipe, self.seed, epoch)
-        self._epoch, self._places = epoch, deque(batch.index.tolist() for batch in batches)
-        self._batches = read_batches(decoded, list(self._places), self.data.device, self.data.workers)
+        decoded = _ChangedBatches(self.data.encoded_images, self.recipe, self.seed, epoch)
+        self._epoch, self._positions = epoch, deque(batch.index.tolist() for batch in batches)
+        self._batches = decode_batches(decoded, list(self._positions), self.data.device, self.data.workers)
 
     def next_inputs(self, normalize: Normalize) -> Tensor:
         """Make the inputs of the next step.
 
         Args:
-            normalize: the recipe's normalization, on the device.
+            normalize: The recipe's normalization, on the device.
 
         Returns:
-            float32 (n, C, H, W).
+            Normalized float32 images (n, C, H, W).
 
         Raises:
-            IntegrityError: an image is damaged.
-            UnavailableError: an image cannot be read, or a process that decodes images has ended.
+            IntegrityError: An image is damaged.
+            UnavailableError: An image cannot be read, or a process that decodes images has ended.
         """
         assert self._batches is not None
         inputs: Tensor = normalize(next(self._batches))
-        places = self._places.popleft()
-        if not self._places:
+        positions = self._positions.popleft()
+        if not self._positions:
             self.close()
         if self.recipe.lighting:
             shifts = [
-                draw_lighting(self.recipe.lighting, make_image_seed(self.seed, self._epoch, place, 1))
-                for place in places
+                draw_lighting(self.recipe.lighting, make_image_seed(self.seed, self._epoch, position, 1))
+                for position in positions
             ]
             inputs += torch.stack(shifts).to(inputs.device)[:, :, None, None] / normalize.std
         return inputs
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes that decode images."""
         if self._batches is not None:
             self._batches.close()
             self._batches = None
@@ -164,17 +173,17 @@ class ImageStream:
 def draw_order(images: int, group_starts: Sequence[int] | None, generator: torch.Generator) -> Tensor:
     """Draw the order of one epoch.
 
-    Images that can be read alone are shuffled freely. Where only groups can be read, the groups are shuffled, and then
-    the images of every sixteen groups that follow each other. Else a batch would read almost as many groups as it has
-    images.
+    If each image can be read alone, all images are shuffled. If only whole groups can be read, the groups are shuffled
+    first. Then the images of each 16 groups that follow each other are shuffled. If all images were shuffled freely,
+    almost every image of a batch would be in another group.
 
     Args:
-        images: how many images there are.
-        group_starts: the first place of each group; None where there are no groups.
-        generator: a generator on the CPU; it moves on.
+        images: Number of images.
+        group_starts: The position of the first image of each group; None if each image can be read alone.
+        generator: A generator on the CPU.
 
     Returns:
-        All places, int64 (N).
+        The positions of all images, int64 (N).
     """
     if group_starts is None:
         return torch.randperm(images, generator=generator)
@@ -182,21 +191,21 @@ def draw_order(images: int, group_starts: Sequence[int] | None, generator: torch
     shuffled = torch.randperm(len(groups), generator=generator)
     order = []
     for numbers in torch.split(shuffled, _SHUFFLED_GROUPS):
-        places = torch.cat([groups[number] for number in numbers.tolist()])
-        order.append(places[torch.randperm(len(places), generator=generator)])
+        positions = torch.cat([groups[number] for number in numbers.tolist()])
+        order.append(positions[torch.randperm(len(positions), generator=generator)])
     return torch.cat(order)
 
 
 def make_changes(recipe: Recipe) -> list[Callable[[Any], Any]]:
-    """Make torchvision's transforms that change one Pillow image at random: cut out, resize, mirror, change colours.
+    """Make torchvision's transforms that crop, resize, mirror and colour one image at random.
 
-    They draw from PyTorch's generator of the CPU.
+    They draw from PyTorch's global generator of the CPU.
 
     Args:
-        recipe: which changes are made.
+        recipe: The recipe, which says how images are changed.
 
     Returns:
-        The transforms in order: Pillow image to Pillow image.
+        The transforms in order. Each makes a Pillow image from a Pillow image.
     """
     from torchvision.transforms import InterpolationMode, v2
 
@@ -213,45 +222,45 @@ def make_changes(recipe: Recipe) -> list[Callable[[Any], Any]]:
 
 
 def draw_lighting(deviation: float, seed: int) -> Tensor:
-    """Draw how much is added to the red, green and blue of an image, from 0 to 1.
+    """Draw the colour that is added to all pixels of an image.
 
-    It is a sum of the main directions of ImageNet's colours. The share of each direction is its variance times a normal
-    number, as in fb.resnet.torch.
+    It is the sum of the principal components of ImageNet's colours. Each component is multiplied by its variance and by
+    a random number from a normal distribution, as in fb.resnet.torch.
 
     Args:
-        deviation: the standard deviation of the normal numbers.
-        seed: the seed of the draw.
+        deviation: Standard deviation of the normal distribution.
+        seed: The seed of the draw.
 
     Returns:
-        float32 (3).
+        Red, green and blue, float32 (3), for pixels from 0 to 1.
     """
     normal = torch.randn(3, generator=torch.Generator().manual_seed(seed)) * deviation
-    return torch.tensor(_COLOR_DIRECTIONS) @ (normal * torch.tensor(_COLOR_VARIANCES))
+    return torch.tensor(_COLOR_COMPONENTS) @ (normal * torch.tensor(_COLOR_VARIANCES))
 
 
-def make_image_seed(seed: int, epoch: int, place: int, purpose: int = 0) -> int:
-    """Make the seed of what is drawn for one image in one epoch, for each purpose another one."""
-    return int(np.random.SeedSequence((seed, epoch, place, purpose)).generate_state(1, np.uint64)[0])
+def make_image_seed(seed: int, epoch: int, position: int, purpose: int = 0) -> int:
+    """Make a seed for the random changes of one image in one epoch. Each purpose has another seed."""
+    return int(np.random.SeedSequence((seed, epoch, position, purpose)).generate_state(1, np.uint64)[0])
 
 
 class _ChangedBatches(DecodedBatches):
-    """Decodes the images of a batch, given by their places, and changes them at random."""
+    """Decodes images and changes them at random. The key of a batch is the list of the positions of its images."""
 
-    def __init__(self, encoded: EncodedImages, recipe: Recipe, seed: int, epoch: int) -> None:
-        self.encoded, self.seed, self.epoch = encoded, seed, epoch
+    def __init__(self, encoded_images: EncodedImages, recipe: Recipe, seed: int, epoch: int) -> None:
+        self.encoded_images, self.seed, self.epoch = encoded_images, seed, epoch
         self.decoder = Decoder(recipe.preprocessing, tensor_resize=False, steps=make_changes(recipe))
 
-    def decode(self, item: Any) -> list[NDArray[np.uint8]]:
-        """Decode the images in the order of their places, so that a group is read once, and return them in turn."""
-        images = {place: self._decode_image(place) for place in sorted(item)}
-        return [images[place] for place in item]
+    def decode(self, key: Any) -> list[NDArray[np.uint8]]:
+        """Decode the images of a batch. They are read in the order of storage, so that each group is read only once."""
+        images = {position: self._decode_image(position) for position in sorted(key)}
+        return [images[position] for position in key]
 
-    def _decode_image(self, place: int) -> NDArray[np.uint8]:
-        ((name, content),) = self.encoded.read(place, place + 1)
-        generator = torch.default_generator  # torchvision's transforms draw from it; nothing else here may notice
+    def _decode_image(self, position: int) -> NDArray[np.uint8]:
+        ((name, content),) = self.encoded_images.read(position, position + 1)
+        generator = torch.default_generator  # torchvision's transforms draw from it, so it is restored at the end
         before = generator.get_state()
         try:
-            generator.manual_seed(make_image_seed(self.seed, self.epoch, place))
+            generator.manual_seed(make_image_seed(self.seed, self.epoch, position))
             return self.decoder(content, name)
         finally:
             generator.set_state(before)

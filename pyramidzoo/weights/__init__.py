@@ -1,9 +1,9 @@
-"""Getting the file of a set of weights.
+"""Get the file of a set of weights.
 
-* `fetch` gets the file of one entry, `fetch_all` those of several at once.
-* `local` says which files are on this machine, and `verify` hashes them again.
-* `cache` is the folder of converted files; `folders` searches those that the user names.
-* `download` downloads from the Hub and from other addresses. `context`, `progress`, `_session` and
-  `hub_errors` help it.
-* `advice` says what to do if a file cannot be fetched.
+* `fetch` gets the file of one entry of the manifest. `fetch_all` gets the files of several entries at once.
+* `local` finds the files that are on this machine. `verify` hashes them again.
+* `cache` manages the folder of converted files. `folders` searches the folders in `PYRAMIDZOO_ORIGINS`.
+* `download` downloads from the Hub and from other addresses. It uses `context` (cancelling), `progress` (the progress
+  bar), `_session` (the HTTP connection) and `hub_errors` (messages).
+* `advice` says what a user can do if a file cannot be fetched.
 """

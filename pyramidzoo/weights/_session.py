@@ -1,6 +1,7 @@
-"""The HTTP connection of downloads: the session of the Hub's client, which all its users in this process share.
+"""The HTTP session of downloads. It is the session of the Hub's client, which the whole process shares.
 
-So proxies, certificates and time-outs (`HF_HUB_DOWNLOAD_TIMEOUT`) are the same for the Hub and for other addresses.
+Downloads from other addresses than the Hub use it too. So proxies, certificates and time-outs
+(`HF_HUB_DOWNLOAD_TIMEOUT`) are the same for all downloads.
 """
 
 from __future__ import annotations
@@ -18,129 +19,145 @@ from pyramidzoo.errors import UnavailableError
 from pyramidzoo.weights.context import change_context, get_context, raise_if_cancelled
 from pyramidzoo.weights.hub_errors import first_line
 
-_LOWEST_SPEED = 1024  # bytes in a second, over a whole window
-_WINDOW_SECONDS = 60.0
+_LOWEST_SPEED = 1024  # in bytes per second; a response is given up if its average speed is lower
+_MEASURED_SECONDS = 60.0  # the average speed is computed over periods of this length
 
 
 def http_library() -> ModuleType:
-    """Import the HTTP library that the Hub's client uses: httpx, or in later versions httpx2."""
+    """Import the HTTP library that the Hub's client uses: httpx, or httpx2 in later versions of the client."""
     from huggingface_hub.errors import HfHubHTTPError
 
+    # The base class of the client's error is an error of that library.
     return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
 
 
 @contextlib.contextmanager
 def watched_session() -> Iterator[None]:
-    """Keep the session open until the block ends, and give up responses in this thread that arrive too slowly.
+    """Keep the HTTP session open until the `with` block ends, and watch the responses that this thread receives.
 
-    A time-out alone is not enough: a server that sends a byte now and then could keep a download alive for days. Other
-    users of the session in this process are not watched.
+    A response that arrives too slowly raises an UnavailableError. A time-out alone is not enough: a server that sends
+    one byte from time to time could keep a download alive for days. Responses to other threads are not watched.
 
     Raises:
-        Cancelled: If the downloads of this thread were cancelled.
-        UnavailableError: If there is no session, because the settings of proxies or certificates are wrong.
+        CancelledError: If the downloads of this thread were cancelled.
+        UnavailableError: If no session can be made, because the settings of proxies or certificates are wrong.
     """
     raise_if_cancelled()
-    with change_context(is_watched=True), _SharedSession.current():
+    with change_context(is_watched=True), _SharedSession.get_current():
         yield
 
 
 class _SharedSession:
-    """The session of the Hub's client, which stays open as long as a download of ours uses it.
+    """The HTTP session of the Hub's client. It stays open as long as a `with` block of this class uses it.
 
     The client closes its session whenever one thread cannot connect to a server. That would end the downloads of all
-    other threads. Here closing waits for the last download.
+    other threads. This class delays the closing until the last of its `with` blocks has ended.
 
-    This changes `close` of the session, and writes the client's private `_GLOBAL_CLIENT`. Two other ways were looked
-    at. `huggingface_hub.set_client_factory` replaces a factory that the user may have set, which cannot be read, and it
-    closes the session itself. A session of our own for other addresses could not be used with `http_stream_backoff`,
-    which knows the rules for rate limits, and it would not protect downloads from the Hub.
+    To do so, this class replaces the method `close` of the session, and writes the client's private variable
+    `_GLOBAL_CLIENT`. Two ways without private names were examined:
+
+    * `huggingface_hub.set_client_factory` would replace a factory that the user may have set. The user's factory cannot
+      be read and so cannot be restored. This function also closes the session.
+    * A second session for other addresses than the Hub would not protect downloads from the Hub. It also could not be
+      used with the client's `http_stream_backoff`, which obeys the rate limits of servers.
     """
 
     _creation_lock = threading.Lock()
 
     def __init__(self, session: Any) -> None:
+        """Replace the method `close` of a session, and let the session pass all responses to `_watch_response`."""
         self._session = session
-        self._close_session = session.close
-        self._users = 0
+        self._original_close = session.close
+        self._user_count = 0  # how many `with` blocks use the session at the moment
         self._is_close_pending = False
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the two attributes above
         self._process = os.getpid()
         session.close = self.close
         response_hooks = [*session.event_hooks["response"], _watch_response]
         session.event_hooks = {**session.event_hooks, "response": response_hooks}
 
     @classmethod
-    def current(cls) -> _SharedSession:
-        """Return the client's current session. Raises UnavailableError if it cannot be made."""
+    def get_current(cls) -> _SharedSession:
+        """Return the `_SharedSession` of the client's current session. Raises UnavailableError if there is none."""
         from huggingface_hub.utils import get_session
 
-        with cls._creation_lock:  # without it, the client before 2.0 makes a session for each thread
+        # Without this lock, threads that start at the same time get different sessions from a client before 2.0.
+        with cls._creation_lock:
             try:
                 session = get_session()
             except (ImportError, ValueError, OSError) as error:
                 raise UnavailableError(
-                    f"no connection can be set up: {first_line(error)}; look at the proxies (HTTPS_PROXY, "
+                    f"no HTTP session can be made: {first_line(error)}; check the settings of proxies (HTTPS_PROXY, "
                     "ALL_PROXY) and certificates (SSL_CERT_FILE)"
                 ) from error
+            # If the session has been wrapped before, its `close` is a method of its `_SharedSession`.
             owner = getattr(session.close, "__self__", None)
             return owner if isinstance(owner, cls) else cls(session)
 
     def close(self) -> None:
-        """Close the session now, or when its last user has left."""
-        if os.getpid() == self._process:  # a forked child must not use the connections of its parent
+        """Close the session now if no `with` block uses it. Otherwise the last `with` block closes it at its end."""
+        if os.getpid() == self._process:  # a forked child does not wait: it must not use its parent's connections
             with self._lock:
-                self._is_close_pending = self._users > 0
+                self._is_close_pending = self._user_count > 0
             if self._is_close_pending:
                 from huggingface_hub.utils import _http
 
-                # The client has forgotten the session before it closes it. A download that tries again must get the
-                # same session, because only of this one do we know that it stays open.
+                # The client has set this variable to None before it closes the session. Without the next line, a
+                # download that tries again would get a new session, and no `with` block would keep that one open.
                 _http._GLOBAL_CLIENT = self._session
                 return
-        self._close_session()
+        self._original_close()
 
     def __enter__(self) -> None:
         with self._lock:
-            self._users += 1
+            self._user_count += 1
 
     def __exit__(self, *error: object) -> None:
         from huggingface_hub import close_session
 
         with self._lock:
-            self._users -= 1
-            must_close = self._is_close_pending and not self._users
+            self._user_count -= 1
+            must_close = self._is_close_pending and not self._user_count
         if must_close:
             close_session()
 
 
 def _watch_response(response: Any) -> None:
-    """Replace the body of a response by a watched one. The session calls this for every response, in any thread."""
+    """Let a response raise an error if its body arrives too slowly or if the download is cancelled.
+
+    The HTTP session calls this function for every response in any thread. Threads that do not download weights are not
+    affected.
+    """
     if get_context().is_watched:
         raise_if_cancelled()
-        # the library requires a stream to be of its own class, which is known only here
+        # The HTTP library requires that a body is of its class `SyncByteStream`. This class is derived from that one
+        # only now, because the library is imported only for downloads.
         stream_class = type("_WatchedStream", (_WatchedChunks, http_library().SyncByteStream), {})
         response.stream = stream_class(response.stream)
 
 
 class _WatchedChunks:
-    """The chunks of a response's body, as long as they arrive fast enough and the download is not cancelled."""
+    """Yields the chunks of a response's body. Raises an error if they come too slowly or the download is cancelled.
+
+    Args:
+        stream: The body of the response.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def __iter__(self) -> Iterator[bytes]:
-        start, received = time.monotonic(), 0
+        period_start, received_bytes = time.monotonic(), 0
         for chunk in self._stream:
             raise_if_cancelled()
-            received += len(chunk)
-            seconds = time.monotonic() - start
-            if seconds > _WINDOW_SECONDS:
-                if received < _LOWEST_SPEED * seconds:
+            received_bytes += len(chunk)
+            seconds = time.monotonic() - period_start
+            if seconds > _MEASURED_SECONDS:
+                if received_bytes < _LOWEST_SPEED * seconds:
                     raise UnavailableError(
-                        f"the server sent {received} bytes in {seconds:.0f} s, which is too slow; try again later"
+                        f"the server sent {received_bytes} bytes in {seconds:.0f} s, which is too slow; try again later"
                     )
-                start, received = time.monotonic(), 0
+                period_start, received_bytes = time.monotonic(), 0
             yield chunk
 
     def close(self) -> None:

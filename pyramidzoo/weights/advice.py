@@ -1,4 +1,4 @@
-"""What to do about weights that cannot be fetched: the sentences at the end of error messages."""
+"""Sentences for error messages: what a user can do if the file of an entry cannot be fetched."""
 
 from __future__ import annotations
 
@@ -8,43 +8,47 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.weights.folders import is_recognisable
 
 
-def advise(entry: WeightsEntry) -> str:
-    """Say how to get an entry's file where it could not be fetched."""
+def advise_after_failed_fetch(entry: WeightsEntry) -> str:
+    """Say how a user can get an entry's file after no source had it."""
     if entry.origin and entry.origin.manual is not None:
-        return "Only a person can get it"
+        return "No program can download this file; it must be downloaded by hand"
     if not is_recognisable(entry):
-        return f"Fetch it where there is a network, or {advise_manual_use(entry)}"
+        return f"Fetch the file on a machine that has a network, or {advise_use_by_hand(entry)}"
     return (
-        f"Fetch it where there is a network, or name a folder that holds {describe_file(entry)} in PYRAMIDZOO_ORIGINS"
+        "Fetch the file on a machine that has a network, or put this file into a folder that PYRAMIDZOO_ORIGINS names: "
+        f"{describe_published_file(entry)}"
     )
 
 
-def advise_manual_download(entry: WeightsEntry) -> str:
-    """Say what to do with a file that a person has downloaded."""
+def advise_after_manual_download(entry: WeightsEntry) -> str:
+    """Say what a user must do with an entry's file that was downloaded by hand."""
     if is_recognisable(entry):
         return "put the file in a folder of PYRAMIDZOO_ORIGINS"
-    return advise_manual_use(entry)
+    return advise_use_by_hand(entry)
 
 
-def advise_manual_use(entry: WeightsEntry) -> str:
-    """Say how to use a file of which nobody has published a hash, so that the zoo cannot recognise it."""
+def advise_use_by_hand(entry: WeightsEntry) -> str:
+    """Say how to use an entry's file without fetching it.
+
+    This is needed if nobody has published a hash of the file, so that it cannot be recognised in a folder.
+    """
     layout = entry.origin.layout if entry.origin else entry.hub.layout if entry.hub else None
-    if layout is None:  # its tensors have the zoo's names, but the file does not say of which network they are
+    if layout is None:  # The file needs no conversion. It does not name its architecture, so the user must.
         return f'load the file itself: `create_model("{entry.architecture}", weights="FILE.safetensors")`'
-    constants = ""
-    if entry.dataset not in get_layout(layout).preprocessing:
+    preprocessing_options = ""
+    if entry.dataset not in get_layout(layout).preprocessing:  # `convert` then does not know the mean and the std
         mean, std = (" ".join(map(str, values)) for values in (entry.preprocessing.mean, entry.preprocessing.std))
-        constants = f"--mean {mean} --std {std} "
+        preprocessing_options = f"--mean {mean} --std {std} "
     return (
         f"convert it by hand: `pyramidzoo convert FILE --layout {layout} --arch {entry.architecture} "
-        f"--dataset {entry.dataset} {constants}--output OUT.safetensors`"
+        f"--dataset {entry.dataset} {preprocessing_options}--output OUT.safetensors`"
     )
 
 
-def describe_file(entry: WeightsEntry) -> str:
-    """Name the file that an entry is published as, with its hash."""
+def describe_published_file(entry: WeightsEntry) -> str:
+    """Return the name and the hash of an entry's file, as it is on the Hub or at the authors' address."""
     if entry.hub:
         return f"{entry.hub.filename}, sha256 {entry.hub.sha256 or 'unknown'}"
     if entry.origin:
         return f"{entry.origin.manual or entry.origin.filename}, {entry.origin.hash}"
-    raise UsageError(f"{entry.id} is bundled")
+    raise UsageError(f"{entry.id} is part of the package; no such file is published")

@@ -1,6 +1,7 @@
-"""The folder of converted weights: its files, their sidecars, its locks and its temporary folders.
+"""The cache: a folder with converted weights, their sidecars, locks, and temporary folders of downloads.
 
-A sidecar is a JSON file beside a converted file. It says where the file came from and which hashes it has.
+A sidecar is a JSON file beside a converted file. It says which file was converted, where that came from, and the hashes
+of both files.
 """
 
 from __future__ import annotations
@@ -24,30 +25,34 @@ from pyramidzoo.weights.context import raise_if_cancelled
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_SECONDS_UNTIL_MESSAGE = 2  # we wait so long for a lock before we say that we wait
-_SECONDS_UNTIL_NO_LOCK = 1800  # after so long we go on without the lock
+_SECONDS_UNTIL_MESSAGE = 2  # a process that waits for a lock says so after this time
+_SECONDS_UNTIL_NO_LOCK = 1800  # a process that has said so goes on without the lock after this time
 
 
 def cache_dir() -> Path:
     """Return the folder of the cache.
 
-    It is `PYRAMIDZOO_CACHE` if that is set. Otherwise it is the folder `pyramidzoo` in `XDG_CACHE_HOME` or `~/.cache`.
+    The environment variable `PYRAMIDZOO_CACHE` names it. Without that variable it is the folder `pyramidzoo` in the
+    folder that `XDG_CACHE_HOME` names, or else in `~/.cache`.
 
     Raises:
-        UnavailableError: If no variable is set and this user has no home folder.
+        UnavailableError: If neither variable is set and this user has no home folder.
     """
-    chosen = os.environ.get("PYRAMIDZOO_CACHE")
-    if chosen:
-        return expand_user_path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
+    user_choice = os.environ.get("PYRAMIDZOO_CACHE")
+    if user_choice:
+        return expand_user_path(user_choice)
+    parent = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (Path(base) if base else Path.home() / ".cache") / "pyramidzoo"
+        return (Path(parent) if parent else Path.home() / ".cache") / "pyramidzoo"
     except RuntimeError as error:
         raise UnavailableError("this user has no home folder; name one for the cache in PYRAMIDZOO_CACHE") from error
 
 
 def cache_paths(entry: WeightsEntry) -> tuple[Path, Path]:
-    """Return the paths of an entry's converted file in the cache and of its sidecar. Neither needs to exist."""
+    """Return the path of an entry's converted file in the cache, and the path of its sidecar.
+
+    The files may not exist.
+    """
     folder = cache_dir() / "weights"
     return folder / f"{entry.id}.safetensors", folder / f"{entry.id}.json"
 
@@ -56,9 +61,18 @@ def read_sidecar(entry: WeightsEntry) -> dict[str, Any]:
     """Read the sidecar of an entry.
 
     Returns:
-        `url`, the address that the file came from; `source_sha256`, the hash of the file that came; `commit` if it came
-        from the Hub. For a converted file also `layout`, `origin` (the published hash), `sha256` and `tensors_sha256`.
-        Empty if there is no readable sidecar.
+        The fields of the sidecar. If there is no readable sidecar, an empty dict. Every sidecar describes the file that
+        was downloaded or found in a folder:
+
+        * `url`: the address at which it is published,
+        * `source_sha256`: its hash,
+        * `commit`: its commit, if it came from the Hub.
+
+        The sidecar of a conversion also has:
+
+        * `origin`: the hash that was published for the file, or None,
+        * `layout`: the name of its layout,
+        * `sha256` and `tensors_sha256`: the hashes of the converted file and of its tensors.
     """
     try:
         content = json.loads(cache_paths(entry)[1].read_text(encoding="utf-8"))
@@ -68,40 +82,40 @@ def read_sidecar(entry: WeightsEntry) -> dict[str, Any]:
 
 
 def read_sidecar_for(entry: WeightsEntry, url: str) -> dict[str, Any]:
-    """Read the sidecar of an entry if it is about a file from this address; otherwise return an empty dict."""
+    """Read the sidecar of an entry. If it is about a file from another address than `url`, return an empty dict."""
     content = read_sidecar(entry)
     return content if content.get("url") == url else {}
 
 
 def check_sidecar(entry: WeightsEntry, url: str, sha256: str) -> None:
-    """Compare a downloaded file with the first file that came from the same address.
+    """Require that a downloaded file equals the first file that came from the same address.
 
     Args:
-        entry: The entry that the file is for.
+        entry: The entry whose file was downloaded.
         url: The address that the file came from.
         sha256: The hash of the file.
 
     Raises:
-        IntegrityError: If the sidecar holds another hash for this address.
+        IntegrityError: If the sidecar has another hash for the file from this address.
     """
     first_sha256 = read_sidecar_for(entry, url).get("source_sha256")
     if first_sha256 not in (None, sha256):
         raise IntegrityError(
-            f"{url} has sha256 {sha256} now; the first file from there had {first_sha256}. If you trust the new "
-            f"file, delete {cache_paths(entry)[1]} and fetch again"
+            f"{url} has sha256 {sha256} now; the first file from this address had {first_sha256}. If you trust the "
+            f"new file, delete {cache_paths(entry)[1]} and fetch again"
         )
 
 
-def write_sidecar(entry: WeightsEntry, content: dict[str, Any], *, published: bool) -> None:
+def write_sidecar(entry: WeightsEntry, content: dict[str, Any], *, has_published_hash: bool) -> None:
     """Replace the sidecar of an entry.
 
-    If nobody has published a hash of the file, the new sidecar is the only thing that later files are compared with.
-    A message on stderr says so when the first hash is written.
+    If nobody has published a hash of the file, later downloads can be compared only with the hash in this sidecar. A
+    message on stderr says so when a new hash is written.
 
     Args:
         entry: The entry that the sidecar is for.
         content: The fields, as `read_sidecar` returns them.
-        published: Whether anybody has published a hash of the file.
+        has_published_hash: Whether anybody has published a hash of the file.
 
     Raises:
         NotWritableError: If the cache cannot be written to.
@@ -110,24 +124,24 @@ def write_sidecar(entry: WeightsEntry, content: dict[str, Any], *, published: bo
     if content == old_content:
         return
     write_text(cache_paths(entry)[1], json.dumps(content, indent=1, sort_keys=True) + "\n")
-    if not published and old_content.get("source_sha256") != content["source_sha256"]:
+    if not has_published_hash and old_content.get("source_sha256") != content["source_sha256"]:
         print(
             f"pyramidzoo: nobody has published a hash for {entry.id} ({content['url']}); the file that came has sha256 "
-            f"{content['source_sha256']}; from now on, every file from there must match it",
+            f"{content['source_sha256']}; from now on, every file from this address must have the same hash",
             file=sys.stderr,
         )
 
 
 @contextlib.contextmanager
 def entry_lock(entry: WeightsEntry) -> Iterator[None]:
-    """Let only one process of this machine fetch an entry at a time.
+    """Let only one process of this machine fetch an entry at a time. The `with` block is run under the lock.
 
-    The others wait, and then find the file in the cache. The operating system releases the lock of a process that
-    dies. Whoever gets the lock deletes what a killed process left behind.
+    The other processes wait, and then find the file in the cache. If a process dies, the operating system releases its
+    lock. The next process that gets the lock deletes the unfinished files of the dead one.
 
-    The lock only saves bandwidth, because files are always replaced as a whole. So the block also runs without a lock
-    where none can be had: the folder is not writable, the file system has no locks, or another process holds the lock
-    for half an hour.
+    Without the lock, several processes would download the same file, but no file could be damaged, because files are
+    always replaced as a whole. So the block is also run if the lock cannot be had: if the folder is not writable, the
+    file system has no locks, or another process holds the lock for more than half an hour.
     """
     from filelock import FileLock, Timeout
 
@@ -143,23 +157,30 @@ def entry_lock(entry: WeightsEntry) -> Iterator[None]:
                 _acquire_unless_cancelled(lock, _SECONDS_UNTIL_NO_LOCK)
                 stack.callback(lock.release)
             _delete_leftovers(entry)
-        except (OSError, NotImplementedError):  # this includes Timeout, which is an OSError
+        except (OSError, NotImplementedError):  # The block runs without the lock. filelock's Timeout is an OSError.
             pass
         yield
 
 
 def _acquire_unless_cancelled(lock: FileLock, seconds: float) -> None:
-    """Wait for a lock. Raises Cancelled, and Timeout of filelock when the seconds have passed."""
+    """Wait for a lock for at most so many seconds.
+
+    filelock cannot be interrupted while it waits. So it waits for half a second at a time.
+
+    Raises:
+        CancelledError: As soon as the downloads of this thread are cancelled.
+        filelock.Timeout: If another process still holds the lock after these seconds.
+    """
     from filelock import Timeout
 
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while True:
         raise_if_cancelled()
         try:
             lock.acquire(timeout=0.5)
             return
         except Timeout:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise
 
 
@@ -174,26 +195,30 @@ def temporary_folder(entry: WeightsEntry) -> Iterator[Path]:
         cache_dir().mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=_temporary_prefix(entry), dir=cache_dir())
     except OSError as error:
-        raise cannot_write(cache_dir(), error) from error
-    with folder as name:
-        yield Path(name)
+        raise make_cache_error(cache_dir(), error) from error
+    with folder as path:
+        yield Path(path)
 
 
-def cannot_write(folder: Path, error: OSError) -> NotWritableError:
-    """Make the error for a folder of the cache that cannot be written to."""
+def make_cache_error(folder: Path, error: OSError) -> NotWritableError:
+    """Make the error for a folder of the cache that cannot be written to. It names the variable for another folder."""
     return NotWritableError(
         f"cannot write to {folder}: {error.strerror or error}; name another folder for the cache in PYRAMIDZOO_CACHE"
     )
 
 
 def _temporary_prefix(entry: WeightsEntry) -> str:
+    """Return how the names of all temporary folders of an entry begin. Unfinished downloads are found by it."""
     return f".download-{entry.id}-"
 
 
 def _delete_leftovers(entry: WeightsEntry) -> None:
-    """Delete unfinished files of a process that was killed. The caller must hold the lock of the entry."""
+    """Delete the unfinished files of an entry that a killed process has left behind.
+
+    The caller must hold the lock of the entry. Otherwise the files may belong to a process that is still running.
+    """
     for folder in cache_dir().glob(f"{_temporary_prefix(entry)}*"):
         shutil.rmtree(folder, ignore_errors=True)
     for path in cache_paths(entry):
-        for part in path.parent.glob(f".{path.name}.*.part"):
-            part.unlink(missing_ok=True)
+        for unfinished_file in path.parent.glob(f".{path.name}.*.part"):  # `files.replacing` gives such names
+            unfinished_file.unlink(missing_ok=True)

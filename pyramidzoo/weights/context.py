@@ -1,4 +1,7 @@
-"""The context of a download: what cancels it, which progress bar it moves, and whether its speed is watched."""
+"""Settings of a thread's downloads: an event that cancels them, their progress bar, and whether slow ones end.
+
+They are in a context variable, because the Hub's client calls our code and cannot pass them on.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ class DownloadContext:
     """Settings of the downloads of one thread.
 
     Attributes:
-        cancel_event: Once it is set, the downloads stop. None if nothing cancels them.
-        progress: The progress bar of several downloads. None if each download shows its own bar.
-        is_watched: Whether a response that arrives too slowly is given up.
+        cancel_event: When another thread sets this event, the downloads stop. None if they cannot be cancelled.
+        progress: The progress bar that all running downloads share. None if each download shows a bar of its own.
+        is_watched: Whether a response raises an error if it arrives too slowly.
     """
 
     cancel_event: threading.Event | None = None
@@ -43,7 +46,7 @@ def get_context() -> DownloadContext:
 
 @contextlib.contextmanager
 def change_context(**changes: Any) -> Iterator[None]:
-    """Change fields of this thread's download context until the block ends.
+    """Change fields of this thread's download context until the `with` block ends.
 
     Args:
         **changes: Fields of `DownloadContext` and their new values.
@@ -56,15 +59,15 @@ def change_context(**changes: Any) -> Iterator[None]:
 
 
 def cancel_on(event: threading.Event) -> contextlib.AbstractContextManager[None]:
-    """Cancel this thread's downloads once the event is set, until the block ends."""
+    """Let an event cancel the downloads of this thread that run in the `with` block."""
     return change_context(cancel_event=event)
 
 
 def raise_if_cancelled() -> None:
-    """Stop if the downloads of this thread were cancelled.
+    """Raise an error if the downloads of this thread were cancelled.
 
     Raises:
-        Cancelled: If they were.
+        CancelledError: If they were cancelled.
     """
     event = get_context().cancel_event
     if event and event.is_set():
@@ -72,10 +75,10 @@ def raise_if_cancelled() -> None:
 
 
 def sleep_unless_cancelled(seconds: float) -> None:
-    """Wait for a number of seconds.
+    """Wait for a number of seconds, or until the downloads of this thread are cancelled.
 
     Raises:
-        Cancelled: As soon as the downloads of this thread are cancelled.
+        CancelledError: As soon as the downloads of this thread are cancelled.
     """
     event = get_context().cancel_event
     if event is None:

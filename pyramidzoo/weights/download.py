@@ -1,6 +1,6 @@
-"""Download files: from the Hub through its own client, and from other addresses.
+"""Download files: from the Hub with its own client, and from the addresses where authors published them ("origins").
 
-Nothing that arrives is trusted here. The caller compares hashes.
+This module does not check the content of files. The caller compares the hashes.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from pyramidzoo.catalog.weights_entry import Hub, Origin
 from pyramidzoo.checkpoints.archives import MAX_BYTES
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.weights._session import http_library, watched_session
-from pyramidzoo.weights.cache import cannot_write
+from pyramidzoo.weights.cache import make_cache_error
 from pyramidzoo.weights.context import CancelledError, get_context, sleep_unless_cancelled
 from pyramidzoo.weights.hub_errors import (
-    OFFLINE,
+    OFFLINE_REASON,
     explain_hub_error,
+    find_original_error,
     first_line,
     http_status,
-    next_step,
-    original_error,
+    suggest_next_step,
 )
 
-_ATTEMPTS = 5  # of a download that breaks off; from an origin, each goes on where the last one stopped
-_ATTEMPTS_WITHOUT_DATA = 3  # of a download from which not a byte has come
-_FIRST_WAIT_SECONDS = 1.0  # before the second attempt; it is doubled each time
+_ATTEMPTS = 5  # how often a download is tried if the connection breaks
+_ATTEMPTS_WITHOUT_DATA = 3  # how often it is tried if not a single byte has arrived
+_FIRST_WAIT_SECONDS = 1.0  # the pause before the second attempt; each later pause is twice as long
 
 
 def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
-    """Have the Hub's client download a file into its cache.
+    """Let the Hub's client download a file into its own cache.
 
     Args:
-        hub: The file.
-        revision: A commit, a branch or a tag.
-        force: Download the file even if it is in the client's cache.
+        hub: The repository and the name of the file.
+        revision: The commit, the branch or the tag of the file.
+        force: Whether the file is downloaded even if the client's cache has it.
 
     Returns:
         The path of the file in the client's cache.
@@ -48,7 +48,7 @@ def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
     from huggingface_hub import constants, hf_hub_download
 
     if constants.HF_HUB_OFFLINE and force:
-        raise UnavailableError(f"Hub {hub.repo_id}: {OFFLINE}")
+        raise UnavailableError(f"Hub {hub.repo_id}: {OFFLINE_REASON}")
     progress = get_context().progress
     for attempt in range(_ATTEMPTS):
         try:
@@ -58,36 +58,36 @@ def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
                     hub.filename,
                     revision=revision,
                     force_download=force,
-                    tqdm_class=progress.bar_class() if progress else None,
+                    tqdm_class=progress.make_bar_class() if progress else None,
                 )
             return Path(path)
         except (UnavailableError, CancelledError):
             raise
-        except Exception as raised:  # the client has many error classes of its own, and those of its HTTP library
-            error = original_error(raised)
-            if attempt == _ATTEMPTS - 1 or not _is_worth_another_attempt(error, attempt):
+        except Exception as raised:  # The client raises many classes of its own, and those of its HTTP library.
+            error = find_original_error(raised)
+            if attempt == _ATTEMPTS - 1 or not _should_try_again(error, attempt):
                 raise explain_hub_error(error, hub, revision) from raised
         sleep_unless_cancelled(_FIRST_WAIT_SECONDS * 2**attempt)
-    raise AssertionError
+    raise AssertionError("the last attempt returns a path or raises an error")
 
 
-def _is_worth_another_attempt(error: Exception, attempt: int) -> bool:
-    """Say whether the client should be asked for the file again.
+def _should_try_again(error: Exception, attempt: int) -> bool:
+    """Decide whether the Hub's client is asked once more for a file, after this error in this attempt (from 0).
 
-    The client itself tries again where it asks about the file, and after some of the ways in which a download breaks
-    off. These are the others.
+    The client itself tries again after many errors. It does not do so after a broken connection that these two classes
+    describe, and after some answers of a server that has a problem of its own (HTTP status 500 or higher).
     """
     http = http_library()
-    has_broken_off = isinstance(error, (http.ReadError, http.RemoteProtocolError))
-    return (has_broken_off and attempt < _ATTEMPTS_WITHOUT_DATA - 1) or http_status(error) >= 500
+    is_connection_broken = isinstance(error, (http.ReadError, http.RemoteProtocolError))
+    return (is_connection_broken and attempt < _ATTEMPTS_WITHOUT_DATA - 1) or http_status(error) >= 500
 
 
 def from_url(origin: Origin, destination: Path) -> int:
-    """Download the file of an origin.
+    """Download a file from the address where its authors published it.
 
     Args:
         origin: The address of the file, and its size if that is known.
-        destination: The file to write. Its folder must exist.
+        destination: The path to write the file to. Its folder must exist.
 
     Returns:
         The size of the file in bytes.
@@ -100,9 +100,9 @@ def from_url(origin: Origin, destination: Path) -> int:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise UnavailableError(f"{origin.url}: {OFFLINE}")
+        raise UnavailableError(f"{origin.url}: {OFFLINE_REASON}")
     progress = get_context().progress
-    bar_class = progress.bar_class() if progress else tqdm
+    bar_class = progress.make_bar_class() if progress else tqdm
     try:
         with (
             destination.open("wb") as stream,
@@ -110,17 +110,24 @@ def from_url(origin: Origin, destination: Path) -> int:
         ):
             return _UrlDownload(origin, stream, bar).run()
     except OSError as error:
-        raise cannot_write(destination.parent, error) from error
+        raise make_cache_error(destination.parent, error) from error
 
 
 class _UrlDownload:
-    """One download from an origin. An attempt that breaks off is followed by one for the rest of the file."""
+    """A download from the address where authors published a file. After a broken connection it asks for the rest.
+
+    Args:
+        origin: The address of the file, and its size and hash if they are known.
+        stream: The open file that the download is written to.
+        bar: The progress bar, which counts bytes.
+    """
 
     def __init__(self, origin: Origin, stream: BinaryIO, bar: tqdm[Any]) -> None:
         self._origin = origin
         self._stream = stream
         self._bar = bar
-        # "If-Range" with the version of the file that the last response named, if it named one
+        # The header "If-Range" with the version of the file that the last response named. A server sends the rest of
+        # the file only if it still has this version; otherwise it sends the whole file. Empty if no version is known.
         self._version_header: dict[str, str] = {}
 
     def run(self) -> int:
@@ -128,27 +135,33 @@ class _UrlDownload:
         http = http_library()
         for attempt in range(_ATTEMPTS):
             try:
-                self._append_rest()
+                self._append_missing_part()
                 return self._stream.tell()
             except (http.HTTPError, http.InvalidURL) as error:
-                received = self._stream.tell()
-                # the client has already tried again after an HTTP status, and a wrong address stays wrong
+                received_bytes = self._stream.tell()
+                # After an HTTP status for which another attempt can help, `http_stream_backoff` has already tried
+                # again. With a wrong address, no attempt can succeed.
                 is_final = http_status(error) or isinstance(error, (http.InvalidURL, http.UnsupportedProtocol))
-                if is_final or attempt == (_ATTEMPTS if received else _ATTEMPTS_WITHOUT_DATA) - 1:
-                    after = f" (after {received} bytes)" if received else ""
+                if is_final or attempt == (_ATTEMPTS if received_bytes else _ATTEMPTS_WITHOUT_DATA) - 1:
+                    received_note = f" (after {received_bytes} bytes)" if received_bytes else ""
                     raise UnavailableError(
-                        f"{self._origin.url}: {first_line(error)}{after}; {next_step(error)}"
+                        f"{self._origin.url}: {first_line(error)}{received_note}; {suggest_next_step(error)}"
                     ) from error
             sleep_unless_cancelled(_FIRST_WAIT_SECONDS * 2**attempt)
-        raise AssertionError
+        raise AssertionError("the last attempt returns or raises an error")
 
-    def _append_rest(self) -> None:
-        """Ask for what is missing of the file, and append it. Raises the errors of the HTTP library."""
+    def _append_missing_part(self) -> None:
+        """Ask the server for the bytes that are not yet in the file, and append them.
+
+        Raises the errors of the HTTP library if the connection breaks.
+        """
         from huggingface_hub import constants
         from huggingface_hub.utils import http_stream_backoff
 
         if not self._version_header and not self._origin.hash:
-            self._start_again()  # nothing would show if the rest came from another version of the file
+            # The server could send the rest of another version of the file. Neither the version nor a hash would show
+            # that the two parts do not belong together. So the whole file is downloaded again.
+            self._start_again()
         start = self._stream.tell()
         range_headers = {"Range": f"bytes={start}-", **self._version_header} if start else {}
         with (
@@ -158,40 +171,53 @@ class _UrlDownload:
                 self._origin.url,
                 headers={"Accept-Encoding": "identity", **range_headers},
                 timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-                # otherwise it would also catch the errors that are raised while we read the body
+                # By default it would also catch errors that this `with` block raises while it reads the body.
                 retry_on_exceptions=(),
             ) as response,
         ):
             response.raise_for_status()
-            self._move_to_start_of(response, start)
+            self._seek_to_start_of_body(response, start)
             self._remember_version(response)
             self._write_body(response)
 
-    def _move_to_start_of(self, response: Any, start: int) -> None:
-        """Prepare for the part of the file that a server sends: the whole file, or the part from byte `start` on."""
-        part = response.headers.get("Content-Range", "") if response.status_code == 206 else "bytes 0-"
-        if part.startswith("bytes 0-"):
+    def _seek_to_start_of_body(self, response: Any, requested_start: int) -> None:
+        """Move to the position in the file at which a response's body must be written.
+
+        A server may send only the part that was asked for, which begins at byte `requested_start`. It may also send the
+        whole file. The written bytes are deleted in this case. Any other part raises an UnavailableError.
+        """
+        is_partial = response.status_code == 206
+        content_range = response.headers.get("Content-Range", "") if is_partial else "bytes 0-"
+        if content_range.startswith("bytes 0-"):
             self._start_again()
-        elif not part.startswith(f"bytes {start}-"):
-            raise UnavailableError(f"{self._origin.url} sends {part or 'a part'}, not what is missing; try again later")
+        elif not content_range.startswith(f"bytes {requested_start}-"):
+            raise UnavailableError(
+                f"{self._origin.url}: the server was asked for the bytes from {requested_start} on, and sends "
+                f"{content_range or 'a part of the file without saying which'}; try again later"
+            )
 
     def _remember_version(self, response: Any) -> None:
-        """Remember the version of the file that a response is about, for the next attempt."""
+        """Store the version of the file that a response names. The next attempt asks for the rest of this version."""
         etag = response.headers.get("ETag", "")
-        # a weak tag (W/"...") does not promise equal bytes
+        # A weak ETag begins with W/. Two files with the same weak ETag may have different bytes.
         version = etag if etag.startswith('"') else response.headers.get("Last-Modified")
         self._version_header = {"If-Range": version} if version else {}
 
     def _write_body(self, response: Any) -> None:
+        """Write the body of a response to the file. Raises IntegrityError if the file becomes too large."""
         limit = MAX_BYTES if self._origin.bytes is None else self._origin.bytes
         for chunk in response.iter_bytes():
             self._bar.update(self._stream.write(chunk))
             if self._stream.tell() > limit:
-                raise IntegrityError(f"{self._origin.url} sends more than the {limit} bytes it may have")
-        self._stream.flush()  # here an error of the disk can still be reported
+                raise IntegrityError(
+                    f"{self._origin.url}: the server sends more than {limit} bytes, which is the most that the file "
+                    "may have"
+                )
+        # A full disk may show only when buffered bytes are written. `from_url` reports this error.
+        self._stream.flush()
 
     def _start_again(self) -> None:
-        """Delete what has been written, and move the progress bar back."""
+        """Delete all bytes that have been written, and set the progress bar back."""
         self._bar.update(-self._stream.tell())
         self._stream.seek(0)
         self._stream.truncate()

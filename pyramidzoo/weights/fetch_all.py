@@ -17,21 +17,21 @@ from pyramidzoo.weights.progress import SharedProgressBar
 def fetch_all(
     entries: Iterable[WeightsEntry], *, force: bool = False, jobs: int = 8
 ) -> Iterator[tuple[WeightsEntry, WeightsFile | PyramidzooError]]:
-    """Fetch several entries at once.
+    """Fetch the files of several entries in several threads.
 
-    If the caller stops iterating, or is interrupted, the running downloads stop.
+    If the caller stops iterating, or is interrupted, the running downloads are cancelled.
 
     Args:
         entries: The entries.
-        force: Fetch and convert files again even if they are in a cache.
-        jobs: How many downloads run at once.
+        force: Whether to fetch and convert files again even if they are in a cache.
+        jobs: How many files are fetched at the same time.
 
     Yields:
-        Each entry as soon as it is done, with its file, or with the error if it failed.
+        Each entry as soon as its file was fetched or could not be fetched, with the file or with the error.
     """
     entries = list(entries)
     cancel_event = threading.Event()
-    progress = SharedProgressBar(len(entries), _bytes_to_download(entries, force))
+    progress = SharedProgressBar(len(entries), _sum_download_sizes(entries, force))
 
     def fetch_one(entry: WeightsEntry) -> WeightsFile | PyramidzooError:
         with change_context(cancel_event=cancel_event, progress=progress):
@@ -53,11 +53,11 @@ def fetch_all(
         progress.close()
 
 
-def _bytes_to_download(entries: list[WeightsEntry], force: bool) -> int:
-    """Return how many bytes are to be downloaded, as far as the manifest knows."""
-    total = 0
+def _sum_download_sizes(entries: list[WeightsEntry], force: bool) -> int:
+    """Return how many bytes must be downloaded. A file whose size is not in the manifest counts as empty."""
+    total_bytes = 0
     for entry in entries:
         published_file = entry.hub or entry.origin
         if entry.bundled is None and published_file and (force or find_local_file(entry) is None):
-            total += published_file.bytes or 0
-    return total
+            total_bytes += published_file.bytes or 0
+    return total_bytes

@@ -1,17 +1,18 @@
-"""What the errors of the Hub's client and of its HTTP library mean, and what a user can do about them."""
+"""Explain errors of the Hub's client and of its HTTP library: what has failed, and what the user can do."""
 
 from __future__ import annotations
 
 from pyramidzoo.catalog.weights_entry import Hub
 from pyramidzoo.errors import NotWritableError, UnavailableError
 
-OFFLINE = "offline, as HF_HUB_OFFLINE says"
+OFFLINE_REASON = "the variable HF_HUB_OFFLINE forbids downloads (offline mode)"
 
+# What the user can do after an HTTP status. 401 and 403: no permission. 404 and 410: there is no such file.
 _NEXT_STEPS = {
-    401: "it is for others only",
-    403: "it is for others only",
-    404: "look whether it has moved",
-    410: "look whether it has moved",
+    401: "only users with permission can read it",
+    403: "only users with permission can read it",
+    404: "check whether the file has moved to another address",
+    410: "check whether the file has moved to another address",
 }
 
 
@@ -21,33 +22,34 @@ def first_line(error: BaseException) -> str:
 
 
 def http_status(error: BaseException) -> int:
-    """Return the HTTP status that an error of the client is about, or 0 if it is not about a response."""
+    """Return the HTTP status of the response that caused an error of the client. Return 0 if no response caused it."""
     return getattr(getattr(error, "response", None), "status_code", None) or 0
 
 
-def original_error(error: Exception) -> Exception:
-    """Return the error that is the reason for this one.
+def find_original_error(error: Exception) -> Exception:
+    """Return the error that says what went wrong in the Hub's client: `error` itself or its cause.
 
-    Where a download is forced, the client raises a `ValueError` that says nothing; its cause says what went wrong.
+    With `force_download`, the client raises a `ValueError` with a general message. Only the cause of this error tells
+    what went wrong.
     """
     return error.__cause__ if isinstance(error, ValueError) and isinstance(error.__cause__, Exception) else error
 
 
-def next_step(error: Exception) -> str:
-    """Say what to do after an error of a server."""
+def suggest_next_step(error: Exception) -> str:
+    """Return the part of a message that says what the user can do after a failed request to a server."""
     return _NEXT_STEPS.get(http_status(error), "try again later")
 
 
-def explain_hub_error(error: Exception, hub: Hub, revision: str) -> UnavailableError:
-    """Turn an error of the Hub's client into one that says what failed and what to do.
+def explain_hub_error(error: Exception, requested_file: Hub, revision: str) -> UnavailableError:
+    """Turn an error of the Hub's client into an error whose message says what has failed and what the user can do.
 
     Args:
         error: The error that `hf_hub_download` raised.
-        hub: The file that was asked for.
-        revision: The revision that was asked for.
+        requested_file: The repository and the name of the file that `hf_hub_download` was asked for.
+        revision: The commit, the branch or the tag that it was asked for.
 
     Returns:
-        The error to raise. It is a `NotWritableError` if the client's cache cannot be written to.
+        The error for the caller to raise. If the client's cache cannot be written to, it is a `NotWritableError`.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -58,29 +60,31 @@ def explain_hub_error(error: Exception, hub: Hub, revision: str) -> UnavailableE
         RevisionNotFoundError,
     )
 
-    page = hub.url.partition("/blob/")[0]
-    # the order matters: some of these classes are subclasses of later ones
+    repository_page = requested_file.url.partition("/blob/")[0]
+    # The order of the checks matters, because some of these classes are subclasses of others that are checked later.
     if isinstance(error, LocalEntryNotFoundError):
+        # The client could not reach the Hub, or was not allowed to, and its cache does not have the file.
         if constants.HF_HUB_OFFLINE:
-            reason = OFFLINE
+            reason = OFFLINE_REASON
         else:
             cause = error.__cause__ or error
             reason = f"{type(cause).__name__}: {first_line(cause)}; try again later"
     elif isinstance(error, GatedRepoError):
-        reason = f"access is granted on {page} only; ask there, then set HF_TOKEN"
+        reason = f"the owner must grant access; ask for it on {repository_page}, then set HF_TOKEN"
     elif isinstance(error, RepositoryNotFoundError):
-        reason = "there is no such repository, or it is private: set HF_TOKEN to see it"
+        reason = "there is no such repository, or it is private; if it is private, set HF_TOKEN"
     elif isinstance(error, RevisionNotFoundError):
-        reason = f"it has no revision {revision} (any more); look at {page}"
+        reason = f"the repository does not have the revision {revision}, or no longer has it; see {repository_page}"
     elif isinstance(error, EntryNotFoundError):
-        reason = f"there is no {hub.filename} at {revision}; look at {page}"
+        reason = f"the revision {revision} has no file {requested_file.filename}; see {repository_page}"
     elif http_status(error) == 401:
-        reason = f"{first_line(error)}; is HF_TOKEN still valid? Renew it, or unset it"
+        reason = f"{first_line(error)}; HF_TOKEN may have expired: renew it, or unset it"
     elif isinstance(error, OSError) and error.errno is not None and not http_status(error):
+        # The operating system refused something. Connection errors have other classes.
         return NotWritableError(
-            f"Hub {hub.repo_id}: cannot write to the cache of the Hub's client, {constants.HF_HUB_CACHE}: "
+            f"Hub {requested_file.repo_id}: cannot write to the cache of the Hub's client, {constants.HF_HUB_CACHE}: "
             f"{error.strerror or error}; name another folder in HF_HOME"
         )
     else:
-        reason = f"{type(error).__name__}: {first_line(error)}; {next_step(error)}"
-    return UnavailableError(f"Hub {hub.repo_id}: {reason}")
+        reason = f"{type(error).__name__}: {first_line(error)}; {suggest_next_step(error)}"
+    return UnavailableError(f"Hub {requested_file.repo_id}: {reason}")

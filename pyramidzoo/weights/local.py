@@ -1,6 +1,7 @@
-"""Find the files of entries on this machine, without a network.
+"""Find the files of entries on this machine, without using the network.
 
-Nothing is hashed here, and neither torch nor the Hub's client is imported, so that `pyramidzoo list` answers at once.
+`pyramidzoo list` uses this module and must be quick. So this module computes no hashes, and imports neither PyTorch nor
+the Hub's client.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from pyramidzoo.weights.cache import cache_dir, cache_paths, read_sidecar, read_
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of an entry on this machine. It has not been verified.
+    """The file of an entry on this machine. Its hash has not been compared yet.
 
     Attributes:
-        source: "bundled" (it came with the package), "cache" (it was converted), or "hub" (it is in the cache of the
-            Hub's client).
-        path: Where the file is.
-        expected_sha256: The hash that it must have. None if nothing says so, because the sidecar of a converted file is
-            missing, damaged, or about another file.
+        source: "bundled" (the file is part of the package), "cache" (it was converted, and is in the cache of
+            pyramidzoo), or "hub" (it is in the cache of the Hub's client).
+        path: The path of the file.
+        expected_sha256: The hash that the file must have. None if this hash is not known, because the sidecar of a
+            converted file is missing or damaged, or is about another file.
     """
 
     source: Literal["bundled", "cache", "hub"]
@@ -37,45 +38,46 @@ class LocalFile:
 
 
 def find_local_file(entry: WeightsEntry) -> LocalFile | None:
-    """Find the file of an entry on this machine. A caller that loads it must compare its hash.
+    """Find the file of an entry on this machine. A caller that loads the file must compare its hash.
 
     Returns:
-        The file, or None if it has to be fetched.
+        The file, or None if it must be fetched.
 
     Raises:
-        UnavailableError: If the cache has no folder, see `cache_dir`.
+        UnavailableError: If it is not known where the cache is; see `cache_dir`.
     """
     if entry.bundled is not None:
         path = package_path(entry.bundled.path)
         return LocalFile("bundled", path, entry.bundled.sha256) if path.is_file() else None
-    is_used_as_it_is = entry.hub is not None and entry.hub.layout is None
+    needs_no_conversion = entry.hub is not None and entry.hub.layout is None
     path = cache_paths(entry)[0]
     if path.is_file():
-        expected = (read_matching_sidecar(entry) or {}).get("sha256")
-        if expected is not None or not is_used_as_it_is:
-            return LocalFile("cache", path, expected)
-    if entry.hub is not None and is_used_as_it_is:
+        expected_sha256 = (read_matching_sidecar(entry) or {}).get("sha256")
+        if expected_sha256 is not None or not needs_no_conversion:
+            return LocalFile("cache", path, expected_sha256)
+    if entry.hub is not None and needs_no_conversion:
         return _find_in_hub_cache(entry, entry.hub)
     return None
 
 
 def find_local_sources(entries: Iterable[WeightsEntry]) -> dict[str, str]:
-    """Say for many entries at once which of them are on this machine.
+    """Find out which of many entries have a file on this machine.
 
     Returns:
-        The `source` of `LocalFile` by entry id, for those entries whose file is here.
+        For each entry that has a file on this machine, its id and where the file is, as in `LocalFile.source`.
     """
     try:
-        converted, repositories = _list_names(cache_dir() / "weights"), _list_names(hub_cache_dir())
-    except UnavailableError:  # the cache has no folder; without its sidecars, files of the Hub cannot be judged either
-        converted = repositories = set()
+        converted_files, hub_repositories = _list_names(cache_dir() / "weights"), _list_names(hub_cache_dir())
+    except UnavailableError:
+        # It is not known where the cache is. Its sidecars would be needed to find files of the Hub's client too.
+        converted_files = hub_repositories = set()
     sources: dict[str, str] = {}
     for entry in entries:
-        # most entries are nowhere on a machine: two listings of folders tell so faster than a look for each file
+        # Most entries have no file on a machine. The two lists of names show this without a search for each entry.
         if (
             entry.bundled is not None
-            or f"{entry.id}.safetensors" in converted
-            or (entry.hub is not None and _repository_folder(entry.hub) in repositories)
+            or f"{entry.id}.safetensors" in converted_files
+            or (entry.hub is not None and _get_repository_folder(entry.hub) in hub_repositories)
         ):
             local_file = find_local_file(entry)
             if local_file is not None:
@@ -84,37 +86,40 @@ def find_local_sources(entries: Iterable[WeightsEntry]) -> dict[str, str]:
 
 
 def read_matching_sidecar(entry: WeightsEntry) -> dict[str, Any] | None:
-    """Read the sidecar of an entry's converted file, if it is about what the manifest says now.
+    """Read the sidecar of an entry's converted file, if the sidecar agrees with the manifest.
+
+    The manifest may have changed since the conversion. Then the file must be converted again.
 
     Returns:
-        The sidecar. None if there is no readable one, or if the file was made from another file, by another layout, or
-        has other tensors than the manifest says.
+        The sidecar. None if there is no readable sidecar. None also if the converted file was made from another
+        published file than the manifest names, was converted by another layout, or has other tensors.
     """
     content = read_sidecar(entry)
-    sources: list[tuple[str, str | None, str | None]] = []  # address, published hash, layout
+    published_files: list[tuple[str, str | None, str | None]] = []  # address, published hash, layout
     if entry.hub and entry.hub.layout:
-        sources.append((entry.hub.url, entry.hub.sha256, entry.hub.layout))
+        published_files.append((entry.hub.url, entry.hub.sha256, entry.hub.layout))
     if entry.origin:
         published_hash = entry.origin.hash.value if entry.origin.hash else None
-        sources.append((entry.origin.url, published_hash, entry.origin.layout))
-    has_source = any(
+        published_files.append((entry.origin.url, published_hash, entry.origin.layout))
+    is_made_from_published_file = any(
         content.get("origin", "") == published_hash
-        # without a published hash, only the address tells which file it is
+        # If no hash was published, the address shows which file was converted.
         and (published_hash is not None or content.get("url") == url)
-        # sidecars of earlier versions have no layout
+        # Sidecars that were written before the field existed have no layout.
         and content.get("layout", layout) == layout
-        for url, published_hash, layout in sources
+        for url, published_hash, layout in published_files
     )
-    has_tensors = entry.tensors_sha256 in (None, content.get("tensors_sha256"))
-    return content if has_source and has_tensors and content.get("sha256") else None
+    has_right_tensors = entry.tensors_sha256 in (None, content.get("tensors_sha256"))
+    return content if is_made_from_published_file and has_right_tensors and content.get("sha256") else None
 
 
 def hub_cache_dir() -> Path:
-    """Return the folder where the Hub's client keeps files."""
+    """Return the cache folder of the Hub's client."""
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
         return Path(constants.HF_HUB_CACHE)
-    # Importing the client only to ask takes too long. These are the rules of its documentation.
+    # The client has not been imported, and its import would take too long. The rest of this function follows the rules
+    # in the client's documentation.
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
             return expand_user_path(os.path.expandvars(os.environ[name]))
@@ -123,25 +128,28 @@ def hub_cache_dir() -> Path:
 
 
 def _find_in_hub_cache(entry: WeightsEntry, hub: Hub) -> LocalFile | None:
-    """Find a file where the Hub's client keeps it, as its `try_to_load_from_cache` does."""
-    recorded = read_sidecar_for(entry, hub.url)
-    expected = hub.sha256 or recorded.get("source_sha256")
-    if expected is None:
-        return None  # another program may have left the file there, so it says nothing about itself
-    revision = str(hub.revision or recorded.get("commit") or "main")
-    repository = hub_cache_dir() / _repository_folder(hub)
-    with contextlib.suppress(OSError):  # a commit has no file in refs, a branch has one
+    """Find a file in the cache of the Hub's client, as the client's `try_to_load_from_cache` does."""
+    sidecar = read_sidecar_for(entry, hub.url)
+    expected_sha256 = hub.sha256 or sidecar.get("source_sha256")
+    if expected_sha256 is None:
+        return None  # The cache is shared with other programs. A file with an unknown hash may be of any version.
+    revision = str(hub.revision or sidecar.get("commit") or "main")
+    repository = hub_cache_dir() / _get_repository_folder(hub)
+    # For a branch, such as "main", the file refs/BRANCH contains the commit. For a commit there is no such file.
+    with contextlib.suppress(OSError):
         revision = (repository / "refs" / revision).read_text(encoding="utf-8")
     path = repository / "snapshots" / revision / hub.filename
-    return LocalFile("hub", path, expected) if path.is_file() else None
+    return LocalFile("hub", path, expected_sha256) if path.is_file() else None
 
 
-def _repository_folder(hub: Hub) -> str:
+def _get_repository_folder(hub: Hub) -> str:
+    """Return the name of the folder in which the Hub's client keeps the files of a repository."""
     return f"models--{hub.repo_id.replace('/', '--')}"
 
 
 def _list_names(folder: Path) -> set[str]:
+    """Return the names of all files and folders in a folder. Return an empty set if it cannot be read."""
     try:
-        return set(os.listdir(folder))  # noqa: PTH208 (hundreds of Path objects cost more than all else here)
+        return set(os.listdir(folder))  # noqa: PTH208 (making a Path for each name would take too long)
     except OSError:
         return set()
