@@ -242,7 +242,7 @@ def test_changes_of_large_images_on_small_ones(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree of a thousand classes with an image each. The file knows how its images are prepared."""
-    monkeypatch.setitem(recipes.RECIPES, "small", RECIPE.replace(batch_size=100))  # type: ignore[arg-type]
+    monkeypatch.setitem(recipes.RECIPES, "small", RECIPE.replace(batch_size=100))
     write_tree(tmp_path / "data" / "train", make_samples(1000, 1))
     write_tree(tmp_path / "data" / "val", make_samples(CLASSES, 2))
     command = ["train", "wrn_16_1", "--recipe", "small", "--epochs", "1", "--output", str(tmp_path), "--format", "json"]
