@@ -1,4 +1,4 @@
-"""Check that one evaluation gives the same predictions in other batch sizes, in several processes, and after a kill.
+"""Check that an evaluation gives the same predictions with other batch sizes, with several processes, and after a kill.
 
     python benchmarks/equality.py ID ... [--batches 1 17 250 10000] [--processes 1 2 4] [--kills 3]
 
@@ -38,7 +38,7 @@ from pyramidzoo.evaluation.planning import plan
 from pyramidzoo.evaluation.predicting import predict as predict_units
 from pyramidzoo.evaluation.predictions import Predictions, reduce_predictions
 
-REFERENCE = 128
+REFERENCE_BATCH = 128
 
 
 def predict(name: str, batch_size: int) -> Predictions:
@@ -46,7 +46,7 @@ def predict(name: str, batch_size: int) -> Predictions:
     entry = load_manifest().find(name)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
     job = plan(
-        load_model(EvaluationTarget.of_entry(entry), images), Engine(ComputeSettings(torch.device("cpu"), batch_size))
+        load_model(EvaluationTarget.from_entry(entry), images), Engine(ComputeSettings(torch.device("cpu"), batch_size))
     )
     return reduce_predictions(predict_units(job, job.units), len(images))
 
@@ -60,46 +60,51 @@ def count_bytes_per_image(name: str) -> int:
 
 def compare_batch_sizes(name: str, batches: list[int]) -> list[dict[str, Any]]:
     """Compare the predictions in each batch size with those in batches of 128."""
-    reference = predict(name, REFERENCE)
+    reference = predict(name, REFERENCE_BATCH)
     rows: list[dict[str, Any]] = []
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for batch in [REFERENCE, *batches]:
-        if 2 * batch * count_bytes_per_image(name) > memory:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for batch in [REFERENCE_BATCH, *batches]:
+        # The factor 2 leaves room for memory that is not counted, such as the weights and the workspaces of kernels.
+        if 2 * batch * count_bytes_per_image(name) > memory_bytes:
             print(f"{name}, batch {batch}: left out, it needs more memory than there is", flush=True)
             continue
-        predictions = reference if batch == REFERENCE else predict(name, batch)
-        against = compare_predictions(reference.logits, predictions.logits, predictions.labels)
+        predictions = reference if batch == REFERENCE_BATCH else predict(name, batch)
+        changes = compare_predictions(reference.logits, predictions.logits, predictions.labels)
         rows.append(
             {
                 "subject": name,
                 "variant": f"batch {batch}",
                 "hash": prediction_sha256(predictions.logits),
-                "moved": against.moved,
-                "largest_difference": against.largest_difference,
+                "moved": changes.moved,
+                "largest_difference": changes.largest_difference,
             }
         )
-        print(f"{name}, batch {batch}: moved {list(against.moved)}", flush=True)
+        print(f"{name}, batch {batch}: moved {list(changes.moved)}", flush=True)
     return rows
 
 
 def evaluate_in_processes(
     names: list[str], processes: int, output: Path, *, kill: random.Random | None = None
 ) -> dict[str, Any]:
-    """Run `evaluate` under torchrun, and return the records by weights id. `kill` chooses a worker and a moment."""
+    """Run `evaluate` under torchrun, and return the records by weights id.
+
+    If `kill` is given, one worker is killed while they run. `kill` is the random number generator that chooses which
+    worker, and after how many prediction files.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["--max-restarts=3", "--monitor-interval=0.1", "-m", "pyramidzoo", "evaluate", *names]
-    command += ["-b", str(REFERENCE), "--device", "cpu", "--output", str(output), "--format", "json"]
+    command += ["-b", str(REFERENCE_BATCH), "--device", "cpu", "--output", str(output), "--format", "json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if kill is not None:
-        # 10,000 images make 20 prediction files of four batches each
-        files = kill.randint(1, 20 * len(names) - 1)
-        while len(list(output.glob("*/*/predictions-*"))) < files or not (pids := list_workers(process)):
+        # The 10,000 images of a set of weights make 20 prediction files, of four batches each.
+        file_count = kill.randint(1, 20 * len(names) - 1)
+        while len(list(output.glob("*/*/predictions-*"))) < file_count or not (pids := list_workers(process)):
             assert process.poll() is None, "it was over before a worker could be killed"
             time.sleep(0.02)
         os.kill(kill.choice(pids), signal.SIGKILL)
-    out, err = process.communicate()
-    assert out, err
-    return {record["weights"]: record for record in json.loads(out)["records"]}
+    stdout, stderr = process.communicate()
+    assert stdout, stderr
+    return {record["weights"]: record for record in json.loads(stdout)["records"]}
 
 
 def list_workers(process: subprocess.Popen[str]) -> list[int]:
@@ -107,7 +112,7 @@ def list_workers(process: subprocess.Popen[str]) -> list[int]:
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
         return [pid for pid in map(int, children) if b"pyramidzoo" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    except OSError:  # a worker has just ended
+    except OSError:  # A worker has just ended. The caller tries again.
         return []
 
 

@@ -1,12 +1,12 @@
-"""Measure what the evaluation harness costs: a whole `evaluate` against a bare loop with the same network and images.
+"""Compare the time of a whole `evaluate` with that of a bare PyTorch loop with the same network and images.
 
     python benchmarks/evaluation.py [--rounds 7]
 
 The bare loop has its network already. It normalizes 10,000 uint8 images batch by batch, computes the logits and
 counts. `evaluate` also loads and hashes the weights, keeps all logits, reduces and judges them. With `output` it also
-writes the prediction files and reads them back. Weights and images are random; that does not change the work. The data
-path, without a network, runs on one thread. All of them keep freed memory (environment.keep_memory), as the command
-does; memory.py measures what that is worth.
+writes the prediction files and reads them back. Weights and images are random, which does not change the times. The
+script also measures how fast batches are made from images ("data path"), without a network and on one thread. The
+process keeps freed memory (environment.keep_memory), as the command does. memory.py measures how much time that saves.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make_images() -> ImageSet:
 
 
 def measure_evaluation(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Time a bare loop and `evaluate`, which must count the same."""
+    """Time a bare loop and `evaluate`. Both must count the same number of correct predictions."""
     images = make_images()
     description = Description(
         architecture=architecture,
@@ -74,11 +74,11 @@ def measure_evaluation(architecture: str, folder: Path, rounds: int) -> list[dic
         return correct
 
     def run_evaluate() -> int:
-        return evaluate(EvaluationTarget.of_file(path), images, settings).top1_correct
+        return evaluate(EvaluationTarget.from_file(path), images, settings).top1_correct
 
     def run_evaluate_with_output() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as output:
-            return evaluate(EvaluationTarget.of_file(path), images, settings, output=Path(output)).top1_correct
+            return evaluate(EvaluationTarget.from_file(path), images, settings, output=Path(output)).top1_correct
 
     variants = {
         "bare loop": run_bare_loop,
@@ -91,28 +91,28 @@ def measure_evaluation(architecture: str, folder: Path, rounds: int) -> list[dic
 
 
 def measure_data_path(rounds: int) -> list[dict[str, Any]]:
-    """Time the normalized batches without a network, on one thread, against torchvision's transforms."""
+    """Time how normalized batches are made, and how torchvision's transforms make them. There is no network."""
     from torchvision import transforms
 
     images = make_images()
     normalize = Normalize(PREPROCESSING)
-    theirs = transforms.Compose(
+    torchvision_transform = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize(PREPROCESSING.mean, PREPROCESSING.std)],
     )
-    pillow = [transforms.functional.to_pil_image(image) for image in images.images]
-    spans = [(start, min(start + BATCH, IMAGES)) for start in range(0, IMAGES, BATCH)]
+    pillow_images = [transforms.functional.to_pil_image(image) for image in images.images]
+    batch_ranges = [(start, min(start + BATCH, IMAGES)) for start in range(0, IMAGES, BATCH)]
 
     def make_batches() -> torch.Tensor:
-        for batch in images.read_batches(spans, PREPROCESSING, torch.device("cpu"), ReaderOptions()):
-            last = normalize(batch)
-        return last
+        for batch in images.read_batches(batch_ranges, PREPROCESSING, torch.device("cpu"), ReaderOptions()):
+            last_batch = normalize(batch)
+        return last_batch
 
     def make_images_one_by_one() -> torch.Tensor:
-        for start, stop in spans:
-            last = torch.stack([theirs(image) for image in pillow[start:stop]])
-        return last
+        for start, stop in batch_ranges:
+            last_batch = torch.stack([torchvision_transform(image) for image in pillow_images[start:stop]])
+        return last_batch
 
-    threads = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         assert torch.equal(make_batches(), make_images_one_by_one())
@@ -120,7 +120,7 @@ def measure_data_path(rounds: int) -> list[dict[str, Any]]:
             {"torchvision, image by image": make_images_one_by_one, "whole batches": make_batches}, rounds=rounds
         )
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads_before)
     rows = compare_runs(runs, "torchvision, image by image")
     return [{"subject": "data path", "images_per_second": round(IMAGES / row["median"]), **row} for row in rows]
 

@@ -1,9 +1,9 @@
-"""Time the README's first commands as a newcomer runs them: each in a fresh clone, with a fresh environment.
+"""Time the first commands of the README as a new user runs them: each in a new clone, with a new environment.
 
     python benchmarks/first_commands.py [--rounds 1] [--tests]
 
-The commands are read from the README. `--tests` also takes the second one, the test suite. The script needs the package
-index, and the connection to it is a large part of the time.
+The commands are read from the README. With `--tests` the second command is timed too, which runs the tests. The script
+installs packages from the package index, and the connection to it takes a large part of the time.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def read_commands() -> list[str]:
-    """Read the README's lines that make an environment, in order."""
+    """Read the lines of the README that make a virtual environment, in order."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line.startswith("python3 -m venv")]
 
 
 def time_command(command: str) -> float:
-    """Run a command in a fresh clone, without the variables of this project, and return its seconds."""
-    left_out = ("PYRAMIDZOO_", "VIRTUAL_ENV")
+    """Run a command in a new clone, without environment variables of this project, and return its seconds."""
+    removed_prefixes = ("PYRAMIDZOO_", "VIRTUAL_ENV")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "-q", str(ROOT), folder], check=True)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-        began = time.perf_counter()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(removed_prefixes)}
+        start_time = time.perf_counter()
         subprocess.run(["bash", "-c", command], cwd=folder, env=environment, check=True)
-        return round(time.perf_counter() - began, 1)
+        return round(time.perf_counter() - start_time, 1)
 
 
 def main() -> None:

@@ -10,16 +10,16 @@
 | speed | measures what `pyramidzoo bench` does: every precision, CUDA graphs, the compiler, pytorchcv |
 | changed | counts the predictions of these weights that differ from strict ones, in each other precision |
 
-Before anything runs, the plan is printed: for each part an estimate, its time limit, and the steps that are left out
-because their estimates do not fit into the time. `--plan` prints the plan only. The parts come in the order in which
-they are named, and the first ones get what they need. Time that nothing is planned for is shared out to the limits.
-The estimates for a GPU are those of an NVIDIA H200. With `--device cpu`, and small networks, the script can be checked
-on a CPU.
+Before anything runs, the plan is printed: for each part the estimated time, its time limit, and the steps for which
+there is not enough time. `--plan` prints the plan only. Steps are planned in the order of --parts until the time is
+used up. If there is more time than the steps need, all limits are longer than the estimates.
+The estimates for a GPU were measured on an NVIDIA H200. With `--device cpu`, and small networks, the script can be
+checked on a CPU.
 
-A step that has begun is not cut off, except in `tests` and `table`. The next one begins only if its estimate fits into
-what is left of the part's limit. Results are written after every step, and name everything that was left out.
-The digits come with the package. The other weights and CIFAR are found where PYRAMIDZOO_ORIGINS and PYRAMIDZOO_DATA are
-set.
+A step that has begun runs to its end, except in `tests` and `table`. The next one begins only if its estimated time is
+not longer than the time that remains until the part's limit. Results are written after every step, and name every step
+that was left out. The digits come with the package. The other weights are found in the folder that PYRAMIDZOO_ORIGINS
+names, and CIFAR in the one that PYRAMIDZOO_DATA names.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from pyramidzoo.evaluation.environment import device_name, keep_memory, pick_dev
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do.
+    """One step of a part, such as the evaluation of one set of weights.
 
     Attributes:
-        name: what it is, for people.
-        seconds: the estimate.
-        run: does it, in so many seconds at most if it can, and adds to the results.
+        name: the name that is printed.
+        seconds: how long it takes by the estimate.
+        run: function that does the step and adds rows to the results. Its argument are the seconds that are left.
     """
 
     name: str
@@ -81,17 +81,18 @@ class PlannedPart:
 def make_plan(parts: dict[str, list[Step]], seconds: float) -> list[PlannedPart]:
     """Decide which steps are done in so many seconds, and how long each part may take."""
     plan = [PlannedPart(name) for name in parts]
-    left = seconds
+    remaining_seconds = seconds
     for part in plan:
         for step in parts[part.name]:
-            if step.seconds <= left:
+            if step.seconds <= remaining_seconds:
                 part.steps.append(step)
-                left -= step.seconds
+                remaining_seconds -= step.seconds
             else:
                 part.left_out.append(step.name)
-    planned = sum(part.estimate for part in plan)
+    planned_seconds = sum(part.estimate for part in plan)
     for part in plan:
-        part.limit = part.estimate * seconds / planned if planned else 0.0
+        # The limits of all parts add up to all of the time, each in proportion to its estimate.
+        part.limit = part.estimate * seconds / planned_seconds if planned_seconds else 0.0
     return plan
 
 
@@ -152,14 +153,14 @@ def run_plan(plan: Sequence[PlannedPart], results: Results) -> None:
         for name in part.left_out:
             results.leave_out(name, "not enough time was given")
     for part in plan:
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         for step in part.steps:
-            left = part.limit - (time.perf_counter() - began)
-            if step.seconds > left:
+            remaining_seconds = part.limit - (time.perf_counter() - start_time)
+            if step.seconds > remaining_seconds:
                 results.leave_out(step.name, f"the time of the part {part.name!r} is over")
                 continue
             with results.leave_out_on_error(step.name):
-                step.run(left)
+                step.run(remaining_seconds)
 
 
 def make_steps(part: str, results: Results, options: argparse.Namespace) -> list[Step]:

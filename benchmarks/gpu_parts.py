@@ -1,4 +1,4 @@
-"""The parts of `gpu.py`: for each, the steps with their estimates, and what a step does."""
+"""The parts of `gpu.py`. For each part, one function lists its steps with estimates, and one does a step."""
 
 from __future__ import annotations
 
@@ -66,9 +66,10 @@ VARIANTS = (
 )
 COMPILED = ("optimized_fp16", "optimized_fp16_compiled")
 PEERS = ("pytorchcv", "pytorchcv_fp16_channelslast")
-ON_GPUS_ONLY = ("tf32", "graph")
-STRICT_BATCH = 128  # that of the recorded results
-WAYS: dict[str, dict[str, Any]] = {
+WORDS_FOR_GPUS_ONLY = ("tf32", "graph")  # A variant whose name has one of these words needs a GPU.
+STRICT_BATCH = 128  # The recorded results were measured in batches of this size.
+# The arithmetics in which weights are evaluated: for each name, the settings that differ from the strict ones.
+ARITHMETICS: dict[str, dict[str, Any]] = {
     "strict": {},
     "fp16, optimized": {"precision": "fp16", "optimized": True},
     "bf16, optimized": {"precision": "bf16", "optimized": True},
@@ -80,29 +81,44 @@ PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.
 
 @dataclass(frozen=True)
 class Estimates:
-    """What the estimates are made of.
+    """Speeds and times of a device, from which the time of each step is estimated.
 
     Attributes:
-        strict: TFLOP/s of a strict evaluation.
-        half: TFLOP/s of an evaluation in 16 bits.
-        network: seconds for each network that is evaluated, beyond computing.
-        bench: seconds for each network that `bench` measures, beyond timing.
-        compiler: seconds to compile a network.
-        tests: seconds of the tests marked `gpu`.
+        strict_tflops: TFLOP/s of a strict evaluation.
+        tflops_16_bits: TFLOP/s of an evaluation in 16 bits.
+        evaluate_seconds: seconds to evaluate a network, without the time to compute logits.
+        bench_seconds: seconds to measure a network with `bench`, without the timed runs.
+        compiler_seconds: seconds to compile a network.
+        tests_seconds: seconds of the tests marked `gpu`.
     """
 
-    strict: float
-    half: float
-    network: float
-    bench: float
-    compiler: float
-    tests: float
+    strict_tflops: float
+    tflops_16_bits: float
+    evaluate_seconds: float
+    bench_seconds: float
+    compiler_seconds: float
+    tests_seconds: float
 
 
 # One NVIDIA H200 computed 1,671 TFLOP in 101 s strictly and in 28 s in fp16, and took 0.5 to 1 s more for each network.
-# Its CPU had 16 cores. A CPU is here to check the script; two cores compute 0.05 to 0.1 TFLOP/s.
-ON_A_GPU = Estimates(strict=16.0, half=60.0, network=1.0, bench=45.0, compiler=70.0, tests=120.0)
-ON_A_CPU = Estimates(strict=0.05, half=0.02, network=1.0, bench=5.0, compiler=60.0, tests=60.0)
+# Its machine had 16 CPU cores.
+ON_A_GPU = Estimates(
+    strict_tflops=16.0,
+    tflops_16_bits=60.0,
+    evaluate_seconds=1.0,
+    bench_seconds=45.0,
+    compiler_seconds=70.0,
+    tests_seconds=120.0,
+)
+# On a CPU the script is only checked. Two cores compute 0.05 to 0.1 TFLOP/s.
+ON_A_CPU = Estimates(
+    strict_tflops=0.05,
+    tflops_16_bits=0.02,
+    evaluate_seconds=1.0,
+    bench_seconds=5.0,
+    compiler_seconds=60.0,
+    tests_seconds=60.0,
+)
 
 
 def get_estimates(device: torch.device) -> Estimates:
@@ -112,7 +128,7 @@ def get_estimates(device: torch.device) -> Estimates:
 
 @functools.cache
 def count_tflop(architecture: str) -> float:
-    """Count the operations for one image: a multiply-add is two."""
+    """Count the operations of a network for one image, in 1e12. A multiply-add counts as two operations."""
     row = get_architecture(architecture)
     with torch.device("meta"):
         return 2 * count_multiply_adds(build(row).eval(), (3, row.input_size, row.input_size)) / 1e12
@@ -120,20 +136,20 @@ def count_tflop(architecture: str) -> float:
 
 def select_variants(names: Sequence[str], device: torch.device) -> list[str]:
     """Return the variants that a device can compute."""
-    return [name for name in names if device.type == "cuda" or not any(word in name for word in ON_GPUS_ONLY)]
+    return [name for name in names if device.type == "cuda" or not any(word in name for word in WORDS_FOR_GPUS_ONLY)]
 
 
-# tests
+# The part "tests"
 
 
 def list_tests(results: Results, options: argparse.Namespace) -> Steps:
     """List one step: all tests that are marked `gpu`."""
-    return [("the tests marked gpu", get_estimates(results.device).tests, partial(run_tests, results))]
+    return [("the tests marked gpu", get_estimates(results.device).tests_seconds, partial(run_tests, results))]
 
 
 def run_tests(results: Results, seconds: float) -> None:
-    """Run pytest in another process, which is ended when the time is over."""
-    began = time.perf_counter()
+    """Run pytest in another process. If it takes longer than `seconds`, it is killed, which is an error."""
+    start_time = time.perf_counter()
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "gpu", "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or [""]
@@ -143,31 +159,34 @@ def run_tests(results: Results, seconds: float) -> None:
         "exit_code": done.returncode,
         "summary": lines[-1],
         "failed": [line for line in lines if line.startswith(("FAILED", "ERROR"))],
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - start_time, 1),
     }
     results.add([row])
 
 
-# strict
+# The part "strict"
 
 
 def list_strict(results: Results, options: argparse.Namespace) -> Steps:
     """List one step for each set of weights."""
     estimates = get_estimates(results.device)
-    records: list[Record] = []  # of all steps
+    records: list[Record] = []  # All steps add their record to this list.
     steps: Steps = []
     for weights in options.weights:
         tflop = count_tflop(load_manifest().find(weights).architecture) * 10_000
-        seconds = estimates.network + tflop / estimates.strict
+        seconds = estimates.evaluate_seconds + tflop / estimates.strict_tflops
         steps.append((f"{weights}, strict", seconds, partial(run_strict, results, weights, records)))
     return steps
 
 
 def run_strict(results: Results, weights: str, records: list[Record], seconds: float) -> None:
-    """Evaluate weights as `pyramidzoo evaluate` does without options. The records so far get a file of their own."""
+    """Evaluate weights as `pyramidzoo evaluate` does without options, and add the record to `records`.
+
+    All records until now are written to a file.
+    """
     entry = load_manifest().find(weights)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
-    record = evaluate(EvaluationTarget.of_entry(entry), images, ComputeSettings(results.device, STRICT_BATCH))
+    record = evaluate(EvaluationTarget.from_entry(entry), images, ComputeSettings(results.device, STRICT_BATCH))
     records.append(record)
     document = {"records": [record.to_json() for record in records], "failures": []}
     timing.RESULTS.mkdir(exist_ok=True)
@@ -188,14 +207,15 @@ def run_strict(results: Results, weights: str, records: list[Record], seconds: f
     results.add([row])
 
 
-# table
+# The part "table"
 
 
 def list_graphs() -> list[str]:
-    """List the CIFAR graphs of two groups of published tables.
+    """List the architectures for CIFAR in two groups of published tables.
 
-    They are the additive PyramidNets of their authors' tables, and hysts' networks that are not PyramidNets, except
-    those for which the zoo has hysts' graph under another name.
+    The first group are the additive PyramidNets in the tables of the authors of PyramidNet (P1, P2). The second group
+    are the other networks in the table of hysts (H1). If the zoo has a network with the graph of hysts (`NAME_hysts`),
+    the network NAME is left out.
     """
     rows = [row for row in load_published_tables()["targets"] if row["dataset"] in ("cifar10", "cifar100")]
     pyramidnets = {str(row["architecture"]) for row in rows if row["table"] in ("P1", "P2")}
@@ -211,34 +231,35 @@ def list_table(results: Results, options: argparse.Namespace) -> Steps:
     estimates = get_estimates(results.device)
     tflop = sum(count_tflop(name) for name in options.graphs) * options.images
     steps: Steps = []
-    for way, speed in (("strict", estimates.strict), ("fp16, optimized", estimates.half)):
-        seconds = len(options.graphs) * estimates.network + tflop / speed
-        name = f"{len(options.graphs)} graphs of the table, {way}"
-        steps.append((name, seconds, partial(run_table, results, options, way)))
+    for arithmetic, tflops in (("strict", estimates.strict_tflops), ("fp16, optimized", estimates.tflops_16_bits)):
+        seconds = len(options.graphs) * estimates.evaluate_seconds + tflop / tflops
+        name = f"{len(options.graphs)} graphs of the table, {arithmetic}"
+        steps.append((name, seconds, partial(run_table, results, options, arithmetic)))
     return steps
 
 
-def run_table(results: Results, options: argparse.Namespace, way: str, seconds: float) -> None:
-    """Evaluate all graphs as `pyramidzoo evaluate` does, which loads each network while the one before it computes.
+def run_table(results: Results, options: argparse.Namespace, arithmetic: str, seconds: float) -> None:
+    """Evaluate all graphs as `pyramidzoo evaluate` does: while a network computes, the next one is loaded.
 
-    The time of a row runs from the end of the row before. When the time is over, the remaining graphs are left out.
+    The time of a row is the time since the end of the row before. When `seconds` are over, the remaining graphs are
+    left out.
     """
     deadline = time.perf_counter() + seconds
     names: list[str] = options.graphs
     split = make_images(options.images)
-    engine = Engine(ComputeSettings(results.device, options.batch, **WAYS[way]))
-    loading: dict[str, float] = {}
+    engine = Engine(ComputeSettings(results.device, options.batch, **ARITHMETICS[arithmetic]))
+    loading_seconds: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         files = [write_random_weights(name, Path(folder)) for name in names]
 
         def load_network(position: int) -> LoadedModel:
-            began = time.perf_counter()
-            loaded = load_model(EvaluationTarget.of_file(files[position]), split)
-            loading[names[position]] = round(time.perf_counter() - began, 3)
+            load_start = time.perf_counter()
+            loaded = load_model(EvaluationTarget.from_file(files[position]), split)
+            loading_seconds[names[position]] = round(time.perf_counter() - load_start, 3)
             return loaded
 
-        began = last = time.perf_counter()
+        start_time = end_of_last_row = time.perf_counter()
         records = evaluate_all(names, load_network, partial(plan, engine=engine), Worker())
         for name, record in zip(names, records, strict=True):
             now = time.perf_counter()
@@ -247,29 +268,30 @@ def run_table(results: Results, options: argparse.Namespace, way: str, seconds: 
                 {
                     "part": "table",
                     "network": name,
-                    "variant": way,
+                    "variant": arithmetic,
                     "tflop": round(count_tflop(name) * options.images, 2),
-                    "seconds": round(now - last, 3),
+                    "seconds": round(now - end_of_last_row, 3),
                     "computing_seconds": record.duration_seconds if isinstance(record, Record) else None,
-                    "loading_seconds": loading.get(name),  # in a thread, except for the first graph
+                    # Each graph but the first one is loaded in a thread while another graph computes.
+                    "loading_seconds": loading_seconds.get(name),
                     "error": None if is_record else record.error,  # type: ignore[union-attr]
                 }
             )
-            last = now
+            end_of_last_row = now
             if now > deadline:
                 break
         records.close()  # type: ignore[attr-defined]
     for name in names[len(rows) :]:
-        results.leave_out(f"{name}, {way}", "the time of the part 'table' is over")
-    total = {
-        "seconds": round(last - began, 3),
+        results.leave_out(f"{name}, {arithmetic}", "the time of the part 'table' is over")
+    sums = {
+        "seconds": round(end_of_last_row - start_time, 3),
         "computing_seconds": round(sum(row["computing_seconds"] or 0 for row in rows), 3),
         "tflop": round(sum(row["tflop"] for row in rows), 1),
         "batch": options.batch,
         "images": options.images,
     }
-    results.add([*rows, {"part": "table", "network": "all", "variant": way, **total}])
-    print(f"table, {way}: {total}", flush=True)
+    results.add([*rows, {"part": "table", "network": "all", "variant": arithmetic, **sums}])
+    print(f"table, {arithmetic}: {sums}", flush=True)
 
 
 def make_images(count: int) -> ImageSet:
@@ -289,22 +311,29 @@ def write_random_weights(architecture: str, folder: Path) -> Path:
     return path
 
 
-# speed
+# The part "speed"
 
 
 def list_speed(results: Results, options: argparse.Namespace) -> Steps:
-    """List two steps for each network. The compiler comes last, because nobody knows how long it takes."""
+    """List two steps for each network: without and with torch.compile.
+
+    All steps with torch.compile come last, because the time that the compiler takes is hard to estimate.
+    """
     estimates, device = get_estimates(results.device), results.device
     peaks = Peaks(device)
     steps: Steps = []
-    for names, wanted, extra in ((VARIANTS, PEERS, 0.0), (COMPILED, PEERS[1:], estimates.compiler)):
-        variants = select_variants(names, device)
-        peers = wanted if importlib.util.find_spec("pytorchcv") else ()
+    for all_variants, all_peers, compiler_seconds in (
+        (VARIANTS, PEERS, 0.0),
+        (COMPILED, PEERS[1:], estimates.compiler_seconds),
+    ):
+        variants = select_variants(all_variants, device)
+        peers = all_peers if importlib.util.find_spec("pytorchcv") else ()
         settings = BenchmarkSettings(device, (options.batch,), variants, peers, options.rounds)
         for network in options.networks:
-            run = max(timing.RUN_SECONDS, count_tflop(network) * options.batch / estimates.strict)
-            forms = len(variants) + len(peers)
-            seconds = estimates.bench + extra + run * forms * (options.rounds + 2)
+            run_seconds = max(timing.RUN_SECONDS, count_tflop(network) * options.batch / estimates.strict_tflops)
+            # Each variant and each peer runs once in every round, and also before the rounds.
+            run_count = (len(variants) + len(peers)) * (options.rounds + 2)
+            seconds = estimates.bench_seconds + compiler_seconds + run_seconds * run_count
             name = f"speed of {network}, {', '.join(variants)}"
             steps.append((name, seconds, partial(run_speed, results, network, settings, peaks)))
     return steps
@@ -320,48 +349,51 @@ def run_speed(results: Results, network: str, settings: BenchmarkSettings, peaks
     results.add([{"part": "speed", **row.as_data()} for row in rows])
 
 
-# changed
+# The part "changed"
 
 
 def list_changed(results: Results, options: argparse.Namespace) -> Steps:
-    """List one step for each set of weights and each way that is not strict."""
+    """List one step for each set of weights and each arithmetic that is not strict."""
     estimates = get_estimates(results.device)
-    ways = [way for way in WAYS if way != "strict"]
+    arithmetics = [name for name in ARITHMETICS if name != "strict"]
     if results.device.type != "cuda":
-        ways = [way for way in ways if way != "tf32" and "graph" not in way]
+        arithmetics = [name for name in arithmetics if name != "tf32" and "graph" not in name]
     steps: Steps = []
     for weights in options.weights:
         tflop = count_tflop(load_manifest().find(weights).architecture) * 10_000
-        for way in ways:
-            speed = estimates.strict if way == "tf32" else estimates.half
-            seconds = estimates.network + tflop / speed
-            if way == ways[0]:
-                seconds += estimates.network + tflop / estimates.strict
-            run = partial(run_changed, results, weights, way, options.batch)
-            steps.append((f"{weights}, {way}", seconds, run))
+        for arithmetic in arithmetics:
+            tflops = estimates.strict_tflops if arithmetic == "tf32" else estimates.tflops_16_bits
+            seconds = estimates.evaluate_seconds + tflop / tflops
+            if arithmetic == arithmetics[0]:  # The first step also computes the strict predictions.
+                seconds += estimates.evaluate_seconds + tflop / estimates.strict_tflops
+            run = partial(run_changed, results, weights, arithmetic, options.batch)
+            steps.append((f"{weights}, {arithmetic}", seconds, run))
     return steps
 
 
 def run_changed(
     results: Results,
     weights: str,
-    way: str,
+    arithmetic: str,
     batch: int,
     seconds: float,
 ) -> None:
-    """Compare predictions with the strict ones, which are kept in the scratch folder for the next way."""
+    """Count the predictions that differ from the strict ones.
+
+    The strict predictions stay in the scratch folder, so the steps of the other arithmetics do not compute them again.
+    """
     entry = load_manifest().find(weights)
     images = open_split(entry.dataset, None, default_data_dir(), download=False)
-    settings = ComputeSettings(results.device, batch, **WAYS[way])
-    record = evaluate(EvaluationTarget.of_entry(entry), images, settings, output=results.scratch, compare=True)
+    settings = ComputeSettings(results.device, batch, **ARITHMETICS[arithmetic])
+    record = evaluate(EvaluationTarget.from_entry(entry), images, settings, output=results.scratch, compare=True)
     strict = record.against_strict
     assert strict is not None
-    print(f"{entry.id}, {way}: {len(strict.moved)} of {record.images} predictions changed", flush=True)
+    print(f"{entry.id}, {arithmetic}: {len(strict.moved)} of {record.images} predictions changed", flush=True)
     recorded = {result.prediction_sha256 for result in entry.results}
     row = {
-        "part": "moved",  # the name of this part in all results files
+        "part": "moved",  # The files of results have this name for the part "changed".
         "weights": entry.id,
-        "variant": way,
+        "variant": arithmetic,
         "images": record.images,
         "strict_is_recorded": strict.prediction_sha256 in recorded,
         "moved": strict.moved,

@@ -1,11 +1,12 @@
-"""Measure what reading large images costs: the loader of `evaluate` against a bare loop, and its faster resizing.
+"""Compare the time in which `evaluate` reads large images with that of a bare loop, also with --tensor-resize.
 
     python benchmarks/imagenet.py [--rounds 7] [--images 800] [--workers 2]
 
 The images are generated. They have 500x375 pixels, as most of ImageNet's, and noise that makes their files about as
-large (100 kB). The bare loop reads, decodes, resizes and crops each image with the same Pillow operations, and keeps
-nothing. The loader makes uint8 batches of 64, in this process or in others, which it also starts and ends. `tensor
-resize` is also compared in its pixels, and in the predictions of a network with random weights.
+large (100 kB). The bare loop reads, decodes, resizes and crops each image with the same Pillow operations, and does not
+keep the results. The loader makes uint8 batches of 64 images, in this process or in worker processes. Its time includes
+that to start and end these processes. The script also counts how much the pixels differ with `tensor resize`, and how
+many predictions of a network with random weights differ.
 """
 
 from __future__ import annotations
@@ -35,32 +36,37 @@ CPU = torch.device("cpu")
 
 
 def write_images(folder: Path, images: int) -> None:
-    """Write so many JPEG files, half of them upright, in the folders of ImageNet."""
-    dice = np.random.default_rng(0)
+    """Write JPEG files of noisy images, every second one upright, into the folder of one of ImageNet's classes.
+
+    Args:
+        folder: The folder of the dataset.
+        images: The number of files.
+    """
+    generator = np.random.default_rng(0)
     for number in range(images):
         size = (500, 375) if number % 2 else (375, 500)
-        coarse = Image.fromarray(dice.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        coarse = Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int64)
-        noisy = (smooth + dice.integers(-24, 25, smooth.shape)).clip(0, 255).astype(np.uint8)
+        noisy = (smooth + generator.integers(-24, 25, smooth.shape)).clip(0, 255).astype(np.uint8)
         stream = io.BytesIO()
         Image.fromarray(noisy).save(stream, "JPEG", quality=90)
-        place = folder / "val" / "n01440764"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number:08d}.JPEG").write_bytes(stream.getvalue())
+        class_folder = folder / "val" / "n01440764"
+        class_folder.mkdir(parents=True, exist_ok=True)
+        (class_folder / f"{number:08d}.JPEG").write_bytes(stream.getvalue())
 
 
 def read_batches(images: Split, preprocessing: Preprocessing, reading: ReaderOptions) -> list[torch.Tensor]:
-    """Read all images."""
-    spans = [(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
-    with contextlib.closing(images.read_batches(spans, preprocessing, CPU, reading)) as batches:
+    """Read all images in batches, and return the batches."""
+    batch_ranges = [(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH)]
+    with contextlib.closing(images.read_batches(batch_ranges, preprocessing, CPU, reading)) as batches:
         return list(batches)
 
 
 def measure_reading(folder: Path, interpolation: str, rounds: int, workers: int) -> list[dict[str, Any]]:
-    """Time the bare loop and the loader, and compare the pixels and predictions of the faster resizing."""
+    """Time the bare loop and the loader, and compare the pixels and the predictions with and without tensor resize."""
     images = open_split("imagenet1k", None, folder)
-    constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    preprocessing = Preprocessing((3, 224, 224), *constants, resize=256, crop=224, interpolation=interpolation)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    preprocessing = Preprocessing((3, 224, 224), mean, std, resize=256, crop=224, interpolation=interpolation)
     paths = sorted((folder / "val" / "n01440764").iterdir())
     resize = transforms.Resize(256, transforms.InterpolationMode(interpolation))
     crop = transforms.CenterCrop(224)
@@ -80,17 +86,23 @@ def measure_reading(folder: Path, interpolation: str, rounds: int, workers: int)
         ),
     }
     rows = compare_runs(time_in_turns(variants, rounds=rounds), "bare loop")
-    pixels = [torch.cat(read_batches(images, preprocessing, ReaderOptions(0, tensor))) for tensor in (False, True)]
-    off = (pixels[0].int() - pixels[1].int()).abs()
+    # The pixels, and later the logits, without and with tensor resize.
+    pixels = [
+        torch.cat(read_batches(images, preprocessing, ReaderOptions(0, tensor_resize)))
+        for tensor_resize in (False, True)
+    ]
+    pixel_differences = (pixels[0].int() - pixels[1].int()).abs()
     torch.manual_seed(0)
     model, normalize = create_model("resnet18").eval(), Normalize(preprocessing)
     with torch.inference_mode():
-        logits = [torch.cat([model(normalize(part)) for part in torch.split(of, BATCH)]) for of in pixels]
-    changed = int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
+        logits = [
+            torch.cat([model(normalize(batch)) for batch in torch.split(all_images, BATCH)]) for all_images in pixels
+        ]
+    changed_predictions = int((logits[0].argmax(1) != logits[1].argmax(1)).sum())
     difference = {
-        "largest difference": int(off.max()),
-        "mean difference": round(off.double().mean().item(), 5),
-        "moved predictions": changed,
+        "largest difference": int(pixel_differences.max()),
+        "mean difference": round(pixel_differences.double().mean().item(), 5),
+        "moved predictions": changed_predictions,
         "images": len(images),
     }
     print(f"{interpolation}, tensor resize: {difference}")

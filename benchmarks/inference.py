@@ -1,14 +1,14 @@
-"""Measure what the rewrites of `pyramidzoo.inference.optimize` are worth, against the plain network and a peer.
+"""Measure how fast `pyramidzoo.inference.optimize` makes a network, compared with the plain network and with a peer.
 
     python benchmarks/inference.py [--networks wrn_28_10 ...] [--batches 64 1] [--rounds 7] [--passes-too] [--give-back]
 
-All forms have the same weights. Their logits are compared before anything is timed; in bfloat16 they may be at most
-twice as far off as those of the plain network in bfloat16. A run is as many forward passes as take the plain network a
-third of a second. `peak` is the plain network's multiply-adds a second, of those that the best convolution does on this
-machine in the same precision (3x3, 256 channels, channels_last).
+A peer is the same network in another library. All variants have the same weights. Before anything is timed, their
+logits are compared (`bench.checking.find_different`). A run has as many forward passes as the plain network computes in
+a third of a second. `peak` is the number of the plain network's multiply-adds a second, divided by that of the best
+convolution on this machine in the same precision (3x3, 256 channels, channels_last).
 
-`--passes-too` adds the form that `optimize` picks without each of its passes, and with each other pass. Freed memory is
-kept (environment.keep_memory), also for the peer, which does not do so by itself. With `--give-back` it is not kept.
+`--passes-too` also measures the network without each pass that `optimize` chooses, and with each other pass. The
+process keeps freed memory (environment.keep_memory), which makes the peer faster too. With `--give-back` it does not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,38 +42,55 @@ NETWORKS = {
     "wrn_28_10": "pytorchcv",
     "densenet_bc_100_k12": "pytorchcv",
     "resnext29_8x64d": "pytorchcv",
-    "wide_resnet50_2": "timm",  # the BN of pytorchcv's is folded
+    "wide_resnet50_2": "timm",  # In pytorchcv this network has no BN: it is folded into the convolutions.
 }
 
 
-def change_form(form: OptimizedClassifier, changed: str) -> list[str]:
-    """Return the passes of a form without one of them, or with one more. Channels are aligned only once."""
-    if changed in form.passes:
-        return [name for name in form.passes if name != changed]
+def change_passes(chosen: Sequence[str], changed: str) -> list[str]:
+    """Return the chosen passes without the pass `changed`, or with it if it was not chosen.
+
+    There is only one pass that aligns channels: align16 replaces align8, and align8 replaces align16.
+    """
+    if changed in chosen:
+        return [name for name in chosen if name != changed]
     if changed.startswith("align"):
-        return [*(name for name in form.passes if not name.startswith("align")), changed]
-    return [*form.passes, changed]
+        return [*(name for name in chosen if not name.startswith("align")), changed]
+    return [*chosen, changed]
 
 
-def build_changed_forms(plain: Any, form: OptimizedClassifier) -> dict[str, nn.Module]:
-    """Rewrite the network without each pass of a form, and with each other pass that finds something to do."""
-    dtype = form._dtype_marker.dtype
-    forms: dict[str, nn.Module] = {}
+def build_changed_networks(plain: Any, optimized: OptimizedClassifier) -> dict[str, nn.Module]:
+    """Rewrite a network without each of the passes that `optimize` chose, and with each other pass.
+
+    A pass that changes nothing in this network is left out.
+    """
+    dtype = optimized._dtype_marker.dtype
+    networks: dict[str, nn.Module] = {}
     for name in PASSES:
         try:
-            changed = optimize(plain, form=change_form(form, name), dtype=dtype)
-        except UsageError:  # this network cannot be rewritten with these passes
+            changed = optimize(plain, form=change_passes(optimized.passes, name), dtype=dtype)
+        except UsageError:  # This network cannot be rewritten with these passes.
             continue
-        if set(changed.passes) != set(form.passes):
-            word = "without" if name in form.passes else "with"
-            forms[f"{str(dtype).removeprefix('torch.')} {word} {name}"] = changed
-    return forms
+        if set(changed.passes) != set(optimized.passes):
+            word = "without" if name in optimized.passes else "with"
+            networks[f"{str(dtype).removeprefix('torch.')} {word} {name}"] = changed
+    return networks
 
 
 def measure_network(
     name: str, batch: int, rounds: int, peaks: dict[torch.dtype, float], passes_too: bool
 ) -> list[dict[str, Any]]:
-    """Check and time all forms of a network at one batch size. `peaks` are FLOP/s by dtype."""
+    """Check and time all variants of a network at one batch size.
+
+    Args:
+        name: The name of the architecture.
+        batch: The batch size.
+        rounds: How often each variant is timed.
+        peaks: FLOP/s of the best convolution by dtype.
+        passes_too: Whether to measure the network also without each chosen pass, and with each other pass.
+
+    Returns:
+        A row of results for each variant.
+    """
     row = get_architecture(name)
     image = (3, row.input_size, row.input_size)
     images = random_images(batch, image)
@@ -82,7 +100,7 @@ def measure_network(
     fp32, bf16 = optimize(plain), optimize(plain, dtype=torch.bfloat16)
     models: dict[str, nn.Module] = {"peer": peer, "plain": plain, "optimized": fp32, "optimized, bfloat16": bf16}
     if passes_too:
-        models |= build_changed_forms(plain, fp32) | build_changed_forms(plain, bf16)
+        models |= build_changed_networks(plain, fp32) | build_changed_networks(plain, bf16)
     passes = choose_passes(lambda: plain(images))
     forwards = {variant: repeat_forward(model, images, passes) for variant, model in models.items()}
     different = find_different(plain, models, images)
@@ -108,7 +126,9 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 1])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--passes-too", action="store_true")
-    parser.add_argument("--give-back", action="store_true", help="freed memory, as glibc does by default")
+    parser.add_argument(
+        "--give-back", action="store_true", help="return freed memory to the system, as glibc does by default"
+    )
     options = parser.parse_args()
     if not options.give_back:
         keep_memory()

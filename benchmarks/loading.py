@@ -1,9 +1,9 @@
-"""Time `create_model(name, weights=PATH)` against building an initialized network and loading the file into it.
+"""Compare `create_model(name, weights=PATH)` with two steps: make an initialized network, then load the file into it.
 
     python benchmarks/loading.py [--rounds 11]
 
-The files are in the page cache, and this process has loaded them before. So their values are not checked again: it is
-the time of a second load.
+The files are in the page cache, and this process has loaded them before. So their hashes are not checked again, and the
+times are those of a second load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NETWORKS = ("wrn_28_10", "pyramidnet110_a270", "pyramidnet272_a200")
 
 
 def measure_loading(architecture: str, folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Time both ways to load a network, which must give the same tensors."""
+    """Time both ways to load a network, after a check that they give the same tensors."""
     path = folder / f"{architecture}.safetensors"
     save_file(create_model(architecture).state_dict(), path)
 
@@ -36,10 +36,10 @@ def measure_loading(architecture: str, folder: Path, rounds: int) -> list[dict[s
     def load_directly() -> nn.Module:
         return create_model(architecture, weights=path)
 
-    for (name, a), b in zip(
+    for (name, tensor), other_tensor in zip(
         initialize_and_load().state_dict().items(), load_directly().state_dict().values(), strict=True
     ):
-        assert torch.equal(a, b), name
+        assert torch.equal(tensor, other_tensor), name
     variants = {"initialise, then load": initialize_and_load, "create_model(weights=PATH)": load_directly}
     runs = time_in_turns(variants, rounds=rounds)
     return [{"subject": architecture, **row} for row in compare_runs(runs, "initialise, then load")]

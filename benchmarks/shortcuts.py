@@ -1,13 +1,13 @@
-"""Measure what the textbook sum costs in a strict evaluation, against the same network with sums in place.
+"""Compare a strict evaluation with ordinary sums ("textbook") with one that computes sums in place.
 
     python benchmarks/shortcuts.py [--networks pyramidnet110_a84 ...] [--rounds 15]
 
-A plain network pads the shortcut with zero channels and adds it, which makes two more maps. `slice_add` adds the
-shortcut into a slice of the branch. `in_place` lets the other sums and the ReLUs overwrite maps that are not read any
-more. The logits of all forms must be equal, bit by bit; that is checked first. They take turns, one batch at a time,
-in the arithmetic of a strict evaluation. Its batches have 128 images; those of the largest networks have 32 here, so
-that turns stay short. Freed memory is kept, as in `evaluate`. `mib` is what one pass holds at once beyond weights and
-images.
+A plain network pads the shortcut with zero channels and adds it to the branch, which allocates two maps. The pass
+`slice_add` adds the shortcut to some channels of the branch instead. The pass `in_place` lets the other sums and the
+ReLUs overwrite maps that are not read any more. The script first checks that the logits are equal, bit by bit. Then all
+variants take turns, one batch at a time, in the arithmetic of a strict evaluation. A batch has 128 images, as in
+`evaluate`, but 32 for the largest networks, so that a turn does not take long. The process keeps freed memory, as
+`evaluate` does. `mib` is the most memory in MiB that one forward pass holds at once, without weights and images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NETWORKS = {"resnet56": 128, "pyramidnet110_a84": 128, "pyramidnet164_a270": 32,
 
 
 def measure_network(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Check that all forms have equal logits, time them, and count their memory."""
+    """Check that all variants of a network have equal logits, time them, and count their memory."""
     plain = random_calibrated_model(get_architecture(name))
     images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     models: dict[str, nn.Module] = {
@@ -46,7 +46,7 @@ def measure_network(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     programs = {
         variant: engine.make_program(PreparedNetwork(model, (), variant), batch) for variant, model in models.items()
     }
-    with engine.arithmetic():
+    with engine.use_arithmetic():
         expected = programs["textbook"](images)
         for variant, program in programs.items():
             assert torch.equal(program(images), expected), f"{name}: {variant} has other logits"

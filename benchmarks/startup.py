@@ -1,4 +1,4 @@
-"""Time how long it takes until something can be done: whole processes, from start to exit.
+"""Time how long Python processes take from start to exit that only import a package, or run a short command.
 
 python benchmarks/startup.py [--rounds 11]
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from timing import compare_runs, time_in_turns, write_results
 
-HEAVY = "timm torchvision PIL pandas matplotlib"
+SLOW_PACKAGES = "timm torchvision PIL pandas matplotlib"  # Their imports take long.
 
 IMPORTS = {
     "import torch": "import torch",
@@ -32,16 +32,17 @@ COMMANDS = {
 
 
 def make_process(arguments: list[str]) -> Callable[[], object]:
-    """Return a function that runs Python with these arguments, and fails where it fails."""
+    """Make a function that runs Python with these arguments, and raises an error if Python does."""
     return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
 
-def check_what_is_imported() -> None:
-    """Fail if a statement imports a package that it does not need."""
+def check_imported_packages() -> None:
+    """Raise an error if one of our statements imports a package that it does not need."""
     for statement, forbidden in (
-        (IMPORTS["import pyramidzoo"], f"{HEAVY} torch numpy"),
-        (IMPORTS["pyramidzoo.create_model"], HEAVY),
+        (IMPORTS["import pyramidzoo"], f"{SLOW_PACKAGES} torch numpy"),
+        (IMPORTS["pyramidzoo.create_model"], SLOW_PACKAGES),
     ):
+        # The program exits with the names of the imported packages that are forbidden, or with 0 if there are none.
         program = f"import sys; {statement}; sys.exit(', '.join(set('{forbidden}'.split()) & set(sys.modules)) or 0)"
         make_process(["-c", program])()
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
-    check_what_is_imported()
+    check_imported_packages()
     imports = time_in_turns({name: make_process(["-c", code]) for name, code in IMPORTS.items()}, rounds=rounds)
     commands = time_in_turns({name: make_process(arguments) for name, arguments in COMMANDS.items()}, rounds=rounds)
     rows = [{"subject": "import", **row} for row in compare_runs(imports, "import torch")]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn (`pyramidzoo.bench.timing`), and the files of results."""
+"""Functions for all benchmarks: time variants in turn (`pyramidzoo.bench.timing`), and write the files of results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def write_results(name: str, rows: list[dict[str, Any]], *, shown: int = 0) -> None:
-    """Replace results/NAME.json, and print the rows as a table, without the first `shown` rows."""
+    """Replace results/NAME.json, and print the rows as a table.
+
+    Args:
+        name: The name of the file, without ".json".
+        rows: All rows until now.
+        shown: How many of the rows were printed before. They are not printed again.
+    """
     save_results(name, rows)
     for row in rows[shown:]:
         spread = f"{row['min']:.3f} to {row['max']:.3f}"
@@ -26,7 +32,7 @@ def write_results(name: str, rows: list[dict[str, Any]], *, shown: int = 0) -> N
 
 
 def save_results(name: str, rows: list[dict[str, Any]], *, device: str = "cpu", **about: Any) -> None:
-    """Replace results/NAME.json: the rows, the date, the machine, the versions and the command."""
+    """Replace results/NAME.json. It has the rows, the date, the machine, the versions, the command and `about`."""
     import torch
 
     from pyramidzoo.evaluation.environment import device_name, versions

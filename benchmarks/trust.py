@@ -1,10 +1,11 @@
-"""Measure what verification costs: a first load against one SHA-256 pass, and a second load against no check at all.
+"""Measure how much time the verification of weights takes, at a first load and at a second load.
 
     python benchmarks/trust.py [--rounds 11]
 
-The weights lie where the Hub's client keeps them, and an entry of a manifest has their hash. A "first load" is that of
-a new process: nothing was hashed or checked before, and the file is in the page cache. "Trusting" builds the same
-network and maps the same file without any check.
+The weights are in the cache of the Hub's client, and an entry of a manifest has their hash. A "first load" is as in a
+new process: the file was not verified before. It is compared with the time to compute the SHA-256 of the file. A
+"second load" is one after the file was verified. It is compared with "trusting": the same network is built with the
+same file, without any check. In all cases the file is in the page cache.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ REPOSITORY, REVISION = "somebody/net", "0" * 40
 
 
 def write_manifest(folder: Path) -> Path:
-    """Write a manifest of one entry, and its file into the cache of the Hub's client. Return the file."""
+    """Write a file of weights into the cache of the Hub's client, and a manifest with one entry for it.
+
+    Return the path of the weights file.
+    """
     from pyramidzoo import create_model
-    from pyramidzoo.catalog.manifest import own_manifest_path
+    from pyramidzoo.catalog.manifest import get_package_manifest_path
 
     path = folder / "hub" / "models--somebody--net" / "snapshots" / REVISION / "model.safetensors"
     path.parent.mkdir(parents=True)
     save_file(create_model(ARCHITECTURE).state_dict(), path)
-    own = json.loads(own_manifest_path().read_text(encoding="utf-8"))["weights"]
+    own = json.loads(get_package_manifest_path().read_text(encoding="utf-8"))["weights"]
     name = next(name for name, entry in own.items() if name.startswith(f"{ARCHITECTURE}.cifar10") and entry["default"])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     place = {"repo_id": REPOSITORY, "revision": REVISION, "filename": path.name, "sha256": sha256}
@@ -48,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
-        os.environ["HF_HUB_CACHE"] = f"{name}/hub"  # the Hub's client reads it when it is imported
+        os.environ["HF_HUB_CACHE"] = f"{name}/hub"  # The Hub's client reads this variable when it is imported.
         path = write_manifest(Path(name))
         os.environ["PYRAMIDZOO_MANIFEST"] = f"{name}/manifest.json"
 
@@ -59,7 +63,7 @@ def main() -> None:
         from pyramidzoo.factory import assemble, create_model
         from pyramidzoo.files import file_hash
 
-        entry = load_manifest().default_for(ARCHITECTURE)
+        entry = load_manifest().find_by_tag(ARCHITECTURE)
 
         def load_first() -> nn.Module:
             forget_verified()

@@ -1,4 +1,4 @@
-"""Networks by name, with or without weights; the constructors that users call are made from the table of names."""
+"""Create networks by name, with or without weights. One function for each architecture does the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyramidzoo.checkpoints.loading import load_weights, read_weights
 from pyramidzoo.checkpoints.safetensors_file import Content
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import expand_user_path, find_weights_file, is_path
-from pyramidzoo.models import build, model_class, skip_initialisation
+from pyramidzoo.models import build, get_model_class, skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.weights.fetch import fetch
 
@@ -37,26 +37,28 @@ def create_model(
     (N, in_chans, H, W).
 
     Args:
-        name: an architecture, such as "wrn_28_10".
-        weights: which weights to load: a tag ("cifar10", "cifar10_ferles"), an id
-            ("wrn_16_1.cifar10_ferles"), a safetensors file, or a folder that holds one.
-        pretrained: whether to load the architecture's default weights. Give this or `weights`.
-        num_classes: how many classes. The default is that of the weights; without weights it is that
-            of the architecture. With another number the classifier of the weights is left out, and
-            the network gets a new one.
-        in_chans: how many channels an image has. The default is that of the weights, else 3.
-        arch: more arguments of the architecture's class, such as `drop_rate`.
+        name: Name of an architecture, such as "wrn_28_10".
+        weights: The weights to load: a tag ("cifar10", "cifar10_ferles"), an id
+            ("wrn_16_1.cifar10_ferles"), a safetensors file, or a folder that contains one. None loads no
+            weights, unless `pretrained` is True.
+        pretrained: Whether to load the architecture's default weights. Give this or `weights`.
+        num_classes: Number of classes. None means that of the weights; without weights it means that of
+            the dataset for which the architecture was published. If the weights have another number,
+            their classifier is not loaded, and the network gets a new classifier with random weights.
+        in_chans: Number of channels of an image. None means that of the weights, or 3 without weights.
+        arch: More arguments of the network's class, such as `drop_rate`.
 
     Returns:
-        The network. Loaded tensors are float32, and a private memory map of the file. You may replace
-        or delete the file while the network is in use. Do not write into it (as `torch.save` to the
-        same path does).
+        The network. Loaded tensors are float32, and a private memory map of the file: the system reads a
+        part of the file when the part is used, and training does not change the file. You may replace or
+        delete the file while the network is in use. Do not write into it (as `torch.save` to the same
+        path does).
 
     Raises:
-        UsageError: no architecture or tag has this name, or both `weights` and `pretrained` are given.
-        IntegrityError: the file does not hold exactly this network's tensors.
-        UnavailableError: the file cannot be had.
-        TypeError: the architecture has no such argument.
+        UsageError: No architecture or tag has this name, or both `weights` and `pretrained` are given.
+        IntegrityError: The file does not contain exactly the tensors of this network.
+        UnavailableError: The file cannot be read or downloaded.
+        TypeError: The network's class has no such argument.
 
     Example:
         >>> model = create_model("resnet20_fattorib", weights="cifar10")
@@ -69,21 +71,23 @@ def create_model(
     if not isinstance(weights, (str, Path, type(None))):
         raise TypeError(f"weights must be a tag, an id or a path, not {type(weights).__name__}")
     if not isinstance(pretrained, bool):
-        raise TypeError(f"pretrained is True or False, not {pretrained!r}; weights= names weights")
+        raise TypeError(f"pretrained must be True or False, not {pretrained!r}; use weights= to name weights")
     if weights is not None and pretrained:
-        raise UsageError("weights= and pretrained=True are two ways to say one thing; give one of them")
+        raise UsageError("weights= and pretrained=True both say which weights to load; give only one of them")
     if weights is None and not pretrained:
-        settings = arch if num_classes is None else {"num_classes": num_classes, **arch}
-        return build(row, in_chans=3 if in_chans is None else in_chans, **settings)
+        class_arguments = arch if num_classes is None else {"num_classes": num_classes, **arch}
+        return build(row, in_chans=3 if in_chans is None else in_chans, **class_arguments)
 
     if isinstance(weights, Path) or (weights is not None and is_path(weights)):
-        content = read_weights(_check_suffix(row, find_weights_file(expand_user_path(str(weights)))))
+        path = find_weights_file(expand_user_path(str(weights)))
+        _require_safetensors(row, path)
+        content = read_weights(path)
         arguments, preprocessing = _read_description(row, content)
     else:
         entry = _find_entry(name, weights)
-        _check_channels(entry.preprocessing.input_size[0], in_chans)  # before anything is downloaded
-        located = fetch(entry)
-        content = read_weights(located.path, sha256=located.sha256)
+        _require_same_channels(entry.preprocessing.input_size[0], in_chans)  # before anything is downloaded
+        weights_file = fetch(entry)
+        content = read_weights(weights_file.path, sha256=weights_file.sha256)
         arguments, preprocessing = dict(entry.arguments), entry.preprocessing
     return assemble(
         row,
@@ -109,36 +113,39 @@ def assemble(
     """Build a network and give it the tensors of a file.
 
     Args:
-        row: the architecture.
-        content: what the file holds.
-        arguments: arguments of the architecture's class that the weights were made with.
-        preprocessing: that of the weights. Its number of channels is the network's. If it is unknown,
-            the stem in the file tells the number.
-        num_classes: how many classes; None for those of the file.
-        in_chans: how many channels; None for those of the weights.
-        arch: arguments that the caller adds.
+        row: The architecture.
+        content: The tensors and the metadata of the file.
+        arguments: Arguments of the network's class with which the weights were trained.
+        preprocessing: The preprocessing of the weights, which says how many channels an image has. If it
+            is None, the weight of the stem in the file says that.
+        num_classes: Number of classes; None means the number in the file.
+        in_chans: Number of channels of an image; None means that of the weights.
+        arch: More arguments of the network's class, from the caller of `create_model`.
 
     Returns:
         The network, in training mode and on the CPU.
 
     Raises:
-        UsageError: `in_chans` is not what the weights read.
-        IntegrityError: the file does not hold exactly this network's tensors.
-        TypeError: the architecture has no such argument.
+        UsageError: `in_chans` is not the number of channels of the weights.
+        IntegrityError: The file does not contain exactly the tensors of this network.
+        TypeError: The network's class has no such argument.
     """
-    channels = _check_channels(
-        _count_check_channels(row, content) if preprocessing is None else preprocessing.input_size[0], in_chans
-    )
-    classes = _count_classes(row, content)
-    keep_head = num_classes in (None, classes)
+    channels = _count_input_channels(row, content) if preprocessing is None else preprocessing.input_size[0]
+    _require_same_channels(channels, in_chans)
+    classes_in_file = _count_classes(row, content)
+    keep_head = num_classes in (None, classes_in_file)
     try:
         with skip_initialisation():
-            model = build(row, in_chans=channels, num_classes=classes if keep_head else 0, **{**arguments, **arch})
+            model = build(
+                row, in_chans=channels, num_classes=classes_in_file if keep_head else 0, **{**arguments, **arch}
+            )
     except (TypeError, ValueError) as error:
+        # The class refused an argument. If the caller gave arguments, the error is the caller's. If all of them came
+        # from the file, the file is wrong.
         if arch or not arguments:
             raise
         raise IntegrityError(
-            f"{content.path}: its metadata do not describe a {row.name}: {error}; convert it anew"
+            f"{content.path}: its metadata do not describe a {row.name}: {error}; convert it again"
         ) from error
     load_weights(model, content, head="require" if keep_head else "drop")
     if not keep_head and num_classes:
@@ -151,8 +158,8 @@ def list_weights(pattern: str = "*", *, dataset: str | None = None) -> list[str]
     """List the ids of weights, in the order of the manifest.
 
     Args:
-        pattern: a shell pattern for the id or the architecture, such as "wrn_*".
-        dataset: only weights that were trained on this dataset.
+        pattern: A shell pattern that the id or the name of the architecture matches, such as "wrn_*".
+        dataset: List only weights that were trained on this dataset. None means all datasets.
 
     Returns:
         The ids, such as "wrn_16_1.cifar10_ferles".
@@ -161,23 +168,23 @@ def list_weights(pattern: str = "*", *, dataset: str | None = None) -> list[str]
 
 
 def get_weights(weights_id: str) -> WeightsEntry:
-    """Return everything that the manifest knows about one set of weights.
+    """Return the manifest's entry of one set of weights.
 
     Args:
-        weights_id: its id, or `architecture.dataset` for the default weights of a dataset.
+        weights_id: The id of the weights, or `architecture.dataset` for the default weights of a dataset.
 
     Returns:
         The entry of the manifest.
 
     Raises:
-        UsageError: no weights have this id. The message has the most similar ids.
+        UsageError: No weights have this id. The message suggests similar ids.
     """
     return load_manifest().find(weights_id)
 
 
 @cache
 def constructors() -> dict[str, Callable[..., ImageClassifier]]:
-    """Return a function for each architecture, by name.
+    """Make a function for each architecture that creates its network. Return the functions by name.
 
     `wrn_28_10(weights="cifar10")` does the same as `create_model("wrn_28_10", weights="cifar10")`.
     """
@@ -185,6 +192,8 @@ def constructors() -> dict[str, Callable[..., ImageClassifier]]:
 
 
 def _make_constructor(row: Architecture) -> Callable[..., ImageClassifier]:
+    """Make the function that creates the network of an architecture, with a name and a docstring of its own."""
+
     def constructor(
         *,
         weights: str | Path | None = None,
@@ -197,7 +206,7 @@ def _make_constructor(row: Architecture) -> Callable[..., ImageClassifier]:
             row.name, weights=weights, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **arch
         )
 
-    tags = ", ".join(f'"{entry.tag}"' for entry in load_manifest().of_architecture(row.name))
+    tags = ", ".join(f'"{entry.tag}"' for entry in load_manifest().list_entries(row.name))
     constructor.__name__ = constructor.__qualname__ = row.name
     constructor.__doc__ = (
         f"{row.description}.\n\n"
@@ -209,60 +218,70 @@ def _make_constructor(row: Architecture) -> Callable[..., ImageClassifier]:
 
 
 def _find_entry(name: str, weights: str | Path | None) -> WeightsEntry:
+    """Find the manifest's entry for an id or a tag. None means the architecture's default weights."""
     manifest = load_manifest()
     if isinstance(weights, str) and "." in weights:
         entry = manifest.find(weights)
         if entry.architecture != name:
             raise UsageError(f"{entry.id} are weights of {entry.architecture}, not of {name}")
         return entry
-    return manifest.default_for(name, None if weights is None else str(weights))
+    return manifest.find_by_tag(name, None if weights is None else str(weights))
 
 
-def _check_channels(channels: int, in_chans: int | None) -> int:
-    """Return the number of channels that the weights read. `in_chans` may repeat it but not change it."""
+def _require_same_channels(channels: int, in_chans: int | None) -> None:
+    """Raise UsageError if `in_chans` is given and differs from the number of channels of the weights."""
     if in_chans not in (None, channels):
         raise UsageError(
             f"these weights read images of {channels} channel{'s' if channels > 1 else ''}, not in_chans={in_chans}. "
-            "create_model does not change the stem of pretrained weights: give such images, or start without weights"
+            f"create_model does not change the stem of pretrained weights: give images of {channels} "
+            f"channel{'s' if channels > 1 else ''}, or create the network without weights"
         )
-    return channels
 
 
-def _check_suffix(row: Architecture, path: Path) -> Path:
+def _require_safetensors(row: Architecture, path: Path) -> None:
+    """Raise UsageError if the name of a file does not end with ".safetensors"."""
     if path.suffix != ".safetensors" and path.is_file():
         raise UsageError(
             f"{path} is not a safetensors file; `pyramidzoo convert {path} --arch {row.name} --dataset ... "
             "--output ...` makes one"
         )
-    return path
 
 
 def _read_description(row: Architecture, content: Content) -> tuple[dict[str, Any], Preprocessing | None]:
-    """Read the arguments and the preprocessing that a file names in its metadata.
+    """Read the arguments of the network's class, and the preprocessing, from the metadata of a file.
 
-    A file that another program wrote (torchvision, timm) names neither. Its tensors may still fit.
+    If another program wrote the file (torchvision, timm), the metadata contain neither. The result is then no arguments
+    and None. The tensors may still be those of this architecture.
+
+    Raises:
+        IntegrityError: The metadata name another architecture, or another number of classes than the tensors have.
     """
     description = Description.from_file(content.path, content.metadata)
     if description is None:
         return {}, None
     if description.architecture != row.name:
-        raise IntegrityError(f"{content.path} holds {description.architecture}, not {row.name}")
+        raise IntegrityError(f"{content.path} contains weights of {description.architecture}, not of {row.name}")
     if description.num_classes != _count_classes(row, content):
         raise IntegrityError(
-            f"{content.path} says that it tells {description.num_classes} classes apart, its classifier tells "
-            f"{_count_classes(row, content)}; convert it anew"
+            f"the metadata of {content.path} name {description.num_classes} classes, but its classifier has "
+            f"{_count_classes(row, content)}; convert it again"
         )
     return dict(description.arguments), description.preprocessing
 
 
 def _count_classes(row: Architecture, content: Content) -> int:
-    name = f"{model_class(row).classifier_name}.weight"
-    head = content.tensors.get(name)
-    if head is None or head.dim() != 2 or not 0 < head.shape[0] < MAX_CLASSES:
+    """Return the number of classes of the classifier in a file: the rows of its weight."""
+    name = f"{get_model_class(row).classifier_name}.weight"
+    classifier_weight = content.tensors.get(name)
+    # The limit keeps a damaged file from making PyTorch ask for very much memory.
+    if classifier_weight is None or classifier_weight.dim() != 2 or not 0 < classifier_weight.shape[0] < MAX_CLASSES:
         raise IntegrityError(f"{content.path} has no classifier ({name}); it is not a file of {row.name}")
-    return head.shape[0]
+    return classifier_weight.shape[0]
 
 
-def _count_check_channels(row: Architecture, content: Content) -> int:
-    stem = content.tensors.get(f"{model_class(row).stem_name}.weight")
-    return stem.shape[1] if stem is not None and stem.dim() == 4 and 0 < stem.shape[1] < MAX_CLASSES else 3
+def _count_input_channels(row: Architecture, content: Content) -> int:
+    """Return the number of channels that the stem in a file reads: the second dimension of its weight."""
+    stem_weight = content.tensors.get(f"{get_model_class(row).stem_name}.weight")
+    if stem_weight is None or stem_weight.dim() != 4 or not 0 < stem_weight.shape[1] < MAX_CLASSES:
+        return 3  # Any number will do: the file is damaged, and loading its tensors into the network raises an error.
+    return stem_weight.shape[1]

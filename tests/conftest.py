@@ -141,10 +141,10 @@ def use_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseManifest
     """A function that writes a manifest file with the given entries, and makes it the one in use."""
 
     def use(weights: Mapping[str, Json]) -> Path:
-        path = tmp_path / "zoo" / manifest.FILE_NAME
+        path = tmp_path / "zoo" / manifest.MANIFEST_FILE_NAME
         path.parent.mkdir(exist_ok=True)
         path.write_text(manifest_text(weights), encoding="utf-8")
-        monkeypatch.setenv(manifest.VARIABLE, str(path))
+        monkeypatch.setenv(manifest.MANIFEST_VARIABLE, str(path))
         return path
 
     return use

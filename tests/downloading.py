@@ -32,7 +32,7 @@ from torch import Tensor
 
 import pyramidzoo
 from pyramidzoo import cli
-from pyramidzoo.catalog.manifest import own_manifest_path
+from pyramidzoo.catalog.manifest import get_package_manifest_path
 from pyramidzoo.checkpoints.loading import forget_verified
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
@@ -176,7 +176,7 @@ def write_manifest(path: Path, *networks: PublishedNetwork, **fields: Any) -> Pa
 
 def read_own_entry(weights_id: str) -> dict[str, Any]:
     """Read an entry from the zoo's own manifest, as it stands in the file."""
-    return json.loads(own_manifest_path().read_text(encoding="utf-8"))["weights"][weights_id]
+    return json.loads(get_package_manifest_path().read_text(encoding="utf-8"))["weights"][weights_id]
 
 
 # commands in this process

@@ -24,7 +24,7 @@ import torch
 from conftest import foreign_checkpoint, random_state
 from safetensors.torch import save
 
-from pyramidzoo.catalog.manifest import own_manifest_path
+from pyramidzoo.catalog.manifest import get_package_manifest_path
 from pyramidzoo.files import package_path
 
 KINDS = ("safetensors", "pickles", "zips", "manifests")
@@ -597,7 +597,7 @@ _ZIPS = (change_zip_field, change_zip_field, change_zip_members, add_zip64_recor
 
 
 def _make_manifests() -> tuple[Original, ...]:
-    known = json.loads(own_manifest_path().read_text(encoding="utf-8"))
+    known = json.loads(get_package_manifest_path().read_text(encoding="utf-8"))
     document = {"format": known["format"], "weights": {name: known["weights"][name] for name in ENTRIES}}
     content = json.dumps(document, indent=1, ensure_ascii=False).encode()
     return (Original("weights.json", content, values=tuple(_find_values(content.decode()))),)

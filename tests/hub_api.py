@@ -95,7 +95,7 @@ class Repo:
         return name
 
 
-class Hub:
+class HubFile:
     """The repositories and LFS objects of one Hub.
 
     `token` belongs to the owner, who may write. `guest_token` belongs to another user.
@@ -159,7 +159,7 @@ class Hub:
 class _Api:
     """One request. Each route has a method, which gets the named parts of the path and returns the answer."""
 
-    hub: Hub
+    hub: HubFile
     headers: Message
     query: Mapping[str, str]
     body: bytes

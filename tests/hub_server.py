@@ -10,7 +10,7 @@ import traceback
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from hub_api import Hub
+from hub_api import HubFile
 from hub_faults import Answer, Fault, send
 
 
@@ -22,7 +22,7 @@ class Request(NamedTuple):
     status: int
 
 
-class HubServer(Hub):
+class HubServer(HubFile):
     """A Hub that runs at `url` until its `with` block ends. LFS objects are at `cdn_url`.
 
     Attributes:

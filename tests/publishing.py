@@ -15,7 +15,7 @@ from hub_server import HubServer
 from pyramidzoo import cli
 from pyramidzoo.catalog import manifest
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path
+from pyramidzoo.catalog.manifest import get_package_manifest_path, load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints import loading
 from pyramidzoo.files import file_hash
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 UseManifest = Callable[[Mapping[str, Json]], Path]
 MakeCheckpoint = Callable[[str], Path]
 
-PACKAGE_MANIFEST = own_manifest_path()
+PACKAGE_MANIFEST = get_package_manifest_path()
 BUNDLED_IDS = ("wrn_16_1.digits_zoo", "resnet20.digits_zoo")
 BUNDLED_ID = BUNDLED_IDS[0]
 REPOSITORY = f"lab/{BUNDLED_ID}"
@@ -60,7 +60,9 @@ CLAIM: Json = {
 
 def manifest_text(weights: Mapping[str, Json]) -> str:
     """Return the text of a manifest file with these entries."""
-    return json.dumps({"format": manifest.FORMAT, "weights": dict(weights)}, indent=1, ensure_ascii=False) + "\n"
+    return (
+        json.dumps({"format": manifest.MANIFEST_FORMAT, "weights": dict(weights)}, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def read_entries(path: Path) -> dict[str, Json]:

@@ -21,7 +21,7 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.files import package_path
 from pyramidzoo.models import build
 from pyramidzoo.models._interface import ImageClassifier
-from pyramidzoo.models.pyramidnet import block_widths
+from pyramidzoo.models.pyramidnet import compute_block_widths
 
 TARGETS: dict[str, Any] = json.loads(package_path("catalog/targets.json").read_text(encoding="utf-8"))
 EXPECTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "data/expected_graphs.json").read_text())
@@ -256,6 +256,6 @@ def test_choices_that_nobody_described(family: str, class_name: str, arguments: 
 
 def test_widths_accumulate_before_they_are_rounded() -> None:
     # a tie: k * alpha / units would give 32 at unit 9
-    assert block_widths(16, 31, 18)[8] == 31
-    assert block_widths(16, 48, 54)[-1] == 64
-    assert block_widths(16, 27, 54, multiplicative=True)[-1] == 432
+    assert compute_block_widths(16, 31, 18)[8] == 31
+    assert compute_block_widths(16, 48, 54)[-1] == 64
+    assert compute_block_widths(16, 27, 54, multiplicative=True)[-1] == 432

@@ -17,7 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from pyramidzoo import __version__, commands
 from pyramidzoo.catalog.manifest import load_manifest
-from pyramidzoo.catalog.weights_entry import Hub
+from pyramidzoo.catalog.weights_entry import HubFile
 from pyramidzoo.commands import COMMANDS, tables
 from pyramidzoo.weights.cache import write_sidecar
 from pyramidzoo.weights.local import find_local_sources
@@ -157,7 +157,7 @@ def test_the_hubs_cache_is_where_its_client_says(variables: dict[str, str], tmp_
 
 
 def test_files_of_the_hub_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub("a/b", "0" * 40, "model.safetensors", "0" * 64, None)
+    hub = HubFile("a/b", "0" * 40, "model.safetensors", "0" * 64, None)
     entry = dataclasses.replace(load_manifest().find("wrn_16_1.digits"), bundled=None, hub=hub)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert find_local_sources([entry]) == {}

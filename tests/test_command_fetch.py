@@ -21,7 +21,7 @@ from pyramidzoo.errors import UsageError
         ("wrn_16_1.digits", ["wrn_16_1.digits_zoo"]),
         ("wrn_16_1.digits_zoo", ["wrn_16_1.digits_zoo"]),
         ("wrn_16_1*", ["wrn_16_1.cifar10_ferles", "wrn_16_1.digits_zoo"]),
-        ("resnet20.*", [f"resnet20.{tag}" for tag in load_manifest().tags("resnet20")]),
+        ("resnet20.*", [f"resnet20.{tag}" for tag in load_manifest().list_tags("resnet20")]),
     ],
 )
 def test_a_name_means_one_set_of_weights_and_a_pattern_several(name: str, ids: list[str]) -> None:
@@ -35,8 +35,8 @@ def test_a_name_means_one_set_of_weights_and_a_pattern_several(name: str, ids: l
 def test_every_architecture_means_what_create_model_loads() -> None:
     manifest = load_manifest()
     for name in architectures():
-        if manifest.tags(name):
-            assert select_entries([name]) == [manifest.default_for(name)]
+        if manifest.list_tags(name):
+            assert select_entries([name]) == [manifest.find_by_tag(name)]
         else:
             with pytest.raises(UsageError, match="has no weights in the manifest"):
                 select_entries([name])

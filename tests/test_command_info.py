@@ -16,7 +16,7 @@ from pyramidzoo.catalog.manifest import load_manifest
 def test_info_of_an_architecture(run_command: RunCommand) -> None:
     facts = run_command("info", "wrn_16_1", "--format", "json").json()
     assert (facts["parameters"], facts["features"]) == (175_066, 64)
-    ids = [f"wrn_16_1.{tag}" for tag in load_manifest().tags("wrn_16_1")]
+    ids = [f"wrn_16_1.{tag}" for tag in load_manifest().list_tags("wrn_16_1")]
     assert [weights["weights"] for weights in facts["weights"]] == ids
     assert facts["weights"][0]["results"][0]["top1_correct"] == 9097
     assert facts["stages"][2] == {"module": "layer3", "channels": 64, "reduction": 4}
@@ -37,7 +37,7 @@ def test_info_of_an_architecture(run_command: RunCommand) -> None:
 
 
 def test_info_of_an_architecture_without_weights(run_command: RunCommand) -> None:
-    name = next(name for name in architectures() if not load_manifest().tags(name))
+    name = next(name for name in architectures() if not load_manifest().list_tags(name))
     page = run_command("info", name).out
     assert f'create_model("{name}")' in page
     assert "The manifest has no weights" in page

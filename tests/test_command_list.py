@@ -112,7 +112,7 @@ def test_lists_fit_a_terminal(
 
 
 def test_list_counts_the_weights_of_each_dataset(run_command: RunCommand) -> None:
-    tags = load_manifest().tags("resnet50")
+    tags = load_manifest().list_tags("resnet50")
     number = sum(tag.partition("_")[0] == "imagenet1k" for tag in tags)
     assert number > 1
     assert re.search(rf"^resnet50 +.*imagenet1k \({number}\)", run_command("list", "resnet50").out, re.MULTILINE)

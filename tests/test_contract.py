@@ -20,8 +20,9 @@ from torch import Tensor, nn
 import pyramidzoo
 from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
-from pyramidzoo.models import build, model_class
-from pyramidzoo.models._interface import ImageClassifier, Stage
+from pyramidzoo.models import build, get_model_class
+from pyramidzoo.models._interface import ImageClassifier
+from pyramidzoo.models._stage import Stage
 
 pytestmark = pytest.mark.contract
 
@@ -218,7 +219,7 @@ def test_a_file_gives_back_every_tensor(name: str, tmp_path: Path) -> None:
         else:
             tensor.fill_(7)
     assert (
-        list(state)[-1] == f"{model_class(get_architecture(name)).classifier_name}.bias"
+        list(state)[-1] == f"{get_model_class(get_architecture(name)).classifier_name}.bias"
     )  # maps that go by order rely on it
     path = tmp_path / "model.safetensors"
     write_tensors(path, state, {})

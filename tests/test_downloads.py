@@ -77,11 +77,11 @@ def test_the_order_of_sources(
     (folder / "any name").write_bytes(at_origin.content)
 
     # the package comes before all others
-    manifest_path = commands.folder / "manifest.json"
-    document = json.loads(manifest_path.read_text())
+    get_manifest_path = commands.folder / "manifest.json"
+    document = json.loads(get_manifest_path.read_text())
     sources = {name: network.entry[name] for name in ("hub", "origin")}
     document["weights"][DIGITS] = {**read_own_entry(DIGITS), **sources}
-    manifest_path.write_text(json.dumps(document))
+    get_manifest_path.write_text(json.dumps(document))
     monkeypatch.setenv("PYRAMIDZOO_ORIGINS", str(folder))
     assert commands.run("fetch", DIGITS).source == "bundled"
 
@@ -748,8 +748,8 @@ def test_a_manifest_that_extends_the_zoos_own(lab_network: PublishedNetwork, com
     assert merged.find(changed_id).training == "an erratum"
     assert merged.find("resnet20.cifar10").id == changed_id
     # the laboratory's default takes the place of the zoo's
-    assert merged.default_for("wrn_16_1").id == lab_network.id
-    assert merged.default_for("wrn_16_1", "cifar10_ferles").id == "wrn_16_1.cifar10_ferles"
+    assert merged.find_by_tag("wrn_16_1").id == lab_network.id
+    assert merged.find_by_tag("wrn_16_1", "cifar10_ferles").id == "wrn_16_1.cifar10_ferles"
     assert not merged.find("wrn_16_1.cifar10_ferles").default
     model = pyramidzoo.create_model("wrn_16_1", pretrained=True)
     assert torch.equal(model.get_parameter("fc.weight"), make_state("wrn_16_1")["fc.weight"])
@@ -820,7 +820,7 @@ def test_the_library_says_only_once_which_manifest_is_in_use(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(manifest, "_announced", set())
+    monkeypatch.setattr(manifest, "_announced_paths", set())
     commands.use_manifest(lab_network)
     for _ in range(3):
         pyramidzoo.create_model("wrn_16_1", weights="cifar10")

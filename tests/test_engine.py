@@ -28,7 +28,7 @@ from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.data._splits import ImageSet, ReaderOptions
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation import engine, programs
-from pyramidzoo.evaluation.compute_settings import ComputeSettings, strict_settings
+from pyramidzoo.evaluation.compute_settings import ComputeSettings, make_strict_settings
 from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
@@ -51,7 +51,7 @@ def write_target(path: Path, seed: int = 0, architecture: str = "wrn_16_1") -> E
     """Write a file with random weights."""
     description = Description(architecture, {}, "cifar10", 10, PREPROCESSING, None, None)
     write_tensors(path, random_state(architecture, seed=seed), description.to_metadata())
-    return EvaluationTarget.of_file(path)
+    return EvaluationTarget.from_file(path)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_the_strict_evaluation_is_not_compared_with_itself(
     with pytest.raises(UsageError, match="nothing to compare"):
         evaluate(targets[0], small_set, STRICT, compare=True)
     loose = ComputeSettings(CPU, 7, precision="bf16", reading=ReaderOptions(3, tensor_resize=True))
-    assert strict_settings(loose) == ComputeSettings(CPU, 7, reading=ReaderOptions(3))
+    assert make_strict_settings(loose) == ComputeSettings(CPU, 7, reading=ReaderOptions(3))
 
 
 def test_changed_predictions_are_counted_and_listed() -> None:
@@ -219,10 +219,10 @@ def test_the_device_of_the_settings_is_the_current_device(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: contextlib.nullcontext())
     second = torch.device("cuda", 1)
-    with Engine(ComputeSettings(second)).arithmetic():
+    with Engine(ComputeSettings(second)).use_arithmetic():
         assert current == [second]
     assert current == []
-    with Engine(STRICT).arithmetic():
+    with Engine(STRICT).use_arithmetic():
         assert current == []
 
 
@@ -233,7 +233,7 @@ def test_the_tenth_network_is_compiled_too(monkeypatch: pytest.MonkeyPatch) -> N
     model = create_model("wrn_16_1").eval()
     for width in range(10):
         before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        with engine_.running(engine_.prepare(model, width), 2 + width) as run:
+        with engine_.open_program(engine_.prepare(model, width), 2 + width) as run:
             assert len(run(torch.zeros(2, 3, 32, 32))) == 2
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
 
@@ -260,7 +260,7 @@ def test_channels_last_leaves_strict_arithmetic_alone(targets: list[EvaluationTa
     images = torch.randn(8, 3, 32, 32)
     logits = []
     for engine_ in (strict, loose, strict):
-        with engine_.running(engine_.prepare(loaded.model, ""), 64) as compute:
+        with engine_.open_program(engine_.prepare(loaded.model, ""), 64) as compute:
             logits.append(compute(images))
     assert torch.equal(logits[0], logits[2])
 
@@ -453,7 +453,7 @@ def test_sums_in_place_change_no_bit(name: str, options: dict[str, Any]) -> None
         textbook = textbook.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     input_images = images.clone()
-    with engine_.running(prepared, 3) as compute:
+    with engine_.open_program(prepared, 3) as compute:
         logits = compute(input_images)
         assert torch.equal(logits, textbook(images.to(textbook.get_parameter("conv1.weight").dtype)).float())
     assert torch.equal(input_images, images), "the input must not be overwritten"
@@ -474,7 +474,7 @@ def test_sums_are_in_place_only_if_it_saves_padding() -> None:
     # A hook gets feature maps that nothing overwrites later.
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     padded.layer2[0].bn2.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
-    with Engine(STRICT).running(Engine(STRICT).prepare(padded.float(), ""), 2) as run:
+    with Engine(STRICT).open_program(Engine(STRICT).prepare(padded.float(), ""), 2) as run:
         run(torch.randn(2, 3, 8, 8))
     assert len(seen) == 1
     assert torch.equal(*seen[0])

@@ -19,7 +19,7 @@ import pytest
 from command_line import CommandResult, RunCommand
 from fuzz_corpus import Mutant, Original
 
-from pyramidzoo.catalog.manifest import load_manifest, own_manifest_path, read_manifest
+from pyramidzoo.catalog.manifest import get_package_manifest_path, load_manifest, read_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
@@ -303,4 +303,4 @@ def test_the_same_seed_makes_the_same_damaged_files() -> None:
 
 
 def test_the_entries_of_the_corpus_are_in_the_manifest() -> None:
-    assert set(corpus.ENTRIES) <= set(json.loads(own_manifest_path().read_text(encoding="utf-8"))["weights"])
+    assert set(corpus.ENTRIES) <= set(json.loads(get_package_manifest_path().read_text(encoding="utf-8"))["weights"])

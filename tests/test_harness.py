@@ -56,7 +56,7 @@ def target(tmp_path: Path) -> EvaluationTarget:
         origin_sha256="0" * 64,
     )
     write_tensors(tmp_path / "random.safetensors", random_state("wrn_16_1"), description.to_metadata())
-    return EvaluationTarget.of_file(tmp_path / "random.safetensors")
+    return EvaluationTarget.from_file(tmp_path / "random.safetensors")
 
 
 UNIT = {"a": 1}
@@ -232,9 +232,9 @@ def test_requests_that_make_no_sense(target: EvaluationTarget, small_set: ImageS
         evaluate(resized, small_set, CPU)
     write_tensors(tmp_path / "plain.safetensors", random_state("wrn_16_1"), {})
     with pytest.raises(UsageError, match="no description"):
-        EvaluationTarget.of_file(tmp_path / "plain.safetensors")
+        EvaluationTarget.from_file(tmp_path / "plain.safetensors")
     with pytest.raises(UsageError, match="`pyramidzoo convert"):
-        EvaluationTarget.of_file(tmp_path / "in.pth")
+        EvaluationTarget.from_file(tmp_path / "in.pth")
     with pytest.raises(UsageError, match="'gpu'"):
         pick_device("gpu")
     with pytest.raises(UnavailableError, match="CUDA devices are visible"):
@@ -285,7 +285,7 @@ def test_files_of_one_name_keep_separate_records(target: EvaluationTarget, small
     write_tensors(path, random_state("wrn_16_1", seed=1), description.to_metadata())
     output = tmp_path / "out"
     first = evaluate(target, small_set, CPU, output=output)
-    second = evaluate(EvaluationTarget.of_file(path), small_set, CPU, output=output)
+    second = evaluate(EvaluationTarget.from_file(path), small_set, CPU, output=output)
     assert first.prediction_sha256 != second.prediction_sha256
     assert read_records(output) == sorted([first, second], key=lambda record: record.weights)
 
@@ -328,7 +328,7 @@ def test_hostile_descriptions(field: str, value: Any, target: EvaluationTarget, 
     path = tmp_path / "hostile.safetensors"
     write_tensors(path, random_state("wrn_16_1"), {"pyramidzoo": json.dumps(content)})
     with pytest.raises(IntegrityError, match="metadata"):
-        EvaluationTarget.of_file(path)
+        EvaluationTarget.from_file(path)
 
 
 @pytest.mark.parametrize("arguments", [{"depth": 20}, {"foo": 1}, {"drop_rate": 2}])
@@ -340,7 +340,7 @@ def test_arguments_that_do_not_fit_the_network(
     metadata = dataclasses.replace(description, arguments=arguments).to_metadata()
     write_tensors(tmp_path / "hostile.safetensors", random_state("wrn_16_1"), metadata)
     with pytest.raises(IntegrityError, match=r"metadata.* wrn_16_1"):
-        evaluate(EvaluationTarget.of_file(tmp_path / "hostile.safetensors"), small_set, CPU)
+        evaluate(EvaluationTarget.from_file(tmp_path / "hostile.safetensors"), small_set, CPU)
 
 
 @pytest.mark.parametrize(
@@ -378,5 +378,5 @@ def test_recorded_results_of_another_dataset_are_not_used(tmp_path: Path, monkey
     for dataset, recorded in [("digits", "exact"), ("other", "none")]:
         description = Description("wrn_16_1", {}, dataset, 10, entry.preprocessing, None, None)
         write_tensors(path, tensors, description.to_metadata())
-        record = evaluate(EvaluationTarget.of_file(path), dataclasses.replace(images, name=dataset), CPU)
+        record = evaluate(EvaluationTarget.from_file(path), dataclasses.replace(images, name=dataset), CPU)
         assert record.recorded == recorded

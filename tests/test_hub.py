@@ -51,5 +51,5 @@ def test_load_published_weights(arguments: dict[str, object], origins: Path, mon
 
 
 def test_both_at_once_is_an_error() -> None:
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give only one of them"):
         torch.hub.load(ROOT, "resnet20", source="local", pretrained=True, weights="cifar10")

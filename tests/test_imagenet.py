@@ -598,7 +598,7 @@ def make_target_and_images(thousand: ThousandClasses) -> tuple[EvaluationTarget,
     entry = dataclasses.replace(
         entry, preprocessing=SMALL_PREPROCESSING, claims=(claim, other), results=(result,), tensors_sha256=None
     )
-    target = dataclasses.replace(EvaluationTarget.of_file(thousand.weights), name=entry.id, entry=entry)
+    target = dataclasses.replace(EvaluationTarget.from_file(thousand.weights), name=entry.id, entry=entry)
     images = open_imagenet(thousand.tree)
     assert isinstance(images, EncodedSet)
     return target, images
@@ -679,7 +679,7 @@ def test_a_result_with_resized_tensors_is_not_strict(first_images: tuple[Evaluat
     record = evaluate(target, images, ComputeSettings(CPU, 30, reading=ReaderOptions(0, True)))
     assert record.flags["tensor_resize"]
     assert not record.strict
-    assert (record.arithmetic, record.claims) == ("fp32, resized as tensors", ())
+    assert (record.arithmetic_text, record.claims) == ("fp32, resized as tensors", ())
 
 
 def test_preprocessing_that_imagenet_does_not_support_is_refused(

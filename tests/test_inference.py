@@ -34,9 +34,9 @@ from pyramidzoo.evaluation.metrics import prediction_sha256
 from pyramidzoo.inference import PASSES, OptimizedClassifier, optimize
 from pyramidzoo.inference._fused import fuse, in_place, slice_add
 from pyramidzoo.inference._graph import trace_network
-from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _fused_dtypes
+from pyramidzoo.inference._layers import FusedConv2d, ScaleShift, _list_onednn_dtypes
 from pyramidzoo.inference._passes import choose_passes
-from pyramidzoo.models import model_class
+from pyramidzoo.models import get_model_class
 from pyramidzoo.models._interface import ImageClassifier
 from pyramidzoo.models.vgg import CifarVgg
 
@@ -63,7 +63,7 @@ def small_network(name: str, **arguments: int | float) -> ImageClassifier:
             small["depth"] = depth
         with contextlib.suppress(ValueError):  # The class has no network of this depth.
             settings = {"num_classes": row.num_classes, **row.arguments, **small, **arguments}
-            return model_class(row)(**settings)
+            return get_model_class(row)(**settings)
     raise AssertionError(f"{name} has none of these depths")
 
 
@@ -245,7 +245,7 @@ def test_concat_buffer_replaces_all_concatenations() -> None:
     for name in ("densenet_bc_40_k12", "densenet_40_k12"):
         operations = list_operations(optimize(random_model(name), form="concat_buffer"))
         assert "cat" not in operations
-        assert operations.count("first_channels") == 3
+        assert operations.count("start_buffer") == 3
     both = optimize(random_model("densenet_bc_40_k12"), form=("clamp", "concat_buffer"))
     assert count_modules(both, ScaleShift) == 1  # the last BN, which no convolution follows
     assert count_modules(both, nn.BatchNorm2d) == 3 * 2  # those between the convolutions of a layer
@@ -373,13 +373,13 @@ def test_a_padding_stays_if_the_map_is_overwritten_before_the_sum() -> None:
 def test_a_fused_layer_computes_the_same_as_its_operations(
     dtype: torch.dtype, groups: int, with_total: bool, relu: bool
 ) -> None:
-    if dtype not in _fused_dtypes():
+    if dtype not in _list_onednn_dtypes():
         pytest.skip(f"oneDNN has no fused convolutions in {dtype} here")
     torch.manual_seed(0)
     plain = nn.Conv2d(12, 20, 3, padding=1, stride=2, groups=groups).requires_grad_(False).to(dtype)
     plain = plain.to(memory_format=torch.channels_last)
     layer = FusedConv2d(copy.deepcopy(plain))
-    layer.relu = relu
+    layer.has_relu = relu
     tolerance = (
         torch.finfo(dtype).eps * 4
     )  # The order of summation differs. In half precision, one rounding is left out.
@@ -419,7 +419,7 @@ def test_no_layer_is_fused_without_onednn_or_with_autocast() -> None:
             assert (optimized(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
         finally:
             torch.backends.mkldnn.set_flags(_enabled=before[0])
-        assert all(layer._packed is None for layer in optimized.modules() if isinstance(layer, FusedConv2d))
+        assert all(layer._reordered_filters is None for layer in optimized.modules() if isinstance(layer, FusedConv2d))
         with torch.autocast("cpu", torch.bfloat16):
             assert optimized(images).dtype == torch.bfloat16
 

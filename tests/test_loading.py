@@ -221,7 +221,7 @@ def test_a_classifier_that_is_not_the_described_one(path: Path, state: dict[str,
     assert described is not None
     metadata = dataclasses.replace(described, num_classes=7).to_metadata()
     write_tensors(path, read_tensors(package_path(entry.bundled.path)), metadata)
-    with pytest.raises(IntegrityError, match="tells 7 classes apart, its classifier tells 10"):
+    with pytest.raises(IntegrityError, match="name 7 classes, but its classifier has 10"):
         pyramidzoo.create_model("wrn_16_1", weights=path)
 
 
@@ -317,4 +317,4 @@ def test_a_file_with_an_implausible_normalisation_is_refused(tmp_path: Path, sta
     with pytest.raises(IntegrityError, match=message):
         pyramidzoo.create_model("wrn_16_1", weights=path)
     with pytest.raises(IntegrityError, match="must be divided by 255"):
-        EvaluationTarget.of_file(path)
+        EvaluationTarget.from_file(path)

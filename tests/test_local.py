@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import try_to_load_from_cache
 
 from pyramidzoo.catalog.manifest import load_manifest
-from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
+from pyramidzoo.catalog.weights_entry import HubFile, WeightsEntry
 from pyramidzoo.weights.cache import cache_paths, write_sidecar
 from pyramidzoo.weights.local import LocalFile, find_local_file, find_local_sources
 from pyramidzoo.weights.verify import verify
@@ -27,7 +27,7 @@ def converted_entry() -> WeightsEntry:
 
 def make_hub_entry(*, revision: str | None = COMMIT, sha256: str | None = SHA256) -> WeightsEntry:
     """An entry whose file is on the Hub, and is used as it is."""
-    hub = Hub("somebody/net", revision, FILE, sha256, None)
+    hub = HubFile("somebody/net", revision, FILE, sha256, None)
     entry = load_manifest().find("wrn_16_1.cifar10_ferles")
     return dataclasses.replace(entry, hub=hub, origin=None, tensors_sha256=None)
 

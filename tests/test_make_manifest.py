@@ -18,17 +18,17 @@ import torch
 import torchvision
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.manifest import manifest_path
+from pyramidzoo.catalog.manifest import get_manifest_path
 from pyramidzoo.models import build, skip_initialisation
 from tools import make_manifest as tool
 
 FACTS: list[tool.Fact] = json.loads(tool.FACTS.read_text(encoding="utf-8"))
-COMMITTED: dict[str, Any] = json.loads(manifest_path().read_text(encoding="utf-8"))
+COMMITTED: dict[str, Any] = json.loads(get_manifest_path().read_text(encoding="utf-8"))
 
 
 def test_the_tool_makes_the_manifest_that_is_committed() -> None:
     made = json.dumps(tool.make_manifest(FACTS, COMMITTED), indent=1, ensure_ascii=False) + "\n"
-    assert made == manifest_path().read_text(encoding="utf-8")
+    assert made == get_manifest_path().read_text(encoding="utf-8")
 
 
 def test_measured_results_are_kept_and_nothing_else_is() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.layouts import LAYOUTS
-from pyramidzoo.catalog.manifest import Manifest, load_manifest, manifest_path, read_manifest
+from pyramidzoo.catalog.manifest import Manifest, get_manifest_path, load_manifest, read_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.errors import IntegrityError, UsageError
@@ -36,7 +36,7 @@ HOSTS = {  # of files that a program can download
 
 
 def test_every_entry_is_valid() -> None:
-    strict = read_manifest(manifest_path())
+    strict = read_manifest(get_manifest_path())
     assert len(strict.entries) >= 420
     assert dict(strict.entries) == dict(load_manifest().entries)
 
@@ -82,7 +82,7 @@ def test_files_are_where_a_program_can_get_them_or_a_person_is_told_what_to_look
             assert "/raw/main/" not in entry.origin.url
         else:
             assert entry.origin.url.split("/")[2] not in HOSTS
-            others = [e for e in load_manifest().of_architecture(entry.architecture) if e.dataset == entry.dataset]
+            others = [e for e in load_manifest().list_entries(entry.architecture) if e.dataset == entry.dataset]
             assert not entry.default or all(other.origin and other.origin.manual for other in others), entry.id
 
 
@@ -119,7 +119,7 @@ def test_only_known_permissive_licenses_allow_to_publish_again() -> None:
 def test_every_dataset_of_an_architecture_has_one_default() -> None:
     known = load_manifest()
     for architecture in {entry.architecture for entry in known.entries.values()}:
-        entries = known.of_architecture(architecture)
+        entries = known.list_entries(architecture)
         assert sorted(e.dataset for e in entries if e.default) == sorted({e.dataset for e in entries})
     chosen = {
         "wide_resnet50_2.imagenet1k": "wide_resnet50_2.imagenet1k_timm_racm",  # pinned on the Hub
@@ -166,15 +166,15 @@ def test_defaults_and_patterns() -> None:
 
 def test_the_default_is_for_the_dataset_that_the_authors_published_first() -> None:
     known = load_manifest()
-    assert known.default_for("resnet20").id == "resnet20.cifar10_akamaster"
-    assert known.default_for("resnet20", "digits").id == "resnet20.digits_zoo"
+    assert known.find_by_tag("resnet20").id == "resnet20.cifar10_akamaster"
+    assert known.find_by_tag("resnet20", "digits").id == "resnet20.digits_zoo"
     digits = known.entries["resnet20.digits_zoo"]
     with pytest.raises(UsageError, match="has no default weights, which would be for cifar10; name one of digits_zoo"):
-        Manifest({digits.id: digits}).default_for("resnet20")
+        Manifest({digits.id: digits}).find_by_tag("resnet20")
 
 
 def damaged(change: Callable[[dict[str, Any]], object], tmp_path: Path) -> Path:
-    document = json.loads(manifest_path().read_text())
+    document = json.loads(get_manifest_path().read_text())
     change(document["weights"])
     path = tmp_path / "weights_manifest.json"
     path.write_text(json.dumps(document))
@@ -225,8 +225,8 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     ],
     (lambda w: w[ID]["preprocessing"].update(input_size=[3, 32, 0]), "three positive integers"),
     (lambda w: w[ID]["preprocessing"].update(mean=[0.5]), "same number of channels"),
-    (lambda w: w[ID].update(origin=None), "where the bytes are"),
-    (lambda w: w[ID]["claims"][0].update(top1_error=8.57), "claims: top1_error: a published error is a string"),
+    (lambda w: w[ID].update(origin=None), "where the file is"),
+    (lambda w: w[ID]["claims"][0].update(top1_error=8.57), "claims: top1_error: a published error must be a string"),
     (lambda w: w[ID]["claims"][0].update(top1_error="about 8"), "is no number"),
     (lambda w: w[ID]["results"][0].update(top1_correct=10_001), "results: counts must satisfy"),
     (lambda w: w[ID]["results"][0].update(images=0, top1_correct=0, top5_correct=0), "and images > 0"),
@@ -267,8 +267,8 @@ def test_a_damaged_entry_leaves_the_others_usable(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PYRAMIDZOO_MANIFEST", str(path))
     loaded = load_manifest()
     assert loaded.find("resnet20.cifar10").id == "resnet20.cifar10_akamaster"
-    assert loaded.tags("resnet20_fattorib") == ["cifar10"]
-    for look, name in ((loaded.find, ID), (loaded.match, "*"), (loaded.of_architecture, "resnet20_fattorib")):
+    assert loaded.list_tags("resnet20_fattorib") == ["cifar10"]
+    for look, name in ((loaded.find, ID), (loaded.match, "*"), (loaded.list_entries, "resnet20_fattorib")):
         with pytest.raises(IntegrityError, match=f"{ID}: default: 'no' is not of the type bool; mend the entry or"):
             look(name)
 
@@ -309,7 +309,7 @@ def where(python_path: Path, folder: Path) -> Path:
         [
             sys.executable,
             "-c",
-            "from pyramidzoo.catalog import manifest; manifest.load_manifest(); print(manifest.manifest_path())",
+            "from pyramidzoo.catalog import manifest; manifest.load_manifest(); print(manifest.get_manifest_path())",
         ],
         env={**os.environ, "PYTHONPATH": str(python_path)},
         cwd=folder,

@@ -22,8 +22,8 @@ from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.evaluation.metrics import wilson_interval
-from pyramidzoo.hub.model_card import PublishedFile, describe_preprocessing, hub_license, render_card
-from pyramidzoo.hub.prepare import CARD, prepare_folder
+from pyramidzoo.hub.model_card import PublishedFile, describe_preprocessing, make_license_fields, render_card
+from pyramidzoo.hub.prepare import CARD_NAME, prepare_folder
 from pyramidzoo.hub.upload import upload_folder
 from pyramidzoo.models import build
 
@@ -32,7 +32,7 @@ PUBLISHED_FILE = PublishedFile("lab/net", 1, None, "a" * 64, 1, "b" * 64, None)
 
 @pytest.fixture
 def card(lab_entry: WeightsEntry, tmp_path: Path) -> ModelCard:
-    return ModelCard.load(prepare_folder(lab_entry, tmp_path / "made", "lab/net").folder / CARD)
+    return ModelCard.load(prepare_folder(lab_entry, tmp_path / "made", "lab/net").folder / CARD_NAME)
 
 
 def test_the_metadata(card: ModelCard) -> None:
@@ -88,7 +88,7 @@ def test_no_section_is_empty_and_tables_are_aligned(card: ModelCard) -> None:
 def test_the_examples_run(lab_entry: WeightsEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = prepare_folder(lab_entry, tmp_path / "made", "lab/net")
     upload_folder(prepared)
-    examples = re.findall(r"```python\n(.*?)```", (prepared.folder / CARD).read_text("utf-8"), re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", (prepared.folder / CARD_NAME).read_text("utf-8"), re.DOTALL)
     assert len(examples) == 3
     # torch.hub takes this checkout instead of the repository on GitHub.
     load = torch.hub.load
@@ -124,10 +124,10 @@ def test_without_claims_nothing_is_compared(lab_entry: WeightsEntry) -> None:
 
 
 def test_licenses_have_the_hubs_names() -> None:
-    assert hub_license("BSD-3-Clause") == {"license": "bsd-3-clause"}
-    assert hub_license("Our-Own-1.0") == {"license": "other", "license_name": "Our-Own-1.0"}
+    assert make_license_fields("BSD-3-Clause") == {"license": "bsd-3-clause"}
+    assert make_license_fields("Our-Own-1.0") == {"license": "other", "license_name": "Our-Own-1.0"}
     for spdx in weights_entry._PERMISSIVE_LICENSES:
-        assert hub_license(spdx) == {"license": spdx.lower()}
+        assert make_license_fields(spdx) == {"license": spdx.lower()}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pyramidzoo.catalog.architectures import Architecture, architectures
 from pyramidzoo.inference._fused import slice_add
 from pyramidzoo.models._blocks import pad_channels
 from pyramidzoo.models.preresnet import CifarBottleneckPreResNet, CifarPreResNet
-from pyramidzoo.models.pyramidnet import CifarPyramidNet, ImagePyramidNet, block_widths
+from pyramidzoo.models.pyramidnet import CifarPyramidNet, ImagePyramidNet, compute_block_widths
 from pyramidzoo.models.resnet import CifarResNet
 
 pytestmark = pytest.mark.every_network
@@ -123,17 +123,20 @@ def test_registered_widths_are_those_of_exact_arithmetic(row: Architecture) -> N
 
 def test_widths_at_a_tie_follow_the_accumulated_sum() -> None:
     """Depth 56, alpha 31: block 9 is 31.5 exactly, and the accumulated double falls just below."""
-    widths = block_widths(16, 31, 18)
+    widths = compute_block_widths(16, 31, 18)
     assert widths == [18, 19, 21, 23, 25, 26, 28, 30, 31, 33, 35, 37, 38, 40, 42, 44, 45, 47]
     assert reference.additive_widths(16, 31, 18)[8] == 32
 
 
 def test_exact_halves_round_up() -> None:
     """Steps of one half are exact in binary, so only the rounding rule decides."""
-    assert block_widths(16, 4, 8) == [17, 17, 18, 18, 19, 19, 20, 20]
+    assert compute_block_widths(16, 4, 8) == [17, 17, 18, 18, 19, 19, 20, 20]
 
 
 def test_early_multiplicative_alpha_differs_in_one_block() -> None:
     """The authors' first alpha was 1.68 for a stage; 1.68^3 is not 4.75, and block 37 shows it."""
-    today, early = block_widths(16, 4.75, 54, multiplicative=True), block_widths(16, 1.68**3, 54, multiplicative=True)
+    today, early = (
+        compute_block_widths(16, 4.75, 54, multiplicative=True),
+        compute_block_widths(16, 1.68**3, 54, multiplicative=True),
+    )
     assert [(k, a, b) for k, (a, b) in enumerate(zip(today, early, strict=True), start=1) if a != b] == [(37, 47, 46)]

@@ -36,7 +36,7 @@ from pyramidzoo.checkpoints.safetensors_file import read_tensors, write_tensors
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
-from pyramidzoo.hub.prepare import CARD, WEIGHTS
+from pyramidzoo.hub.prepare import CARD_NAME, WEIGHTS_NAME
 from pyramidzoo.weights.fetch import fetch
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("owner"), IGNORE_CLIENT_WARNING]
@@ -83,10 +83,10 @@ def test_an_invalid_manifest_is_not_written(use_manifest: UseManifest) -> None:
 def test_the_manifest_of_an_installed_package_is_not_written(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    installed = tmp_path / manifest.FILE_NAME
+    installed = tmp_path / manifest.MANIFEST_FILE_NAME
     installed.write_bytes(PACKAGE_MANIFEST.read_bytes())
     monkeypatch.setattr(manifest_writer, "package_path", lambda name: tmp_path / name)
-    monkeypatch.setattr(manifest_writer, "manifest_path", lambda: installed)
+    monkeypatch.setattr(manifest_writer, "get_manifest_path", lambda: installed)
     assert publish(BUNDLED_ID, "--org", "lab", "--write") == 2
     assert_mentions(capsys.readouterr().err, "--write", str(installed), "PYRAMIDZOO_MANIFEST", "clone")
     assert hub.requests == []
@@ -139,13 +139,13 @@ def test_the_repository_that_held_the_weights_before_becomes_the_origin(
     assert (entry.hub.repo_id, entry.hub.layout, entry.hub.sha256 != their_sha256) == ("lab/net", None, True)
     assert entry.tensors_sha256 == tensors_sha256(read_tensors(their_file))
 
-    published_file = tmp_path / "kept" / weights_id / WEIGHTS
+    published_file = tmp_path / "kept" / weights_id / WEIGHTS_NAME
     description = Description.from_file(published_file)
     assert description is not None
     assert (description.architecture, description.layout) == ("wrn_16_1", "zoo")
     assert description.origin_sha256 == their_sha256
     assert tensors_sha256(read_tensors(published_file)) == entry.tensors_sha256
-    assert entry.origin.url in (published_file.parent / CARD).read_text(encoding="utf-8")
+    assert entry.origin.url in (published_file.parent / CARD_NAME).read_text(encoding="utf-8")
 
     # From now on our file is fetched, and a second publication finds everything in the repository.
     before = manifest_file.read_bytes()
@@ -170,7 +170,7 @@ def test_records_become_results_of_the_entry(
     fields = ("images", "top1_correct", "top5_correct", "prediction_sha256", "statistics", "protocol", "split")
     assert [after["results"][0][name] for name in fields] == [before["results"][0][name] for name in fields]
     assert after["tensors_sha256"] == before["tensors_sha256"]
-    card = ModelCard(hub.files(REPOSITORY)[CARD].decode())
+    card = ModelCard(hub.files(REPOSITORY)[CARD_NAME].decode())
     assert isinstance(card.data, ModelCardData)
     assert card.data.eval_results is not None
     assert card.data.eval_results[0].metric_args["correct"] == before["results"][0]["top1_correct"]

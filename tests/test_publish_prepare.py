@@ -26,7 +26,7 @@ from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.errors import IntegrityError
 from pyramidzoo.files import file_hash
-from pyramidzoo.hub.prepare import CARD, CONFIG, FILES, WEIGHTS, prepare_folder
+from pyramidzoo.hub.prepare import CARD_NAME, CONFIG_NAME, FILE_NAMES, WEIGHTS_NAME, prepare_folder
 from pyramidzoo.weights.fetch import fetch
 
 
@@ -36,8 +36,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 def test_the_weights_are_the_fetched_file(lab_entry: WeightsEntry, tmp_path: Path) -> None:
     prepared = prepare_folder(lab_entry, tmp_path / "made", "lab/net")
-    assert sorted(path.name for path in prepared.folder.iterdir()) == sorted(FILES)
-    weights = prepared.folder / WEIGHTS
+    assert sorted(path.name for path in prepared.folder.iterdir()) == sorted(FILE_NAMES)
+    weights = prepared.folder / WEIGHTS_NAME
     assert weights.read_bytes() == fetch(lab_entry).path.read_bytes()
     assert (prepared.sha256, prepared.bytes) == (file_hash(weights), weights.stat().st_size)
     assert prepared.tensors_sha256 == tensors_sha256(random_state("wrn_16_1"))
@@ -47,7 +47,7 @@ def test_the_weights_are_the_fetched_file(lab_entry: WeightsEntry, tmp_path: Pat
 
 def test_the_configuration(lab_entry: WeightsEntry, tmp_path: Path) -> None:
     folder = prepare_folder(lab_entry, tmp_path / "made", "lab/net").folder
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     assert config["architecture"] == "pyramidzoo_wrn_16_1"
     assert (config["num_classes"], config["num_features"]) == (10, 64)
     assert "model_args" not in config
@@ -63,7 +63,7 @@ def test_the_configuration(lab_entry: WeightsEntry, tmp_path: Path) -> None:
 def test_the_same_weights_always_give_the_same_bytes(lab_entry: WeightsEntry, tmp_path: Path) -> None:
     first = prepare_folder(lab_entry, tmp_path / "a", "lab/net").folder
     second = prepare_folder(lab_entry, tmp_path / "b", "lab/net").folder
-    assert sorted(read_folder(first)) == sorted(FILES)
+    assert sorted(read_folder(first)) == sorted(FILE_NAMES)
     assert read_folder(first) == read_folder(second)
 
 
@@ -71,8 +71,8 @@ def test_a_folder_of_a_killed_run_is_completed(lab_entry: WeightsEntry, tmp_path
     complete = prepare_folder(lab_entry, tmp_path / "complete", "lab/net").folder
     interrupted = tmp_path / "interrupted"
     interrupted.mkdir()
-    (interrupted / CONFIG).write_bytes((complete / CONFIG).read_bytes())  # the file that is written first
-    (interrupted / f".{WEIGHTS}.0123456789abcdef.part").write_bytes(b"half")
+    (interrupted / CONFIG_NAME).write_bytes((complete / CONFIG_NAME).read_bytes())  # the file that is written first
+    (interrupted / f".{WEIGHTS_NAME}.0123456789abcdef.part").write_bytes(b"half")
     prepare_folder(lab_entry, interrupted, "lab/net")
     assert read_folder(interrupted) == read_folder(complete)
 
@@ -84,7 +84,7 @@ def test_the_manifests_preprocessing_replaces_that_of_the_file(
     fetched = fetch(lab_entry)
     corrected = dataclasses.replace(lab_entry, preprocessing=dataclasses.replace(lab_entry.preprocessing, **change))
     prepared = prepare_folder(corrected, tmp_path / "made", "lab/net")
-    description = Description.from_file(prepared.folder / WEIGHTS)
+    description = Description.from_file(prepared.folder / WEIGHTS_NAME)
     assert description is not None
     assert description.preprocessing == corrected.preprocessing
     assert prepared.sha256 != fetched.sha256
@@ -112,14 +112,18 @@ def test_a_dry_run_needs_no_network(
     assert publish(BUNDLED_ID, "--org", "lab", "--dry-run") == 0
     assert capsys.readouterr().out.strip() == str(Path("publish", BUNDLED_ID))
     folder = tmp_path / "publish" / BUNDLED_ID
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILE_NAMES)
 
     # A folder of the same weights is written again.
-    (folder / CARD).write_text("old")
+    (folder / CARD_NAME).write_text("old")
     assert publish(BUNDLED_ID, "--org", "lab", "--dry-run", "--format", "json") == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["state"], row["repository"], row["sha256"]) == ("prepared", REPOSITORY, file_hash(folder / WEIGHTS))
-    assert (folder / CARD).read_text(encoding="utf-8").startswith("---\n")
+    assert (row["state"], row["repository"], row["sha256"]) == (
+        "prepared",
+        REPOSITORY,
+        file_hash(folder / WEIGHTS_NAME),
+    )
+    assert (folder / CARD_NAME).read_text(encoding="utf-8").startswith("---\n")
     assert hub.requests == []
 
 
@@ -133,7 +137,7 @@ def test_a_folder_with_something_else_is_not_touched(
         assert publish(BUNDLED_ID, "--org", "lab", "--dry-run", "--output", tmp_path) == 0
         name = "notes.txt"
     else:
-        name = CARD if content == "a file of another name" else CONFIG
+        name = CARD_NAME if content == "a file of another name" else CONFIG_NAME
     (folder / name).write_text('{"pyramidzoo": {"id": "resnet20.digits_zoo"}}')
     before = read_folder(folder)
     assert publish(BUNDLED_ID, "--org", "lab", "--dry-run", "--output", tmp_path) == 2

@@ -34,7 +34,7 @@ from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES
 from pyramidzoo.data.transforms import eval_transform
-from pyramidzoo.hub.prepare import CARD, prepare_folder
+from pyramidzoo.hub.prepare import CARD_NAME, prepare_folder
 from pyramidzoo.hub.timm_config import find_timm_name, make_timm_config
 from pyramidzoo.hub.upload import upload_folder
 from pyramidzoo.models import build
@@ -119,7 +119,7 @@ def test_timm_loads_its_own_networks_without_pyramidzoo(
         with torch.inference_mode():
             torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-4)
         assert logits.std() > 0.01
-        card = ModelCard(hub.files(f"lab/{name}.imagenet1k_lab")[CARD].decode())
+        card = ModelCard(hub.files(f"lab/{name}.imagenet1k_lab")[CARD_NAME].decode())
         assert isinstance(card.data, ModelCardData)
         assert card.data.library_name == "timm"
         assert "import pyramidzoo" in card.text

@@ -27,7 +27,7 @@ from publishing import (
 )
 
 from pyramidzoo.files import file_hash
-from pyramidzoo.hub.prepare import CARD, FILES, WEIGHTS
+from pyramidzoo.hub.prepare import CARD_NAME, FILE_NAMES, WEIGHTS_NAME
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("owner"), IGNORE_CLIENT_WARNING]
 
@@ -53,8 +53,8 @@ def test_one_commit_is_made_and_read_back(hub: HubServer, tmp_path: Path, capsys
         "repo_id": repository,
         "revision": revision,
         "filename": "model.safetensors",
-        "sha256": file_hash(folder / WEIGHTS),
-        "bytes": (folder / WEIGHTS).stat().st_size,
+        "sha256": file_hash(folder / WEIGHTS_NAME),
+        "bytes": (folder / WEIGHTS_NAME).stat().st_size,
         "layout": None,
     }
     assert entry | {"hub": None} == package_entries(BUNDLED_ID)[BUNDLED_ID]
@@ -74,18 +74,18 @@ def test_the_second_run_uploads_nothing(hub: HubServer, capsys: pytest.CaptureFi
 
 def test_only_files_that_differ_are_committed(hub: HubServer) -> None:
     assert publish(BUNDLED_ID, "--org", "lab") == 0
-    card = hub.files(REPOSITORY)[CARD]
-    hub.add(REPOSITORY, hub.files(REPOSITORY) | {CARD: card[::-1], "figure.png": b"beside"})
+    card = hub.files(REPOSITORY)[CARD_NAME]
+    hub.add(REPOSITORY, hub.files(REPOSITORY) | {CARD_NAME: card[::-1], "figure.png": b"beside"})
     assert publish(BUNDLED_ID, "--org", "lab") == 0
-    assert hub.files(REPOSITORY)[CARD] == card
+    assert hub.files(REPOSITORY)[CARD_NAME] == card
     assert hub.files(REPOSITORY)["figure.png"] == b"beside"
     assert (count_commits(hub), count_uploads(hub)) == (2, 1)
 
-    changed = bytearray(hub.files(REPOSITORY)[WEIGHTS])
+    changed = bytearray(hub.files(REPOSITORY)[WEIGHTS_NAME])
     changed[-1] ^= 1
-    hub.add(REPOSITORY, hub.files(REPOSITORY) | {WEIGHTS: bytes(changed)})
+    hub.add(REPOSITORY, hub.files(REPOSITORY) | {WEIGHTS_NAME: bytes(changed)})
     assert publish(BUNDLED_ID, "--org", "lab") == 0
-    assert hashlib.sha256(hub.files(REPOSITORY)[WEIGHTS]).hexdigest() != hashlib.sha256(changed).hexdigest()
+    assert hashlib.sha256(hub.files(REPOSITORY)[WEIGHTS_NAME]).hexdigest() != hashlib.sha256(changed).hexdigest()
 
 
 def test_after_a_refused_commit_nothing_is_uploaded_again(hub: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,12 +101,12 @@ def test_a_commit_of_somebody_else_is_not_overwritten(hub: HubServer, monkeypatc
     create_commit = huggingface_hub.HfApi.create_commit
 
     def create_after_somebody_else(api: Any, *args: Any, **settings: Any) -> Any:
-        hub.add(REPOSITORY, hub.files(REPOSITORY) | {CARD: b"# theirs\n"})
+        hub.add(REPOSITORY, hub.files(REPOSITORY) | {CARD_NAME: b"# theirs\n"})
         return create_commit(api, *args, **settings)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", create_after_somebody_else)
     assert publish(BUNDLED_ID, "--org", "lab") == 5
-    assert hub.files(REPOSITORY)[CARD] == b"# theirs\n"
+    assert hub.files(REPOSITORY)[CARD_NAME] == b"# theirs\n"
 
 
 def test_a_commit_that_could_not_be_read_back_is_verified_by_the_next_run(
@@ -122,7 +122,7 @@ def test_a_commit_that_could_not_be_read_back_is_verified_by_the_next_run(
     assert (count_commits(hub), count_uploads(hub)) == (1, 1)
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FILE_NAMES)
 def test_other_bytes_than_were_uploaded_are_an_error(
     file: str, hub: HubServer, use_manifest: UseManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:

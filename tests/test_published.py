@@ -26,7 +26,7 @@ from torch import Tensor
 import pyramidzoo
 from pyramidzoo import factory
 from pyramidzoo.catalog.manifest import Manifest, load_manifest
-from pyramidzoo.catalog.weights_entry import FileHash, Hub, Origin, WeightsEntry
+from pyramidzoo.catalog.weights_entry import FileHash, HubFile, Origin, WeightsEntry
 from pyramidzoo.checkpoints.safetensors_file import write_tensors
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import file_hash
@@ -241,7 +241,7 @@ def commit(hub: HubServer, content: bytes) -> str:
 def make_hub_entry(content: bytes | None, revision: str | None, layout: str | None = None) -> WeightsEntry:
     """An entry whose file is on the Hub. Without a content, the manifest has no hash of it."""
     sha256 = None if content is None else hashlib.sha256(content).hexdigest()
-    hub = Hub(REPOSITORY, revision, FILE, sha256, None, layout)
+    hub = HubFile(REPOSITORY, revision, FILE, sha256, None, layout)
     entry = load_manifest().find(ID)
     return dataclasses.replace(entry, hub=hub, origin=None, tensors_sha256=None, results=())
 

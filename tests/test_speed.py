@@ -708,7 +708,7 @@ def test_weights_are_measured_with_their_tensors_and_image_size(run: Run) -> Non
     assert code == 0
     assert (row["network"], row["weights"], row["image"]) == ("wrn_16_1", "wrn_16_1.digits_zoo", [1, 8, 8])
     assert (row["variant"], row["ratio"], row["ratio_to"]) == ("optimized", None, None)
-    tensors = BenchmarkTarget.of_entry(load_manifest().find("wrn_16_1.digits_zoo")).build_network().state_dict()
+    tensors = BenchmarkTarget.from_entry(load_manifest().find("wrn_16_1.digits_zoo")).build_network().state_dict()
     assert "digits" in load_manifest().find("wrn_16_1.digits_zoo").dataset
     assert tensors["conv1.weight"].shape[1] == 1
 

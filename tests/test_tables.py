@@ -10,7 +10,7 @@ import pytest
 
 from pyramidzoo.catalog.architectures import architectures
 from pyramidzoo.catalog.manifest import load_manifest
-from pyramidzoo.catalog.published_tables import OTHERS, list_table_ids, load_published_tables
+from pyramidzoo.catalog.published_tables import UNPUBLISHED_TABLE, list_table_ids, load_published_tables
 from pyramidzoo.errors import UsageError
 from pyramidzoo.evaluation.tables import count_parameters, make_table_rows, measurements_from_manifest
 
@@ -43,7 +43,7 @@ def test_a_line_has_a_number_or_a_reason(tables: dict[str, list[dict[str, Any]]]
         for line in lines:
             if line["ours"] is None:
                 assert line["weights"].startswith(("no weights", "not measured"))
-                weights = load_manifest().of_architecture(line["network"])
+                weights = load_manifest().list_entries(line["network"])
                 has_weights = any(entry.dataset == line["data set"] for entry in weights)
                 assert line["weights"].startswith("not measured") == has_weights
                 assert has_weights or line["elsewhere"] or line["network"] == "wrn_34_2_imagenet"
@@ -78,7 +78,7 @@ def test_what_no_published_row_asks_for_is_shown_too(tables: dict[str, list[dict
     shown = {line["weights"] for lines in tables.values() for line in lines if line["ours"]}
     measured = {entry.id for entry in load_manifest().entries.values() if entry.results}
     assert shown == measured
-    others = {line["weights"] for line in tables[OTHERS]}
+    others = {line["weights"] for line in tables[UNPUBLISHED_TABLE]}
     assert others == {weights for weights in measured if "digits" in weights or "ferles" in weights}
 
 

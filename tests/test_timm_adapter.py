@@ -29,7 +29,7 @@ from pyramidzoo.data.transforms import eval_transform
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
 from pyramidzoo.models import skip_initialisation
-from pyramidzoo.timm_adapter import PREFIX, crop_fraction, register_with_timm
+from pyramidzoo.timm_adapter import NAME_PREFIX, compute_crop_pct, register_with_timm
 from pyramidzoo.weights.fetch import WeightsFile
 
 pytestmark = pytest.mark.contract
@@ -38,14 +38,14 @@ NAMES = list(architectures())
 # the first of each class of graphs, and of each family, whose first ones are small
 REPRESENTATIVES = list({row.class_name: row.name for row in reversed(list(architectures().values()))}.values())
 FAMILIES = list({row.family: row.name for row in reversed(list(architectures().values()))}.values())
-DIGITS = f"{PREFIX}wrn_16_1.digits_zoo"  # comes with the package: one channel, ten classes
+DIGITS = f"{NAME_PREFIX}wrn_16_1.digits_zoo"  # comes with the package: one channel, ten classes
 
 register_with_timm()
 
 
 def make(name: str, **settings: Any) -> Any:
     torch.manual_seed(0)
-    return timm.create_model(PREFIX + name, **settings)
+    return timm.create_model(NAME_PREFIX + name, **settings)
 
 
 def images_for(name: str, batch: int = 2) -> Tensor:
@@ -66,13 +66,15 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_architecture_is_registered_once() -> None:
     register_with_timm()  # again: a second registration would warn
-    assert sorted(timm.list_models(f"{PREFIX}*")) == sorted(PREFIX + name for name in NAMES)
-    assert sorted(timm.list_models(f"{PREFIX}*", pretrained=True)) == sorted(
-        PREFIX + e for e in load_manifest().entries
+    assert sorted(timm.list_models(f"{NAME_PREFIX}*")) == sorted(NAME_PREFIX + name for name in NAMES)
+    assert sorted(timm.list_models(f"{NAME_PREFIX}*", pretrained=True)) == sorted(
+        NAME_PREFIX + e for e in load_manifest().entries
     )
-    assert all(PREFIX + name in vars(timm_adapter)["__all__"] and timm.is_model(PREFIX + name) for name in NAMES)
+    assert all(
+        NAME_PREFIX + name in vars(timm_adapter)["__all__"] and timm.is_model(NAME_PREFIX + name) for name in NAMES
+    )
     with pytest.raises(RuntimeError, match="Unknown model"):
-        timm.create_model(f"{PREFIX}nonsense")
+        timm.create_model(f"{NAME_PREFIX}nonsense")
 
 
 def test_registration_imports_no_family() -> None:
@@ -91,8 +93,8 @@ def test_configuration_and_layer_decay(name: str) -> None:
         model = make(name)
     cfg = model.pretrained_cfg
     assert model.default_cfg is cfg
-    assert (cfg["architecture"], cfg["num_classes"]) == (PREFIX + name, row.num_classes)
-    default = next((e for e in load_manifest().of_architecture(name) if e.default and e.dataset == row.dataset), None)
+    assert (cfg["architecture"], cfg["num_classes"]) == (NAME_PREFIX + name, row.num_classes)
+    default = next((e for e in load_manifest().list_entries(name) if e.default and e.dataset == row.dataset), None)
     size = (default.preprocessing.crop if default else None) or row.input_size
     assert cfg["input_size"] == (3, size, size)
     assert bool(cfg.get("tag")) == bool(default)
@@ -188,7 +190,7 @@ def test_without_weights() -> None:
 @pytest.mark.usefixtures("no_download")
 def test_weights_are_those_of_the_zoo() -> None:
     ours = pyramidzoo.create_model("wrn_16_1", weights="digits_zoo").eval()
-    for name in (DIGITS, f"{PREFIX}wrn_16_1.digits"):  # the second one is the default for that data set
+    for name in (DIGITS, f"{NAME_PREFIX}wrn_16_1.digits"):  # the second one is the default for that data set
         model = timm.create_model(name, pretrained=True).eval()
         assert model.preprocessing == ours.preprocessing
         assert model.pretrained_cfg["tag"] == "digits_zoo"
@@ -208,7 +210,7 @@ def test_weights_are_those_of_the_zoo() -> None:
 @pytest.mark.usefixtures("no_download")
 def test_the_default_is_that_of_the_architectures_own_data_set(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"wrn_16_1\.cifar10_ferles"):  # no network here
-        timm.create_model(f"{PREFIX}wrn_16_1", pretrained=True)
+        timm.create_model(f"{NAME_PREFIX}wrn_16_1", pretrained=True)
     known = {entry.architecture for entry in load_manifest().entries.values()}
     without = next(name for name in NAMES if name not in known)
     assert make(without).pretrained_cfg["num_classes"] == get_architecture(without).num_classes
@@ -235,15 +237,15 @@ def test_a_file_that_is_not_exactly_the_networks_is_refused(tmp_path: Path, monk
     [
         (DIGITS, {"pretrained": True, "in_chans": 3}, UsageError, "reads 1 channels, not in_chans=3"),
         (DIGITS, {"pretrained": True, "cache_dir": "x"}, UsageError, "PYRAMIDZOO_CACHE"),
-        (f"{PREFIX}wrn_16_1.cifar100_nobody", {}, UsageError, "no weights tagged 'cifar100_nobody'; it has"),
-        (f"{PREFIX}resnet20", {"features_only": True, "feature_cls": "list"}, UsageError, 'use "hook"'),
-        (f"{PREFIX}resnet20", {"features_only": True, "out_indices": (0, 1, 2, 3)}, UsageError, "3 feature maps"),
-        (f"{PREFIX}resnet20", {"features_only": True, "out_indices": ()}, UsageError, "3 feature maps"),
-        (f"{PREFIX}resnet20", {"features_only": True, "out_indices": 4}, UsageError, "3 feature maps"),
-        (f"{PREFIX}resnet20", {"features_only": True, "out_indices": 0}, UsageError, "3 feature maps"),
-        (f"{PREFIX}resnet20", {"global_pool": ""}, UsageError, "pools by averaging"),
-        (f"{PREFIX}resnet20", {"img_size": 64}, TypeError, "img_size"),
-        (f"{PREFIX}resnet20", {"depth": 56}, TypeError, "fixes depth"),
+        (f"{NAME_PREFIX}wrn_16_1.cifar100_nobody", {}, UsageError, "no weights tagged 'cifar100_nobody'; it has"),
+        (f"{NAME_PREFIX}resnet20", {"features_only": True, "feature_cls": "list"}, UsageError, 'use "hook"'),
+        (f"{NAME_PREFIX}resnet20", {"features_only": True, "out_indices": (0, 1, 2, 3)}, UsageError, "3 feature maps"),
+        (f"{NAME_PREFIX}resnet20", {"features_only": True, "out_indices": ()}, UsageError, "3 feature maps"),
+        (f"{NAME_PREFIX}resnet20", {"features_only": True, "out_indices": 4}, UsageError, "3 feature maps"),
+        (f"{NAME_PREFIX}resnet20", {"features_only": True, "out_indices": 0}, UsageError, "3 feature maps"),
+        (f"{NAME_PREFIX}resnet20", {"global_pool": ""}, UsageError, "pools by averaging"),
+        (f"{NAME_PREFIX}resnet20", {"img_size": 64}, TypeError, "img_size"),
+        (f"{NAME_PREFIX}resnet20", {"depth": 56}, TypeError, "fixes depth"),
     ],
 )
 def test_refusals(name: str, settings: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -267,7 +269,7 @@ def test_the_data_configuration_prepares_images_as_the_weights_were_trained() ->
             continue
         seen.add(preprocessing.sha256())
         with torch.device("meta"):
-            model = timm.create_model(PREFIX + entry.id)
+            model = timm.create_model(NAME_PREFIX + entry.id)
         assert_same_transform(model, preprocessing, generator)
 
 
@@ -276,7 +278,7 @@ def test_the_data_configuration_prepares_images_as_the_weights_were_trained() ->
 def test_resizing_is_exact(resize: int, crop: int, interpolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     preprocessing = Preprocessing((3, 224, 224), (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), resize, crop, interpolation)
     with torch.device("meta"):
-        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._transform_fields(preprocessing))
+        model = make("resnet20", pretrained_cfg_overlay=timm_adapter._make_transform_fields(preprocessing))
     assert_same_transform(model, preprocessing, torch.Generator().manual_seed(0))
 
 
@@ -295,7 +297,7 @@ def assert_same_transform(model: nn.Module, preprocessing: Preprocessing, genera
 def test_crop_fraction_survives_rounding() -> None:
     for crop in range(160, 400):
         for resize in range(crop, crop + 200):
-            assert math.floor(crop / crop_fraction(resize, crop)) == resize
+            assert math.floor(crop / compute_crop_pct(resize, crop)) == resize
 
 
 def test_models_saved_by_timm_come_back(tmp_path: Path) -> None:
@@ -313,20 +315,20 @@ def test_checkpoints_named_by_path(tmp_path: Path) -> None:
     write_tensors(tmp_path / "one.safetensors", state, {})
     torch.save(state, tmp_path / "one.pth")
     for name in ("one.safetensors", "one.pth"):
-        model = timm.create_model(f"{PREFIX}resnet20", checkpoint_path=str(tmp_path / name))
+        model = timm.create_model(f"{NAME_PREFIX}resnet20", checkpoint_path=str(tmp_path / name))
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
         overlaid = make("resnet20", pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / name)})
         assert torch.equal(overlaid.fc.weight, state["fc.weight"])
     torch.save({f"module.extra.{key}": value for key, value in state.items()}, tmp_path / "one.pth")
     with pytest.raises(RuntimeError, match="Missing key"):
-        timm.create_model(f"{PREFIX}resnet20", checkpoint_path=str(tmp_path / "one.pth"))
+        timm.create_model(f"{NAME_PREFIX}resnet20", checkpoint_path=str(tmp_path / "one.pth"))
 
 
 def test_an_implausible_normalisation_is_refused(tmp_path: Path) -> None:
     """As an option it is a usage error; in a published configuration the file is wrong."""
     constants = {"mean": (51, 102, 127.5), "std": (0.2, 0.2, 0.2)}
     message = "the mean 51 102 127.5 is not within 0 to 1; .* gives the mean 0.2 0.4 0.5"
-    with pytest.raises(UsageError, match=f"{PREFIX}wrn_16_1: {message}"):
+    with pytest.raises(UsageError, match=f"{NAME_PREFIX}wrn_16_1: {message}"):
         make("wrn_16_1", pretrained_cfg_overlay=constants)
     with pytest.raises(UsageError, match=message):
         make("wrn_16_1", pretrained_cfg={"num_classes": 10, **constants})

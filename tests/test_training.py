@@ -244,7 +244,7 @@ def test_the_bundled_logs_are_what_the_code_does(tmp_path: Path) -> None:
 def test_the_log_counts_as_evaluate_does(few: ImageSet, tmp_path: Path) -> None:
     test = load_dataset("digits", "test", None)
     trained = train("wrn_16_1", SHORT, few, test, seed=0, device=CPU, output=tmp_path)
-    record = evaluate(EvaluationTarget.of_file(trained.path), test, ComputeSettings(CPU))
+    record = evaluate(EvaluationTarget.from_file(trained.path), test, ComputeSettings(CPU))
     assert trained.last["test_error"] == round(record.top1_error, 4)
 
 

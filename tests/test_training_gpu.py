@@ -180,7 +180,7 @@ def test_an_interruption_on_a_gpu(small_set: ImageSet, tmp_path: Path) -> None:
 
 def test_the_test_error_is_what_evaluate_counts(small_set: ImageSet, tmp_path: Path) -> None:
     trained = train("resnet20", RECIPE, small_set, small_set, seed=0, device=CUDA, output=tmp_path)
-    record = evaluate(EvaluationTarget.of_file(trained.path), small_set, ComputeSettings(CUDA))
+    record = evaluate(EvaluationTarget.from_file(trained.path), small_set, ComputeSettings(CUDA))
     assert abs(trained.last["test_error"] - record.top1_error) <= 100 / 300  # one image: the batches have other sizes
 
 

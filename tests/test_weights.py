@@ -140,7 +140,7 @@ def test_another_number_of_classes_drops_exactly_the_classifier(
 
 
 def test_requests_that_make_no_sense(entry_in_folder: WeightsEntry) -> None:
-    with pytest.raises(UsageError, match="give one of them"):
+    with pytest.raises(UsageError, match="give only one of them"):
         pyramidzoo.create_model("wrn_16_1", pretrained=True, weights="cifar10")
     with pytest.raises(UsageError, match=r"no weights tagged 'cifar100'.*cifar10_ferles"):
         pyramidzoo.create_model("wrn_16_1", weights="cifar100")

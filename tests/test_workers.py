@@ -28,9 +28,9 @@ from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
-from pyramidzoo.evaluation.planning import Job, plan, without_range
+from pyramidzoo.evaluation.planning import Job, plan, remove_range
 from pyramidzoo.evaluation.records import Record, read_records
-from pyramidzoo.evaluation.workers import EntryOutput, Failure, Worker, WorkerOutput, evaluate_all, this_worker
+from pyramidzoo.evaluation.workers import EntryOutput, Failure, Worker, WorkerOutput, evaluate_all, get_this_worker
 
 CPU = ComputeSettings(torch.device("cpu"), batch_size=8)
 PREPROCESSING = Preprocessing((3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -43,7 +43,7 @@ def targets(tmp_path: Path) -> list[EvaluationTarget]:
         path = tmp_path / f"random{seed}.safetensors"
         description = Description("wrn_16_1", {}, "cifar10", 10, PREPROCESSING, None, None)
         write_tensors(path, random_state("wrn_16_1", seed=seed), description.to_metadata())
-        targets.append(EvaluationTarget.of_file(path))
+        targets.append(EvaluationTarget.from_file(path))
     return targets
 
 
@@ -63,7 +63,7 @@ def evaluate_in_turn(
         sent[worker.rank] = outputs
         return [sent[rank] for rank in range(count)] if worker.is_first else []
 
-    monkeypatch.setattr(workers, "_gather", gather)
+    monkeypatch.setattr(workers, "_gather_outputs", gather)
     names = [target.name for target in targets]
     results: list[Record | Failure] = []
     for rank in reversed(range(count)):
@@ -140,10 +140,10 @@ def test_a_failure_in_one_process_fails_only_these_weights(
 
 def test_processes_that_differ_give_no_number(targets: list[EvaluationTarget], small_set: ImageSet) -> None:
     job = plan(load_model(targets[0], small_set), Engine(CPU))
-    common = without_range(job.units[0])
-    other = common | {"device": "cpu (another, 3 threads)"}
+    dependencies = remove_range(job.units[0])
+    other = dependencies | {"device": "cpu (another, 3 threads)"}
     result = workers._conclude_entry(
-        job, [EntryOutput("x", [WorkerOutput(each, [], 0, 0.0)]) for each in (common, other)]
+        job, [EntryOutput("x", [WorkerOutput(each, [], 0, 0.0)]) for each in (dependencies, other)]
     )
     assert isinstance(result, Failure)
     assert "do not agree (device cpu (" in result.error
@@ -152,9 +152,9 @@ def test_processes_that_differ_give_no_number(targets: list[EvaluationTarget], s
 
 def test_a_lost_part_gives_no_number(targets: list[EvaluationTarget], small_set: ImageSet) -> None:
     job = plan(load_model(targets[0], small_set), Engine(CPU))
-    common = without_range(job.units[0])
+    dependencies = remove_range(job.units[0])
     half = workers._predict_own_units(0, "x", lambda: load_model(targets[0], small_set), lambda _: job, Worker(0, 2))[1]
-    result = workers._conclude_entry(job, [half, EntryOutput("x", [WorkerOutput(common, [], 0, 0.0)])])
+    result = workers._conclude_entry(job, [half, EntryOutput("x", [WorkerOutput(dependencies, [], 0, 0.0)])])
     assert isinstance(result, Failure)
     assert result.exit_code == 4
     assert "samples were not predicted" in result.error
@@ -163,12 +163,12 @@ def test_a_lost_part_gives_no_number(targets: list[EvaluationTarget], small_set:
 def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)  # Another launcher sets these, too.
-    assert this_worker() == Worker()
+    assert get_this_worker() == Worker()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert this_worker() == Worker(3, 8, 1)
+    assert get_this_worker() == Worker(3, 8, 1)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert this_worker() == Worker(3, 8, 1, 2)
+    assert get_this_worker() == Worker(3, 8, 1, 2)
 
 
 def start_torchrun(processes: int, *arguments: object, restarts: int = 0) -> subprocess.Popen[str]:
@@ -259,7 +259,7 @@ def test_torchrun_does_not_start_again_because_of_a_verdict(
 
 
 def test_what_libraries_print_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    with workers._stdout_to_stderr():
+    with workers._redirect_stdout_to_stderr():
         os.write(1, b"[Gloo] Rank 0 is connected\n")
     print("data")
     out, err = capfd.readouterr()

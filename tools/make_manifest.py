@@ -41,13 +41,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.manifest import FILE_NAME, FORMAT
+from pyramidzoo.catalog.manifest import MANIFEST_FILE_NAME, MANIFEST_FORMAT
 from pyramidzoo.catalog.manifest_writer import write_manifest
 from pyramidzoo.catalog.weights_entry import License
 from pyramidzoo.files import write_text
 
 TOOLS = Path(__file__).resolve().parent
-MANIFEST = TOOLS.parent / FILE_NAME
+MANIFEST = TOOLS.parent / MANIFEST_FILE_NAME
 FACTS = TOOLS / "facts.json"
 
 Json = dict[str, Any]
@@ -453,7 +453,7 @@ def make_manifest(facts: list[Fact], committed: Mapping[str, Any]) -> Json:
         kept_fields = ("tensors_sha256", "results", *list_published_fields(old))
         entries[weights_id] = {**content, **{name: old[name] for name in kept_fields}}
     set_defaults(entries, old_entries)
-    return {"format": FORMAT, "weights": entries}
+    return {"format": MANIFEST_FORMAT, "weights": entries}
 
 
 def list_published_fields(entry: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,11 +15,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.manifest import FILE_NAME
+from pyramidzoo.catalog.manifest import MANIFEST_FILE_NAME
 from pyramidzoo.catalog.manifest_writer import edit_manifest
-from pyramidzoo.evaluation.records import Record, read_records, result_of
+from pyramidzoo.evaluation.records import Record, make_result_fields, read_records
 
-MANIFEST = Path(__file__).resolve().parents[1] / FILE_NAME
+MANIFEST = Path(__file__).resolve().parents[1] / MANIFEST_FILE_NAME
 
 
 def main() -> None:
@@ -30,9 +30,8 @@ def main() -> None:
     with edit_manifest(MANIFEST) as document:
         for record in read_records(folder):
             entry = document["weights"].get(record.weights)
-            # `unofficial_reason` says why the images are not a whole published split; it is None if they are.
             if entry is None or not record.strict or record.unofficial_reason:
-                print(f"left out: {record.weights}, {record.arithmetic}")
+                print(f"left out: {record.weights}, {record.arithmetic_text}")
                 continue
             add_result(entry, record)
             print(f"recorded: {record.weights}, {record.wrong} wrong of {record.images}")
@@ -56,7 +55,7 @@ def add_result(entry: dict[str, Any], record: Record) -> None:
         for result in entry["results"]
         if (result["split"], result["protocol"]) != (record.split, record.protocol)
     ]
-    entry["results"] = [*other_results, result_of(record)]
+    entry["results"] = [*other_results, make_result_fields(record)]
 
 
 if __name__ == "__main__":

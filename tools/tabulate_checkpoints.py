@@ -51,7 +51,7 @@ def make_table_row(record: Record) -> dict[str, Any]:
         "top-5 error": f"{record.top5_error:.2f}",
         "recorded": record.recorded,
         "claim": claims or "none published",
-        "arithmetic": f"{record.arithmetic}, {record.device}, torch {record.versions['torch']}",
+        "arithmetic": f"{record.arithmetic_text}, {record.device}, torch {record.versions['torch']}",
         "date": record.date[:10],
     }
 

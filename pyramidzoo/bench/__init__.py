@@ -1,1 +1,1 @@
-"""Measure how fast a network is on this machine, beside the same network of other libraries."""
+"""Measure how fast a network is on this machine, and how fast the same network of other libraries is."""

@@ -1,4 +1,4 @@
-"""Measure a network: check its forms and its peers against each other, then time them in turn."""
+"""Measure a network: check that its variants and its peers have equal logits, then time all of them in turn."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pyramidzoo.models._interface import ImageClassifier
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What is measured of every network.
+    """What `bench` measures of every network.
 
     Attributes:
-        device: where it is computed.
+        device: the device that computes.
         batches: batch sizes.
-        variants: forms of our network, as `make_engine` reads them.
-        peers: forms of other libraries, as `make_peer_engine` reads them.
-        rounds: how often each form is timed.
+        variants: names of variants of our network, such as "optimized_fp16" (`make_engine`).
+        peers: names of peers, such as "timm_bf16": the same network in another library (`make_peer_engine`).
+        rounds: how often each variant and each peer is timed.
 
     Raises:
         UsageError: a number is not positive, or there is no such variant or peer.
@@ -58,7 +58,10 @@ class BenchmarkSettings:
 
     @property
     def steps(self) -> int:
-        """How often `measure_target` reports progress for a network."""
+        """How often `measure_target` reports progress for a network.
+
+        For each batch size: once after the checks, once after each round, and once after the round that is not counted.
+        """
         return len(self.batches) * (self.rounds + 2)
 
 
@@ -69,29 +72,31 @@ def measure_target(
     *,
     on_progress: Callable[[], object] = lambda: None,
 ) -> list[BenchmarkRow]:
-    """Measure one network. fp32 is IEEE's, without TF32.
+    """Measure one network. fp32 means IEEE single precision, without TF32.
 
     Args:
         target: the network.
-        settings: in which forms, and at which batch sizes.
-        peaks: measured on the way. `Peaks.set_fractions` sets the rows' `fraction_of_peak` afterwards.
-        on_progress: is called `settings.steps` times, unless something cannot be measured.
+        settings: the variants, the peers and the batch sizes.
+        peaks: the speeds of the best convolution. This function measures them again for each precision in use. Call
+            `Peaks.set_fractions` after the last network, to set `fraction_of_peak` in the rows.
+        on_progress: function that is called `settings.steps` times, or fewer times if something cannot be measured.
 
     Returns:
-        A row for each batch size and form, peers first. A form that cannot be measured says why in `error`.
+        A row for each batch size and each peer or variant, peers first. If one cannot be measured, `error` in its row
+        says why.
 
     Raises:
-        IntegrityError: as `BenchmarkTarget.build_network`.
-        UnavailableError: as `BenchmarkTarget.build_network`.
+        IntegrityError: the file of the weights is not the one that the manifest describes.
+        UnavailableError: the weights cannot be fetched.
         UsageError: the network cannot be rewritten.
     """
-    with strict_arithmetic(fixed=False):
+    with strict_arithmetic(deterministic=False):
         plain = target.build_network()
         macs = count_multiply_adds(copy.deepcopy(plain).to("meta"), target.image)
         networks = _build_peers(target, plain, settings)
         plain.to(settings.device)
         for name in settings.variants:
-            networks[name] = Variant.of_ours(name, plain, settings.device)
+            networks[name] = Variant.from_plain(name, plain, settings.device)
         rows = []
         for batch in settings.batches:
             images = random_images(batch, target.image).to(settings.device)
@@ -107,22 +112,29 @@ def measure_target(
 
 
 def _build_peers(target: BenchmarkTarget, plain: ImageClassifier, settings: BenchmarkSettings) -> dict[str, nn.Module]:
-    """Build the peers that have this network. A peer without words is called directly, as its library made it."""
+    """Build the peers that have this network.
+
+    A peer whose name is only a library is the network as its library made it. A peer with words after the library,
+    such as "timm_bf16", is computed by an engine with the settings of these words.
+    """
     peers: dict[str, nn.Module] = {}
-    of_library: dict[str, nn.Module | None] = {}
+    networks_by_library: dict[str, nn.Module | None] = {}
     for name in settings.peers:
         library, words = split_peer(name)
-        if library not in of_library:
-            of_library[library] = build_peer(library, target.row, plain, target.image)
-        network = of_library[library]
+        if library not in networks_by_library:
+            networks_by_library[library] = build_peer(library, target.row, plain, target.image)
+        network = networks_by_library[library]
         if network is not None:
             network.to(settings.device)
-            peers[name] = Variant.of_peer(name, network, settings.device) if words else network
+            peers[name] = Variant.from_peer(name, network, settings.device) if words else network
     return peers
 
 
 class _Measurement:
-    """All forms of one network at one batch size. The methods are called in their order here."""
+    """The measurement of all variants and peers of one network at one batch size.
+
+    The methods are called in the order in which they are defined.
+    """
 
     def __init__(
         self,
@@ -133,53 +145,65 @@ class _Measurement:
     ) -> None:
         self.plain, self.networks, self.images, self.settings = plain, networks, images, settings
         self.precisions = {name: get_precision(network) for name, network in networks.items()}
+        # The keys of these dictionaries are names of variants and peers.
         self.errors: dict[str, str] = {}
-        self.memory: dict[str, int] = {}  # bytes
-        self.runs: dict[str, list[float]] = {}  # seconds
-        self.passes = 0  # in each run
+        self.activation_bytes: dict[str, int] = {}
+        self.run_seconds: dict[str, list[float]] = {}
+        self.passes_per_run = 0
         self.speeds: dict[str, Speed] = {}
         for network in networks.values():
             if isinstance(network, Variant):
                 network.prepare(len(images))
 
     def capture_graphs(self) -> None:
-        """Capture the CUDA graphs, and count the memory that each takes: only here can it be seen."""
+        """Capture the CUDA graphs, and count the memory of each. A graph allocates only while it is captured."""
         for name, network in self.networks.items():
             if isinstance(network, Variant) and network.is_captured:
                 with record_failures(self.errors, [name]):
-                    self.memory[name] = count_graph_bytes(partial(network, self.images))
+                    self.activation_bytes[name] = count_graph_bytes(partial(network, self.images))
 
     def check_logits(self) -> None:
+        """Store an error for each variant and peer whose logits differ from those of the plain network."""
         checked = {name: network for name, network in self.networks.items() if name not in self.errors}
         self.errors |= find_different(self.plain, checked, self.images[:CHECKED_IMAGES])
-        self.memory = {name: size for name, size in self.memory.items() if name not in self.errors}
+        self.activation_bytes = {
+            name: byte_count for name, byte_count in self.activation_bytes.items() if name not in self.errors
+        }
 
     def count_memory(self) -> None:
+        """Count the bytes of the activations of each variant and peer that is not a CUDA graph."""
         for name, network in self.networks.items():
             is_hidden = isinstance(network, Variant) and network.hides_memory
-            if name in self.errors or name in self.memory or is_hidden:
+            if name in self.errors or name in self.activation_bytes or is_hidden:
                 continue
             with record_failures(self.errors, [name]):
-                self.memory[name] = count_activation_bytes(partial(network, self.images), self.images.device)
+                self.activation_bytes[name] = count_activation_bytes(partial(network, self.images), self.images.device)
 
     def time_networks(self, on_progress: Callable[[], object]) -> None:
-        fit = {name: network for name, network in self.networks.items() if name not in self.errors}
-        if not fit:
+        """Time all variants and peers that have no error, in turn."""
+        measurable = {name: network for name, network in self.networks.items() if name not in self.errors}
+        if not measurable:
             return
-        with record_failures(self.errors, list(fit)):
-            slowest = fit.get("plain", next(iter(fit.values())))
-            self.passes = choose_passes(lambda: slowest(self.images))
-            forwards = {name: repeat_forward(network, self.images, self.passes) for name, network in fit.items()}
-            self.runs = time_in_turns(forwards, rounds=self.settings.rounds, after_round=on_progress)
-        self.speeds = compute_speeds(self.runs, self.passes * len(self.images), self.precisions, self.settings.peers)
+        with record_failures(self.errors, list(measurable)):
+            # All runs have the same number of passes. The plain network decides it, because it is one of the slowest.
+            slow_network = measurable.get("plain", next(iter(measurable.values())))
+            self.passes_per_run = choose_passes(lambda: slow_network(self.images))
+            forwards = {
+                name: repeat_forward(network, self.images, self.passes_per_run) for name, network in measurable.items()
+            }
+            self.run_seconds = time_in_turns(forwards, rounds=self.settings.rounds, after_round=on_progress)
+        images_per_run = self.passes_per_run * len(self.images)
+        self.speeds = compute_speeds(self.run_seconds, images_per_run, self.precisions, self.settings.peers)
 
     def measure_peaks(self, peaks: Peaks) -> None:
-        for precision in dict.fromkeys(self.precisions[name] for name in self.runs):
+        """Measure the best convolution in each precision that was timed."""
+        for precision in dict.fromkeys(self.precisions[name] for name in self.run_seconds):
             peaks.measure(precision)
 
     def make_row(self, name: str, target: BenchmarkTarget, macs: int) -> BenchmarkRow:
-        network, batch, runs = self.networks[name], len(self.images), self.runs.get(name)
-        seconds = statistics.median(runs) / self.passes if runs else None
+        """Make the row of a variant or peer. `macs` are the multiply-adds of the plain network for one image."""
+        network, batch, runs = self.networks[name], len(self.images), self.run_seconds.get(name)
+        seconds = statistics.median(runs) / self.passes_per_run if runs else None
         return BenchmarkRow(
             network=target.row.name,
             weights=target.entry.id if target.entry else None,
@@ -193,10 +217,10 @@ class _Measurement:
             milliseconds=None if seconds is None else round(1000 * seconds, 4),
             gflops=None if seconds is None else round(2 * macs * batch / seconds / 1e9, 3),
             fraction_of_peak=None,
-            activations_mib=round(self.memory[name] / 2**20, 3) if name in self.memory else None,
+            activations_mib=round(self.activation_bytes[name] / 2**20, 3) if name in self.activation_bytes else None,
             weights_mib=round(count_weight_bytes(network) / 2**20, 3),
             rewrites=list(network.passes) if isinstance(network, Variant) else [],
-            forward_passes=self.passes or None,
+            forward_passes=self.passes_per_run or None,
             runs=runs,
             error=self.errors.get(name),
         )

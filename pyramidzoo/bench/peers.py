@@ -1,6 +1,7 @@
-"""The same network in other libraries, with the same tensors. Only a network with the same logits is a peer.
+"""Build peers: the same network in other libraries, with the same tensors and the same logits.
 
-Where each of our tensors lies in theirs is what `pyramidzoo.convert` knows about the checkpoints of these libraries.
+`pyramidzoo.convert` knows the checkpoints of these libraries. So it also knows which tensor of a library's network gets
+which tensor of our network.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from pyramidzoo.errors import UnavailableError, UsageError
 from pyramidzoo.models import skip_initialisation
 from pyramidzoo.models._interface import ImageClassifier
 
-# A share of the largest logit in float64. Rounding made at most 1e-11 in all networks (tests/parity.py); another
-# epsilon in one BN makes 1e-6.
+# As a share of the largest logit in float64. Rounding changes logits by at most 1e-11 (tests/parity.py). A different
+# epsilon in a single BN changes them by 1e-6.
 _TOLERANCE_FP64 = 1e-9
 
 
 def _build_pytorchcv(row: Architecture, classes: int) -> nn.Module | None:
+    """Build the network of an architecture in pytorchcv, with random weights; None if pytorchcv has none."""
     provider = importlib.import_module("pytorchcv.model_provider")
     names = find_names(row.name, vars(provider))
     if names:
@@ -39,39 +41,46 @@ def _build_pytorchcv(row: Architecture, classes: int) -> nn.Module | None:
 
 
 def _build_pytorchcv_class(row: Architecture, classes: int) -> nn.Module | None:
-    """Build a network for which pytorchcv has the class, but no name."""
+    """Build a network for which pytorchcv has a class, but no name; None if it has no class for it.
+
+    The number of blocks in a stage follows from the depth, as in the papers of these networks.
+    """
     arguments, package = row.arguments, "pytorchcv.models"
     depth = arguments.get("depth", 0)
 
-    def stages(blocks: int, *widths: int) -> list[list[int]]:
-        return [[width] * blocks for width in widths]
+    def list_channels(blocks: int, *stage_widths: int) -> list[list[int]]:
+        """List the output channels of every block, by stage, as pytorchcv's classes take them."""
+        return [[width] * blocks for width in stage_widths]
 
     if row.class_name == "CifarResNet":
-        channels = stages((depth - 2) // 6, 16, 32, 64)
+        channels = list_channels((depth - 2) // 6, 16, 32, 64)
         resnet = importlib.import_module(f"{package}.resnet_cifar").CIFARResNet
         return resnet(channels, 16, bottleneck=False, num_classes=classes)
     if row.class_name == "WideResNet":
-        channels = stages((depth - 4) // 6, *(width * arguments["width"] for width in (16, 32, 64)))
+        channels = list_channels((depth - 4) // 6, *(width * arguments["width"] for width in (16, 32, 64)))
         return importlib.import_module(f"{package}.wrn_cifar").CIFARWRN(channels, 16, num_classes=classes)
     if row.class_name == "CifarResNeXt":
-        channels = stages((depth - 2) // 9, 256, 512, 1024)
+        channels = list_channels((depth - 2) // 9, 256, 512, 1024)
         resnext = importlib.import_module(f"{package}.resnext_cifar").CIFARResNeXt
         return resnext(channels, 64, arguments["cardinality"], arguments["base_width"], num_classes=classes)
     return None
 
 
 def _build_timm(row: Architecture, classes: int) -> nn.Module | None:
+    """Build the network of an architecture in timm, with random weights; None if timm has none."""
     timm = importlib.import_module("timm")
     name = get_timm_name(row.name)
     return timm.create_model(name, num_classes=classes) if timm.is_model(name) else None
 
 
 def _build_torchvision(row: Architecture, classes: int) -> nn.Module | None:
+    """Build the network of an architecture in torchvision, with random weights; None if torchvision has none."""
     models = importlib.import_module("torchvision.models")
     return models.get_model(row.name, num_classes=classes) if row.name in models.list_models() else None
 
 
-# For each library, what builds its network of that name, with so many classes; None where it has none.
+# For each library, the function that builds its network of an architecture with a number of classes. The function
+# returns None if the library has no such network.
 LIBRARIES: dict[str, Callable[[Architecture, int], nn.Module | None]] = {
     "pytorchcv": _build_pytorchcv,
     "timm": _build_timm,
@@ -86,10 +95,13 @@ def split_peer(name: str) -> tuple[str, list[str]]:
 
 
 def select_peers(names: Sequence[str]) -> list[str]:
-    """Return the peers that are asked for, each once.
+    """Return the names of the peers that the user asked for, each once.
 
     Args:
-        names: peers; or only "auto" for the installed libraries, or only "none".
+        names: names of peers; or only "auto", which means the installed libraries; or only "none".
+
+    Returns:
+        The names, such as "timm" and "timm_bf16".
 
     Raises:
         UsageError: a library is not known.
@@ -108,15 +120,16 @@ def select_peers(names: Sequence[str]) -> list[str]:
 
 
 def get_library_versions(peers: Iterable[str]) -> dict[str, str]:
-    """Return the version of the library of each peer, by library."""
+    """Return the versions of the libraries of some peers, by the name of the library."""
     return {library: _get_version(library) for library, _ in map(split_peer, peers)}
 
 
 def _get_version(library: str) -> str:
+    """Import a library and return its version. Raise UnavailableError if it cannot be imported."""
     try:
         importlib.import_module(library)
         return importlib.metadata.version(library)
-    except ImportError as error:  # a library without metadata raises one too
+    except ImportError as error:  # `version` raises a subclass of it if the library has no metadata.
         raise UnavailableError(
             f"{library} cannot be imported ({error}); `pip install {library}`, or leave it out of --peers"
         ) from error
@@ -125,7 +138,7 @@ def _get_version(library: str) -> str:
 def build_peer(
     library: str, row: Architecture, model: ImageClassifier, image: tuple[int, int, int]
 ) -> nn.Module | None:
-    """Build a library's form of our network.
+    """Build our network in another library, with copies of our tensors.
 
     Args:
         library: a name in `LIBRARIES`.
@@ -134,22 +147,23 @@ def build_peer(
         image: the shape of an image, (C, H, W).
 
     Returns:
-        The network of the library on the CPU, in float32 and in evaluation mode, with copies of our tensors. None where
-        the library has no such network: each of our tensors must have its place there, and the logits of two images
-        must be equal in float64.
+        The network of the library on the CPU, in float32 and in evaluation mode. None if the library does not have the
+        same network: each of our tensors must have a tensor there that gets its values, no tensor may be left over, and
+        the logits of two images must be equal in float64.
     """
     layout = get_layout(library)
     if not layout.supports(row):
         return None
     tensors = model.state_dict()
     state: dict[Any, Tensor] = {}
-    for name, part in get_signatures(tensors).items():
-        place, shape, _ = layout.locate(name, part, row)
-        state[place] = tensors[name].reshape(part.shape if shape is None else shape)
+    for name, signature in get_signatures(tensors).items():
+        their_name, their_shape, _ = layout.locate(name, signature, row)
+        state[their_name] = tensors[name].reshape(signature.shape if their_shape is None else their_shape)
     with skip_initialisation():
         network = LIBRARIES[library](row, model.num_classes)
     if network is None or _get_shapes(network.state_dict()) != _get_shapes(state):
-        return None  # another network; or its BN is folded, so that some of our tensors have no place
+        # It is another network, or its BN is folded into the convolutions, so that it has no tensors for our BN.
+        return None
     network.load_state_dict(state)
     return network.eval() if _has_equal_logits(network, model, image) else None
 
@@ -159,13 +173,14 @@ def _get_shapes(tensors: dict[Any, Tensor]) -> dict[Any, torch.Size]:
 
 
 def _has_equal_logits(network: nn.Module, model: nn.Module, image: tuple[int, int, int]) -> bool:
+    """Return whether a library's network and our model give the same logits for two random images, in float64."""
     images = torch.randn(2, *image, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        ours = copy.deepcopy(model).double()(images)
+        our_logits = copy.deepcopy(model).double()(images)
         try:
-            theirs = copy.deepcopy(network).eval().double()(images)
-        except RuntimeError:  # for instance, its last pooling takes maps of one size only
+            their_logits = copy.deepcopy(network).eval().double()(images)
+        except RuntimeError:  # For instance, the last pooling of the network takes maps of only one size.
             return False
-    if ours.shape != theirs.shape:
+    if our_logits.shape != their_logits.shape:
         return False
-    return bool((ours - theirs).abs().max() <= _TOLERANCE_FP64 * ours.abs().max())
+    return bool((our_logits - their_logits).abs().max() <= _TOLERANCE_FP64 * our_logits.abs().max())

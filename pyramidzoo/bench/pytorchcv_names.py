@@ -1,4 +1,4 @@
-"""pytorchcv's names for the zoo's networks."""
+"""Translate pytorchcv's names of networks into the zoo's names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# pytorchcv's names of the datasets, and how many classes each has. A name without one of them means ImageNet.
+# The datasets at the end of pytorchcv's names, and the number of classes of each. A name without one of them means a
+# network for ImageNet.
 DATASETS = {"cifar10": 10, "cifar100": 100, "svhn": 10}
 
-# pytorchcv's name without the dataset, and the zoo's name. The first rule that matches counts.
+# Rules for CIFAR and SVHN, then for ImageNet: a pattern for pytorchcv's name without the dataset, and the zoo's name.
+# The first rule whose pattern matches the whole name is used.
 _CIFAR = (
     (r"resnet(20|56|110|1202)", r"resnet\1_b"),
     (r"resnet(\d+)(?:bn)?", r"resnet\1"),
@@ -49,9 +51,9 @@ class PytorchcvModel(NamedTuple):
 
     Attributes:
         name: pytorchcv's name.
-        architecture: the zoo's name for its network.
-        dataset: what it was trained on.
-        classes: how many classes that dataset has.
+        architecture: the zoo's name of the same network.
+        dataset: the dataset that it was trained on.
+        classes: the number of classes of the dataset.
     """
 
     name: str
@@ -61,7 +63,13 @@ class PytorchcvModel(NamedTuple):
 
 
 def describe_model(name: str) -> PytorchcvModel:
-    """Return what the zoo calls one of pytorchcv's models.
+    """Translate one of pytorchcv's names into the zoo's architecture and dataset.
+
+    Args:
+        name: pytorchcv's name.
+
+    Returns:
+        The description of the model.
 
     Raises:
         KeyError: the zoo has no such network.
@@ -74,9 +82,9 @@ def describe_model(name: str) -> PytorchcvModel:
 
 
 def find_names(architecture: str, names: Iterable[str]) -> list[str]:
-    """Return those of pytorchcv's names that mean a network of the zoo.
+    """Return those of pytorchcv's names that mean the network of one of the zoo's architectures.
 
-    There is one for each dataset; they differ in the classifier.
+    There can be several, one for each dataset. Their networks differ only in the number of classes.
     """
     matches = []
     for name in names:

@@ -1,4 +1,4 @@
-"""The images per second that come with the package, measured for every network. torch is not needed to read them."""
+"""Read the images per second of every network from a file of the package. This module does not need torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ FILE = "bundled/speed.json"
 
 
 def read_packaged_speed(architecture: str) -> dict[str, Any] | None:
-    """Return what `tools/make_speed.py` measured of a network.
+    """Return the speed of a network that `tools/make_speed.py` measured.
+
+    Args:
+        architecture: the name of the architecture.
 
     Returns:
         Device, versions, date, and images per second by batch size and variant, such as
-        {"64": {"plain": 1000.0, "optimized": 1500.0}}. None where the network was not measured.
+        {"64": {"plain": 1000.0, "optimized": 1500.0}}. None if the network was not measured.
     """
     document = _read_document(package_path(FILE))
     measured = document["networks"].get(architecture)

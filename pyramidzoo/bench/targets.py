@@ -1,4 +1,4 @@
-"""What is measured: a network of the table with random weights, or with the weights of a manifest entry."""
+"""The networks that `bench` measures: with random weights, or with the weights of a manifest's entry."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class BenchmarkTarget:
 
     Attributes:
         row: its row in the table of architectures.
-        entry: the manifest entry whose weights it gets; None for random weights.
+        entry: the manifest's entry whose weights it gets; None for random weights.
     """
 
     row: Architecture
     entry: WeightsEntry | None = None
 
     @classmethod
-    def of_entry(cls, entry: WeightsEntry) -> BenchmarkTarget:
-        """Return the target that has the weights of an entry."""
+    def from_entry(cls, entry: WeightsEntry) -> BenchmarkTarget:
+        """Make the target for the weights of a manifest's entry."""
         return cls(get_architecture(entry.architecture), entry)
 
     @property
     def name(self) -> str:
-        """The weights id, or the name of the architecture where the weights are random."""
+        """The weights id, or the name of the architecture if the weights are random."""
         return self.row.name if self.entry is None else self.entry.id
 
     @property
@@ -46,7 +46,10 @@ class BenchmarkTarget:
         return (3, size, size) if self.entry is None else self.entry.preprocessing.input_size
 
     def build_network(self) -> ImageClassifier:
-        """Build the network in float32 on the CPU, in evaluation mode.
+        """Build the network with its weights, in float32 on the CPU, in evaluation mode.
+
+        Returns:
+            The network.
 
         Raises:
             IntegrityError: the file of the weights is not the one that the manifest describes.
@@ -58,13 +61,16 @@ class BenchmarkTarget:
 
 
 def random_calibrated_model(row: Architecture) -> ImageClassifier:
-    """Build a network with random weights whose activations stay in range, in evaluation mode.
+    """Build a network with random weights that is as fast as one with real weights, in evaluation mode.
 
-    The statistics of each BN are those of one random batch. So no activation overflows or becomes denormal, and the
-    speed is that of real weights. The network is the same in every call.
+    The running statistics of each BN are those of one random batch. So no activation overflows or becomes denormal: a
+    processor is slow with denormal numbers. The weights are the same in every call.
 
     Args:
         row: the architecture.
+
+    Returns:
+        The network, in float32 on the CPU.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -73,12 +79,12 @@ def random_calibrated_model(row: Architecture) -> ImageClassifier:
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, std=0.2)
-                module.momentum = 1.0  # the running statistics become those of the next batch
+                module.momentum = 1.0  # The running statistics become those of the next batch alone.
         with torch.no_grad():
             model.train()(random_images(_CALIBRATION_IMAGES, (3, row.input_size, row.input_size)))
     return model.eval()
 
 
 def random_images(count: int, image: Sequence[int]) -> Tensor:
-    """Return the same random inputs in every call: float32 (count, C, H, W) for an image shape (C, H, W)."""
+    """Make random images, the same ones in every call: float32 (count, C, H, W) for an image shape (C, H, W)."""
     return torch.randn(count, *image, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,7 @@
-"""Time several variants in turn, A B C C B A ..., so that what else the machine does slows down all of them alike."""
+"""Time several variants in turn, in the order A B C, C B A, A B C, ...
+
+So other programs on the machine slow down all variants alike.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Long beside the resolution of the clock and the time slice of a scheduler; short beside a round of many variants.
+# How long a run takes. It is much longer than the resolution of the clock and the time slices of the operating system,
+# and short enough for many rounds.
 RUN_SECONDS = 0.33
 
 
 def time_in_turns(
     variants: Mapping[str, Callable[[], object]], *, rounds: int, after_round: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """Run every variant once in each round, and time it. A first round more is not counted.
+    """Run every variant once in each round, and time it.
+
+    Before the rounds there is one more round, which is not counted: first runs are slower.
 
     Args:
-        variants: what to run, by name.
+        variants: the functions to run, by name.
         rounds: how many rounds are counted.
-        after_round: is called after every round, the first one included.
+        after_round: function that is called after every round, also after the one that is not counted.
 
     Returns:
         The seconds of each run of each variant, in the order of the rounds.
@@ -30,11 +36,11 @@ def time_in_turns(
     runs: dict[str, list[float]] = {name: [] for name in variants}
     order = list(variants.items())
     for is_counted in [False, *[True] * rounds]:
-        order.reverse()  # so that no variant always follows the same one
+        order.reverse()  # So a variant does not always run after the same other variant.
         for name, run in order:
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             run()
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start_time
             if is_counted:
                 runs[name].append(round(seconds, 6))
         after_round()
@@ -49,18 +55,19 @@ def compare_runs(runs: Mapping[str, list[float]], baseline: str) -> list[dict[st
         baseline: the name of the variant that the others are compared with.
 
     Returns:
-        A row for each variant: the median, the extremes and all runs in seconds. `ratio` is the median over that of
-        the baseline. `by_round` is the median of the ratios within each round; a machine that is slow in some rounds
-        changes it less.
+        A row for each variant: the median, the extremes and all runs in seconds. `ratio` is the median, divided by the
+        baseline's median. For `by_round` the time of each run is divided by the baseline's time in the same round;
+        `by_round` is the median of these ratios. If the machine is slow in some rounds, `by_round` changes less than
+        `ratio`.
     """
-    base = statistics.median(runs[baseline])
+    baseline_median = statistics.median(runs[baseline])
     return [
         {
             "variant": name,
             "median": statistics.median(seconds),
             "min": min(seconds),
             "max": max(seconds),
-            "ratio": round(statistics.median(seconds) / base, 3),
+            "ratio": round(statistics.median(seconds) / baseline_median, 3),
             "by_round": round(statistics.median(a / b for a, b in zip(seconds, runs[baseline], strict=True)), 3),
             "runs": seconds,
         }
@@ -69,9 +76,9 @@ def compare_runs(runs: Mapping[str, list[float]], baseline: str) -> list[dict[st
 
 
 def repeat_passes(compute: Callable[[], Tensor], passes: int = 1) -> Callable[[], Tensor]:
-    """Return a function that makes some passes and returns the last result when all of them are finished.
+    """Make a function that calls `compute` several times, and returns the last result when all calls are finished.
 
-    On a GPU the passes are queued one behind the other.
+    On a GPU the calls are queued: the function waits only after the last one.
     """
 
     @torch.inference_mode()
@@ -86,11 +93,14 @@ def repeat_passes(compute: Callable[[], Tensor], passes: int = 1) -> Callable[[]
 
 
 def repeat_forward(model: nn.Module, images: Tensor, passes: int = 1) -> Callable[[], Tensor]:
-    """Return a function that makes some forward passes on the same images (N, C, H, W) and returns the logits."""
+    """Make a function that computes the logits of the same images (N, C, H, W) several times, and returns them."""
     return repeat_passes(lambda: model(images), passes)
 
 
 def choose_passes(compute: Callable[[], Tensor], seconds: float = RUN_SECONDS) -> int:
-    """Return how many passes take about so many seconds, at least one. Two passes are made to find out."""
-    once = time_in_turns({"": repeat_passes(compute)}, rounds=1)[""][0]
-    return max(1, round(seconds / max(once, 1e-6)))
+    """Return how many calls of `compute` take about `seconds`, but at least 1.
+
+    To find out, `compute` is called twice, and the second call is timed.
+    """
+    seconds_of_one = time_in_turns({"": repeat_passes(compute)}, rounds=1)[""][0]
+    return max(1, round(seconds / max(seconds_of_one, 1e-6)))

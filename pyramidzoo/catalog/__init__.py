@@ -1,1 +1,1 @@
-"""What exists: architectures, sets of weights, published tables. Nothing here needs torch."""
+"""The lists of what exists: architectures, sets of weights, published tables. No module here imports torch."""

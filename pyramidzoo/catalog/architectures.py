@@ -1,6 +1,6 @@
-"""The table of architectures. Each one is an exact graph: a class of `pyramidzoo.models` and its arguments.
+"""The table of architectures. An architecture is one exact graph: a class of `pyramidzoo.models` and its arguments.
 
-Nothing here needs torch, so commands that only need names answer at once.
+This module does not import torch, so commands that only need names start at once.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pyramidzoo.errors import UsageError
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table.
+    """One row of the table of architectures.
 
     Attributes:
         name: Name of the architecture.
-        family: The module in `pyramidzoo.models` that has its class.
-        class_name: The class.
-        arguments: The arguments of the class that make up this architecture.
-        description: What it is, in words.
-        source: Where it was described, and whose code builds it in this way.
-        dataset: The dataset for which its authors published it first.
-        input_size: Height and width of that dataset's input, in pixels.
-        num_classes: Number of that dataset's classes.
+        family: Name of the module in `pyramidzoo.models` that contains the network's class.
+        class_name: Name of the network's class.
+        arguments: The arguments with which this class builds this architecture.
+        description: The network in words.
+        source: The paper that described the network, and the project whose code builds exactly this graph.
+        dataset: The dataset for which the authors of the network published it first.
+        input_size: Height and width of the input for that dataset, in pixels.
+        num_classes: Number of classes of that dataset.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Architecture:
     num_classes: int = 10
 
 
+# The papers and the projects from which the networks come. `Architecture.source` joins them.
 _HE15 = "He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385)"
 _HE16 = "He et al. 2016, Identity Mappings in Deep Residual Networks (arXiv:1603.05027)"
 _WRN = "Zagoruyko & Komodakis 2016, Wide Residual Networks (arXiv:1605.07146); szagoruyko/wide-residual-networks"
@@ -57,69 +58,88 @@ _HYSTS = "hysts/pytorch_image_classification"
 _PYTORCHCV = "pytorchcv"
 _TORCHVISION = "torchvision"
 
-# pytorchcv's scaled ImageNet networks: name and width
-_SCALED_WIDTHS = (("18_wd4", 0.25), ("18_wd2", 0.5), ("18_w3d4", 0.75))
+# pytorchcv's narrow ImageNet networks: the end of the name, and the factor for the numbers of channels. "wd4" means
+# "width divided by 4", and "w3d4" means "width times 3, divided by 4".
+_SUFFIXES_AND_WIDTHS = (("18_wd4", 0.25), ("18_wd2", 0.5), ("18_w3d4", 0.75))
 
 
 def _make_architecture(
     name: str, family: str, class_name: str, description: str, source: str, *, imagenet: bool = False, **arguments: Any
 ) -> Architecture:
-    """Make a row. `arguments` are those of the class."""
-    settings = MappingProxyType(arguments)
+    """Make a row of the table. `arguments` are the arguments of the network's class.
+
+    The dataset is ImageNet-1k with `imagenet`, and CIFAR-10 without.
+    """
+    read_only_arguments = MappingProxyType(arguments)
     if imagenet:
-        return Architecture(name, family, class_name, settings, description, source, "imagenet1k", 224, 1000)
-    return Architecture(name, family, class_name, settings, description, source)
+        return Architecture(name, family, class_name, read_only_arguments, description, source, "imagenet1k", 224, 1000)
+    return Architecture(name, family, class_name, read_only_arguments, description, source)
 
 
 def _list_resnets() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="resnet", class_name="CifarResNet")
+    """List the ResNets with post-activation.
+
+    Option A and B are the two shortcuts of He et al. 2015: padding with zero channels, or a convolution.
+    """
+    make_cifar_row = partial(_make_architecture, family="resnet", class_name="CifarResNet")
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-A shortcuts: zero channels half before and half after"
-        yield cifar(f"resnet{depth}", description=text, source=_HE15, depth=depth)
+        yield make_cifar_row(f"resnet{depth}", description=text, source=_HE15, depth=depth)
     for depth in (20, 32, 44, 56, 110, 1202):
         text = f"CIFAR ResNet-{depth}, option-B shortcuts: strided conv1x1 and BN"
         source = f"{_HE15}; {_HYSTS}, {_PYTORCHCV}, chenyaofo/pytorch-cifar-models"
-        yield cifar(f"resnet{depth}_b", description=text, source=source, depth=depth, shortcut="B")
+        yield make_cifar_row(f"resnet{depth}_b", description=text, source=source, depth=depth, shortcut="B")
     for depth in (20, 32, 44, 56):
         text = f"CIFAR ResNet-{depth} that strides and widens in the last convolution of a stage"
         source = f"{_HE15}; fattorib/ResNets-CIFAR10"
-        yield cifar(f"resnet{depth}_fattorib", description=text, source=source, depth=depth, transition="last")
+        yield make_cifar_row(f"resnet{depth}_fattorib", description=text, source=source, depth=depth, transition="last")
     for depth in (164, 272, 542, 1001):
         text = f"CIFAR ResNet-{depth}, bottleneck units strided in the 3x3, option-B shortcuts"
         yield _make_architecture(
             f"resnet{depth}", "resnet", "CifarBottleneckResNet", text, f"{_HE15}; {_PYTORCHCV}", depth=depth
         )
 
-    image = partial(_make_architecture, family="resnet", class_name="ImageResNet", imagenet=True)
+    make_imagenet_row = partial(_make_architecture, family="resnet", class_name="ImageResNet", imagenet=True)
     for depth in (10, 12, 14, 16, 18, 26, 34):
         source = f"{_HE15}; {_TORCHVISION if depth in (18, 34) else _PYTORCHCV}"
-        yield image(f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth)
-    for name, width in _SCALED_WIDTHS:
+        yield make_imagenet_row(
+            f"resnet{depth}", description=f"ImageNet ResNet-{depth}, basic units", source=source, depth=depth
+        )
+    for name, width in _SUFFIXES_AND_WIDTHS:
         text = f"ImageNet ResNet-18, basic units, {width} times as wide"
-        yield image(f"resnet{name}", description=text, source=f"{_HE15}; {_PYTORCHCV}", depth=18, width=width)
+        yield make_imagenet_row(
+            f"resnet{name}", description=text, source=f"{_HE15}; {_PYTORCHCV}", depth=18, width=width
+        )
     for depth in (14, 26, 38):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
         source = f"{_HE15}; {_PYTORCHCV}"
-        yield image(f"resnet{depth}_bottleneck", description=text, source=source, depth=depth, bottleneck=True)
+        yield make_imagenet_row(
+            f"resnet{depth}_bottleneck", description=text, source=source, depth=depth, bottleneck=True
+        )
     for depth in (50, 101, 152):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the 3x3"
-        yield image(f"resnet{depth}", description=text, source=f"{_HE15}; {_TORCHVISION}", depth=depth, bottleneck=True)
+        yield make_imagenet_row(
+            f"resnet{depth}", description=text, source=f"{_HE15}; {_TORCHVISION}", depth=depth, bottleneck=True
+        )
     for depth in (50, 101, 152):
         text = f"ImageNet ResNet-{depth}, bottleneck units strided in the first 1x1, as in the paper"
-        yield image(f"resnet{depth}_s1", description=text, source=_HE15, depth=depth, bottleneck=True, stride_in="1x1")
+        yield make_imagenet_row(
+            f"resnet{depth}_s1", description=text, source=_HE15, depth=depth, bottleneck=True, stride_in="1x1"
+        )
 
 
 def _list_preresnets() -> Iterator[Architecture]:
-    basic = partial(_make_architecture, family="preresnet", class_name="CifarPreResNet")
+    """List the ResNets with pre-activation."""
+    make_basic_row = partial(_make_architecture, family="preresnet", class_name="CifarPreResNet")
     for depth in (20, 50, 110):
         text = f"CIFAR PreResNet-{depth}, basic units, bare conv1x1 shortcuts"
-        yield basic(f"preresnet{depth}", description=text, source=f"{_HE16}; {_HYSTS}", depth=depth)
+        yield make_basic_row(f"preresnet{depth}", description=text, source=f"{_HE16}; {_HYSTS}", depth=depth)
     for depth in (20, 50):
         text = f"CIFAR PreResNet-{depth}, basic units, four times as wide, stem included"
         source = f"{_HE16}; {_HYSTS}, widening factor 4"
-        yield basic(f"preresnet{depth}_w4", description=text, source=source, depth=depth, width=4)
+        yield make_basic_row(f"preresnet{depth}_w4", description=text, source=source, depth=depth, width=4)
     yield from _list_preresnet_ablations()
-    yield basic(
+    yield make_basic_row(
         "preresnet110_a",
         description="CIFAR PreResNet-110, basic units, option-A shortcuts: zero channels after the existing ones",
         source=f"{_HE16}; {_FB_RESNET_TORCH}",
@@ -127,7 +147,7 @@ def _list_preresnets() -> Iterator[Architecture]:
         shortcut="A",
     )
     for depth in (20, 56, 110, 1202):
-        yield basic(
+        yield make_basic_row(
             f"preresnet{depth}_rawid",
             description=f"CIFAR PreResNet-{depth}, basic units, the first identity without BN-ReLU",
             source=f"{_HE16}; {_PYTORCHCV}",
@@ -135,17 +155,17 @@ def _list_preresnets() -> Iterator[Architecture]:
             shared_stages=(False, True, True),
         )
 
-    bottleneck = partial(_make_architecture, family="preresnet", class_name="CifarBottleneckPreResNet")
+    make_bottleneck_row = partial(_make_architecture, family="preresnet", class_name="CifarBottleneckPreResNet")
     for depth in (164, 1001):
         text = f"CIFAR PreResNet-{depth}, bottleneck units, stride in the first 1x1"
         source = f"{_HE16}; KaimingHe/resnet-1k-layers"
-        yield bottleneck(f"preresnet{depth}", description=text, source=source, depth=depth)
+        yield make_bottleneck_row(f"preresnet{depth}", description=text, source=source, depth=depth)
     for depth in (164, 272, 542, 1001):
         text = f"CIFAR PreResNet-{depth}, bottleneck units, stride in the 3x3"
         source = f"{_HE16}; {_FB_RESNET_TORCH}, {_PYTORCHCV}"
-        yield bottleneck(f"preresnet{depth}_s3", description=text, source=source, depth=depth, stride_in="3x3")
+        yield make_bottleneck_row(f"preresnet{depth}_s3", description=text, source=source, depth=depth, stride_in="3x3")
     for depth in (164, 1001):
-        yield bottleneck(
+        yield make_bottleneck_row(
             f"preresnet{depth}_hysts",
             description=f"CIFAR PreResNet-{depth}, bottleneck units, stride in the 3x3, stage 1 as narrow as the stem",
             source=f"{_HE16}; {_HYSTS}",
@@ -153,7 +173,7 @@ def _list_preresnets() -> Iterator[Architecture]:
             stride_in="3x3",
             first_width=16,
         )
-    yield bottleneck(
+    yield make_bottleneck_row(
         "preresnet164_bearpaw",
         description="CIFAR PreResNet-164, bottleneck units, stride in the 3x3, shortcuts from the raw input everywhere",
         source=f"{_HE16}; bearpaw/pytorch-classification, which calls it preresnet-110",
@@ -173,53 +193,59 @@ def _list_preresnets() -> Iterator[Architecture]:
         bottleneck=True,
         first_bn=False,
     )
-    image = partial(
+    make_imagenet_row = partial(
         _make_architecture,
         family="preresnet",
         class_name="ImagePreResNet",
         source=f"{_HE16}; {_PYTORCHCV}",
         imagenet=True,
     )
-    own = "the first one with a BN of its own"
+    first_block = "the first one with a BN of its own"
     for depth in (10, 12, 14, 16, 18, 26, 34):
-        text = f"ImageNet PreResNet-{depth}, basic units, {own}"
-        yield image(f"preresnet{depth}_pytorchcv", description=text, depth=depth)
-    for name, width in _SCALED_WIDTHS:
-        text = f"ImageNet PreResNet-18, basic units, {own}, {width} times as wide"
-        yield image(f"preresnet{name}_pytorchcv", description=text, depth=18, width=width)
+        text = f"ImageNet PreResNet-{depth}, basic units, {first_block}"
+        yield make_imagenet_row(f"preresnet{depth}_pytorchcv", description=text, depth=depth)
+    for name, width in _SUFFIXES_AND_WIDTHS:
+        text = f"ImageNet PreResNet-18, basic units, {first_block}, {width} times as wide"
+        yield make_imagenet_row(f"preresnet{name}_pytorchcv", description=text, depth=18, width=width)
     for depth in (14, 26, 38):
-        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {own}"
-        yield image(f"preresnet{depth}_bottleneck_pytorchcv", description=text, depth=depth, bottleneck=True)
+        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {first_block}"
+        yield make_imagenet_row(
+            f"preresnet{depth}_bottleneck_pytorchcv", description=text, depth=depth, bottleneck=True
+        )
     for depth in (50, 101, 152, 200, 269):
+        # preresnet50 is a CIFAR network.
         name = "50_imagenet" if depth == 50 else str(depth)
-        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {own}"
-        yield image(f"preresnet{name}_pytorchcv", description=text, depth=depth, bottleneck=True)
+        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the 3x3, {first_block}"
+        yield make_imagenet_row(f"preresnet{name}_pytorchcv", description=text, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
         name = "50_imagenet" if depth == 50 else str(depth)
-        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the first 1x1, {own}"
-        yield image(f"preresnet{name}_s1_pytorchcv", description=text, depth=depth, bottleneck=True, stride_in="1x1")
+        text = f"ImageNet PreResNet-{depth}, bottleneck units strided in the first 1x1, {first_block}"
+        yield make_imagenet_row(
+            f"preresnet{name}_s1_pytorchcv", description=text, depth=depth, bottleneck=True, stride_in="1x1"
+        )
 
 
 def _list_preresnet_ablations() -> Iterator[Architecture]:
-    """List the PreResNet-56 networks of hysts' ablation of the residual block.
+    """List the PreResNet-56 networks with which hysts compared variants of the residual block (an ablation study).
 
-    They differ in which shortcuts are pre-activated, in the first ReLU, and in a last BN.
+    The networks differ in three points: in which stages the first BN-ReLU of a block feeds the shortcut too, whether a
+    ReLU follows the first BN of a block, and whether a block ends with a BN.
     """
-    first_only = (True, False, False)
+    first_stage_only = (True, False, False)
     for suffix, text, arguments in (
         (
             "",
             "shortcuts pre-activated in stage 1 only, which is not the pattern of preresnet20, 50 and 110 (that one, "
             "at this depth, is preresnet56_sharedpreact)",
-            {"shared_stages": first_only},
+            {"shared_stages": first_stage_only},
         ),
         ("_sharedpreact", "shortcuts pre-activated in every stage", {}),
-        ("_norelu1", "without a unit's first ReLU", {"shared_stages": first_only, "first_relu": False}),
-        ("_lastbn", "a BN at the end of each unit", {"shared_stages": first_only, "last_bn": True}),
+        ("_norelu1", "without a unit's first ReLU", {"shared_stages": first_stage_only, "first_relu": False}),
+        ("_lastbn", "a BN at the end of each unit", {"shared_stages": first_stage_only, "last_bn": True}),
         (
             "_norelu1_lastbn",
             "without a unit's first ReLU, with a BN at its end",
-            {"shared_stages": first_only, "first_relu": False, "last_bn": True},
+            {"shared_stages": first_stage_only, "first_relu": False, "last_bn": True},
         ),
         (
             "_norelu1_lastbn_sharedpreact",
@@ -239,8 +265,9 @@ def _list_preresnet_ablations() -> Iterator[Architecture]:
 
 
 def _list_wide_resnets() -> Iterator[Architecture]:
-    sizes = ((16, 1), (16, 2), (16, 8), (16, 10), (28, 10), (40, 1), (40, 2), (40, 4), (40, 8), (40, 10))
-    for depth, width in sizes:
+    """List the wide ResNets."""
+    depths_and_widths = ((16, 1), (16, 2), (16, 8), (16, 10), (28, 10), (40, 1), (40, 2), (40, 4), (40, 8), (40, 10))
+    for depth, width in depths_and_widths:
         text = f"WRN-{depth}-{width}: {depth} layers, {width} times as wide as its ResNet"
         yield _make_architecture(
             f"wrn_{depth}_{width}", "wide_resnet", "WideResNet", text, _WRN, depth=depth, width=width
@@ -259,20 +286,21 @@ def _list_wide_resnets() -> Iterator[Architecture]:
 
 
 def _list_pyramidnets() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="pyramidnet", class_name="CifarPyramidNet")
+    """List the PyramidNets. `alpha` says by how much the width grows from the first block to the last."""
+    make_cifar_row = partial(_make_architecture, family="pyramidnet", class_name="CifarPyramidNet")
     for alpha in (48, 84, 270):
         text = f"CIFAR PyramidNet-110, basic units, additive, alpha {alpha}"
-        yield cifar(f"pyramidnet110_a{alpha}", description=text, source=_PYRAMIDNET, depth=110, alpha=alpha)
+        yield make_cifar_row(f"pyramidnet110_a{alpha}", description=text, source=_PYRAMIDNET, depth=110, alpha=alpha)
     for factor in (4.75, 8, 27):
         text = f"CIFAR PyramidNet-110, basic units, multiplicative, alpha {factor}"
         name = f"pyramidnet110_mul_a{factor}".replace(".", "p")
-        yield cifar(name, description=text, source=_PYRAMIDNET, depth=110, alpha=factor, multiplicative=True)
+        yield make_cifar_row(name, description=text, source=_PYRAMIDNET, depth=110, alpha=factor, multiplicative=True)
     for depth, alpha in ((164, 48), (164, 84), (164, 270), (200, 240), (236, 220), (272, 200)):
         text = f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}"
         name = f"pyramidnet{depth}_a{alpha}"
-        yield cifar(name, description=text, source=_PYRAMIDNET, depth=depth, alpha=alpha, bottleneck=True)
+        yield make_cifar_row(name, description=text, source=_PYRAMIDNET, depth=depth, alpha=alpha, bottleneck=True)
     for depth, alpha in ((164, 270), (272, 200)):
-        yield cifar(
+        yield make_cifar_row(
             f"pyramidnet{depth}_a{alpha}_hysts",
             description=f"CIFAR PyramidNet-{depth}, bottleneck units, additive, alpha {alpha}, with a 64-channel stem",
             source=f"{_PYRAMIDNET}; {_HYSTS} before 2019-09-07",
@@ -301,12 +329,13 @@ def _list_pyramidnets() -> Iterator[Architecture]:
 
 
 def _list_densenets() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="densenet", class_name="CifarDenseNet")
+    """List the DenseNets. `k` is the growth rate: the number of channels that each layer adds."""
+    make_cifar_row = partial(_make_architecture, family="densenet", class_name="CifarDenseNet")
     for depth, k in ((40, 12), (100, 12), (100, 24)):
         text = f"CIFAR DenseNet-{depth}, growth rate {k}: 16 stem channels, no compression"
-        yield cifar(f"densenet_{depth}_k{k}", description=text, source=_DENSENET, depth=depth, growth_rate=k)
+        yield make_cifar_row(f"densenet_{depth}_k{k}", description=text, source=_DENSENET, depth=depth, growth_rate=k)
     for k in (12, 24):
-        yield cifar(
+        yield make_cifar_row(
             f"densenet_100_k{k}_stem2k",
             description=f"CIFAR DenseNet-100, growth rate {k}: {2 * k} stem channels, no compression",
             source=f"{_DENSENET}, later code; {_HYSTS}",
@@ -315,7 +344,7 @@ def _list_densenets() -> Iterator[Architecture]:
             stem_channels=2 * k,
         )
     for depth, k in ((40, 12), (100, 12), (100, 24)):
-        yield cifar(
+        yield make_cifar_row(
             f"densenet_c_{depth}_k{k}",
             description=f"CIFAR DenseNet-C-{depth}, growth rate {k}: {2 * k} stem channels, halving transitions",
             source=f"{_DENSENET}; {_PYTORCHCV}, {_HYSTS}",
@@ -325,7 +354,7 @@ def _list_densenets() -> Iterator[Architecture]:
             stem_channels=2 * k,
         )
     for depth, k in ((40, 12), (40, 24), (40, 36), (100, 12), (190, 40), (250, 24)):
-        yield cifar(
+        yield make_cifar_row(
             f"densenet_bc_{depth}_k{k}",
             description=f"CIFAR DenseNet-BC-{depth}, growth rate {k}: bottlenecks, halving transitions",
             source=_DENSENET,
@@ -344,25 +373,28 @@ def _list_densenets() -> Iterator[Architecture]:
 
 
 def _list_resnexts() -> Iterator[Architecture]:
+    """List the ResNeXts. Their names contain the number of groups and the width of a group, such as 32x4d."""
     for depth, cardinality, width in ((29, 4, 64), (29, 8, 64), (29, 16, 64), (29, 32, 4), (272, 1, 64), (272, 2, 32)):
         yield _make_architecture(
             f"resnext{depth}_{cardinality}x{width}d",
             "resnext",
             "CifarResNeXt",
             f"CIFAR ResNeXt-{depth}, {cardinality} groups {width} channels wide",
+            # The authors published the networks of depth 29 with groups of 64 channels. pytorchcv has the others.
             _RESNEXT if width == 64 and depth == 29 else f"{_RESNEXT}; {_PYTORCHCV}",
             depth=depth,
             cardinality=cardinality,
             base_width=width,
         )
-    sizes = ((14, 16, 4), (14, 32, 2), (14, 32, 4), (26, 32, 2), (26, 32, 4), (50, 32, 4), (101, 32, 4), (101, 32, 8))
-    for depth, cardinality, width in (*sizes, (101, 64, 4)):
+    pytorchcv_sizes = ((14, 16, 4), (14, 32, 2), (14, 32, 4), (26, 32, 2), (26, 32, 4), (101, 32, 4))
+    torchvision_sizes = ((50, 32, 4), (101, 32, 8), (101, 64, 4))
+    for depth, cardinality, width in sorted((*pytorchcv_sizes, *torchvision_sizes)):
         yield _make_architecture(
             f"resnext{depth}_{cardinality}x{width}d",
             "resnext",
             "ImageResNeXt",
             f"ImageNet ResNeXt-{depth}, {cardinality} groups {width} channels wide",
-            f"{_RESNEXT}; {_TORCHVISION if (depth, cardinality * width) in ((50, 128), (101, 256)) else _PYTORCHCV}",
+            f"{_RESNEXT}; {_TORCHVISION if (depth, cardinality, width) in torchvision_sizes else _PYTORCHCV}",
             imagenet=True,
             depth=depth,
             cardinality=cardinality,
@@ -371,16 +403,17 @@ def _list_resnexts() -> Iterator[Architecture]:
 
 
 def _list_shake_shakes() -> Iterator[Architecture]:
-    row = partial(_make_architecture, family="shake_shake", class_name="CifarShakeShake")
+    """List the shake-shake networks. Their names contain the number of branches (2) and the width of a branch."""
+    make_cifar_row = partial(_make_architecture, family="shake_shake", class_name="CifarShakeShake")
     for width in (32, 64, 96):
         text = f"shake-shake-26 2x{width}d: 16 stem channels, a ReLU at the start of branches and at the end only"
-        yield row(f"shakeshake26_2x{width}d", description=text, source=_SHAKE_SHAKE, depth=26, width=width)
+        yield make_cifar_row(f"shakeshake26_2x{width}d", description=text, source=_SHAKE_SHAKE, depth=26, width=width)
     for width in (32, 64, 96):
         text = (
             f"shake-shake-26 2x{width}d as hysts trained it: {width} stem channels with a ReLU, no projection in stage "
             "1, none at the end"
         )
-        yield row(
+        yield make_cifar_row(
             f"shakeshake26_2x{width}d_hysts",
             description=text,
             source=f"{_SHAKE_SHAKE}; {_HYSTS} before 2020-04-18",
@@ -389,7 +422,7 @@ def _list_shake_shakes() -> Iterator[Architecture]:
             variant="hysts",
         )
     for depth, width in ((20, 16), (26, 32)):
-        yield row(
+        yield make_cifar_row(
             f"shakeshake{depth}_2x{width}d_pytorchcv",
             description=f"shake-shake-{depth} 2x{width}d with a ReLU after the stem and after every sum",
             source=f"{_SHAKE_SHAKE}; {_PYTORCHCV}",
@@ -400,6 +433,7 @@ def _list_shake_shakes() -> Iterator[Architecture]:
 
 
 def _list_senets() -> Iterator[Architecture]:
+    """List the networks with squeeze-and-excitation."""
     source = f"{_SENET}; {_PYTORCHCV}"
     for prefix, class_name, text in (
         ("seresnet", "CifarSEResNet", "SE-ResNet"),
@@ -414,20 +448,23 @@ def _list_senets() -> Iterator[Architecture]:
                 f"{prefix}{depth}", "senet", class_name, description, source, depth=depth, bottleneck=True
             )
 
-    image = partial(_make_architecture, family="senet", imagenet=True)
-    for prefix, class_name, text, basic, deep in (
+    make_imagenet_row = partial(_make_architecture, family="senet", imagenet=True)
+    for prefix, class_name, text, basic_depths, bottleneck_depths in (
         ("seresnet", "ImageSEResNet", "SE-ResNet", (10, 12, 14, 16, 18, 26), (50, 101, 152)),
         ("sepreresnet", "ImageSEPreResNet", "SE-PreResNet", (10, 12, 16, 18, 26), (50,)),
     ):
-        named = partial(image, class_name=class_name, source=source)
-        for depth in basic:
-            yield named(f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth)
-        for depth in (26, 38, *deep):
+        make_row_of_class = partial(make_imagenet_row, class_name=class_name, source=source)
+        for depth in basic_depths:
+            yield make_row_of_class(
+                f"{prefix}{depth}", description=f"ImageNet {text}-{depth}, basic units", depth=depth
+            )
+        for depth in (26, 38, *bottleneck_depths):
+            # Depth 26 exists with both kinds of blocks.
             name = f"{prefix}{depth}_bottleneck" if depth < 50 else f"{prefix}{depth}"
             description = f"ImageNet {text}-{depth}, bottleneck units strided in the 3x3"
-            yield named(name, description=description, depth=depth, bottleneck=True)
+            yield make_row_of_class(name, description=description, depth=depth, bottleneck=True)
     for depth in (50, 101, 152):
-        yield image(
+        yield make_imagenet_row(
             f"seresnet{depth}_s1",
             class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNet-{depth}, bottleneck units strided in the first 1x1, as in the paper",
@@ -437,7 +474,7 @@ def _list_senets() -> Iterator[Architecture]:
             stride_in="1x1",
         )
     for depth, cardinality, width in ((50, 32, 4), (101, 32, 4), (101, 32, 8), (101, 64, 4)):
-        yield image(
+        yield make_imagenet_row(
             f"seresnext{depth}_{cardinality}x{width}d",
             class_name="ImageSEResNet",
             description=f"ImageNet SE-ResNeXt-{depth}, {cardinality} groups {width} channels wide",
@@ -448,7 +485,7 @@ def _list_senets() -> Iterator[Architecture]:
             base_width=width,
         )
     for depth, cardinality in ((16, 32), (28, 32), (154, 64)):
-        yield image(
+        yield make_imagenet_row(
             f"senet{depth}",
             class_name="SENet",
             description=f"ImageNet SENet-{depth}, {cardinality} groups, three 3x3 convolutions as stem",
@@ -459,22 +496,23 @@ def _list_senets() -> Iterator[Architecture]:
 
 
 def _list_vggs() -> Iterator[Architecture]:
-    cifar = partial(_make_architecture, family="vgg", class_name="CifarVgg")
-    yield cifar(
+    """List the VGGs with batch normalization (BN)."""
+    make_cifar_row = partial(_make_architecture, family="vgg", class_name="CifarVgg")
+    yield make_cifar_row(
         "vgg15_bn",
         description='VGG-like CIFAR network "of depth 15": 13 convolutions and one linear layer, one ReLU a stage',
         source=f"{_VGG}; {_HYSTS} before 2020-09-03",
         stages=(2, 2, 3, 3, 3),
         one_relu=True,
     )
-    yield cifar(
+    yield make_cifar_row(
         "vgg_zagoruyko",
         description="VGG-like CIFAR network: 16 convolutions without bias and one linear layer",
         source=f"{_VGG}; szagoruyko/wide-residual-networks",
         stages=(2, 2, 4, 4, 4),
         conv_bias=False,
     )
-    yield cifar(
+    yield make_cifar_row(
         "vgg19_bn_bearpaw",
         description="CIFAR VGG-19 with BN and one linear layer",
         source=f"{_VGG}; bearpaw/pytorch-classification",
@@ -491,18 +529,18 @@ def _list_vggs() -> Iterator[Architecture]:
             pool=1,
             hidden=512,
         )
-    image = partial(_make_architecture, family="vgg", class_name="ImageVgg", imagenet=True)
+    make_imagenet_row = partial(_make_architecture, family="vgg", class_name="ImageVgg", imagenet=True)
     for depth in (11, 13, 16, 19):
         text = f"ImageNet VGG-{depth} with BN"
-        yield image(f"vgg{depth}_bn", description=text, source=f"{_VGG}; {_TORCHVISION}", depth=depth)
+        yield make_imagenet_row(f"vgg{depth}_bn", description=text, source=f"{_VGG}; {_TORCHVISION}", depth=depth)
     for depth in (11, 13, 16, 19):
         text = f"ImageNet VGG-{depth} with BN, convolutions without bias"
-        yield image(
+        yield make_imagenet_row(
             f"vgg{depth}_bn_nobias", description=text, source=f"{_VGG}; {_PYTORCHCV}", depth=depth, conv_bias=False
         )
 
 
-_FAMILY_LISTS = (
+_LIST_FUNCTIONS = (
     _list_resnets,
     _list_preresnets,
     _list_wide_resnets,
@@ -517,13 +555,13 @@ _FAMILY_LISTS = (
 
 @cache
 def architectures() -> Mapping[str, Architecture]:
-    """Return every architecture by name, in the table's order.
+    """Return all architectures by name, in the order of the table.
 
     Raises:
         ValueError: If two rows have the same name.
     """
     table: dict[str, Architecture] = {}
-    for list_family in _FAMILY_LISTS:
+    for list_family in _LIST_FUNCTIONS:
         for architecture in list_family():
             if architecture.name in table:
                 raise ValueError(f"two graphs are called {architecture.name}")
@@ -541,11 +579,11 @@ def get_architecture(name: str) -> Architecture:
         The architecture.
 
     Raises:
-        UsageError: If there is none; the message names similar names.
+        UsageError: If no architecture has this name; the message suggests similar names.
     """
     table = architectures()
     if name not in table:
-        raise UsageError(f"no architecture is called {name!r}; {near_matches(name, table)}")
+        raise UsageError(f"no architecture is called {name!r}; {suggest_names(name, table)}")
     return table[name]
 
 
@@ -553,32 +591,35 @@ def list_models(pattern: str = "*") -> list[str]:
     """List the names of the architectures that match a shell pattern.
 
     Args:
-        pattern: Such as "wrn_16_*".
+        pattern: A shell pattern, such as "wrn_16_*".
 
     Returns:
-        The names, in the table's order.
+        The names, in the order of the table.
     """
     return [name for name in architectures() if fnmatchcase(name, pattern)]
 
 
-def near_matches(name: str, candidates: Iterable[str]) -> str:
-    """Suggest names that are similar to an unknown one, as the end of an error message.
+def suggest_names(name: str, candidates: Iterable[str]) -> str:
+    """Suggest names that are similar to an unknown name, as the end of an error message.
 
     Args:
         name: The unknown name.
-        candidates: All names.
+        candidates: All known names.
 
     Returns:
-        A question that has up to four names, those with the longest common beginning first. If no name is similar, it
-        is the command that lists all names.
+        The question "did you mean ...?" with up to four names. A name that has more first letters in common with the
+        unknown name comes earlier. If no name is similar, the result is a sentence with the command that lists all
+        names.
     """
-    close = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.4)
-    close.sort(key=lambda other: -_count_common_start(name, other))  # a stable sort: equal ones keep difflib's order
-    if close:
-        return f"did you mean {', '.join(close[:4])}?"
+    similar_names = difflib.get_close_matches(name, list(candidates), n=12, cutoff=0.4)
+    # difflib returns the most similar name first. The sort is stable: it keeps this order where the keys are equal.
+    similar_names.sort(key=lambda similar_name: -_count_common_first_letters(name, similar_name))
+    if similar_names:
+        return f"did you mean {', '.join(similar_names[:4])}?"
     return "`pyramidzoo list` shows all names"
 
 
-def _count_common_start(a: str, b: str) -> int:
-    """Count the characters that both names begin with."""
+def _count_common_first_letters(a: str, b: str) -> int:
+    """Count how many characters at the beginning of both names are equal."""
+    # `b` starts with the first 1, 2, ... characters of `a` until the names differ, so the sum counts the equal ones.
     return sum(b.startswith(a[:length]) for length in range(1, len(a) + 1))

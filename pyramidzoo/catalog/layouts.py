@@ -1,7 +1,7 @@
-"""The names of the layouts: whose names the tensors of a checkpoint from another project have.
+"""The names of the layouts. A layout describes how one project names the tensors in its checkpoints.
 
-Each layout is a module in `pyramidzoo.convert.layouts`. Those modules need torch; their names are here, so that
-`--help` and the manifest do not.
+The layout "torchvision", for example, is the module `pyramidzoo.convert.layouts.torchvision`. Those modules import
+torch. The list of names is here, because `--help` and the manifest need the names but not torch.
 """
 
 from __future__ import annotations

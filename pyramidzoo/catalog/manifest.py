@@ -1,8 +1,9 @@
 """The manifest: which weights exist, where they are, and what was published and measured of them.
 
-The manifest is `weights_manifest.json`. The environment variable `PYRAMIDZOO_MANIFEST` may name another file, such as
-the zoo of a laboratory or a corrected manifest. Its use is announced on stderr, because it changes what names mean.
-Only the standard library is needed here.
+The package contains one manifest, `weights_manifest.json`. The environment variable `PYRAMIDZOO_MANIFEST` may name
+another file, such as the manifest of a laboratory or a corrected one. That file is then used instead. A message on
+stderr says so, because the same weights id can mean other weights in another manifest. This module imports only the
+standard library and modules that need nothing else.
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.architectures import architectures, near_matches
+from pyramidzoo.catalog.architectures import architectures, suggest_names
 from pyramidzoo.catalog.weights_entry import WeightsEntry, make_entry
 from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.files import expand_user_path, file_hash, package_path
 from pyramidzoo.json_records import reject_duplicate_keys
 
-FILE_NAME = "weights_manifest.json"
-FORMAT = 1
-VARIABLE = "PYRAMIDZOO_MANIFEST"
+MANIFEST_FILE_NAME = "weights_manifest.json"
+MANIFEST_FORMAT = 1
+MANIFEST_VARIABLE = "PYRAMIDZOO_MANIFEST"  # the environment variable that names another manifest file
 
+# `json.loads` calls such a function with the keys and values of each JSON object, and takes what it returns.
 _ObjectPairsHook = Callable[[list[tuple[str, Any]]], Any]
-_announced: set[Path] = set()  # manifests whose use was announced already
+# The manifest files that a message on stderr has named already: `load_manifest` names each file only once.
+_announced_paths: set[Path] = set()
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The entries of a manifest, and how they are found.
+    """The entries of a manifest, and the functions that look them up.
 
     Attributes:
         entries: All entries by id, in the file's order.
@@ -51,15 +54,15 @@ class Manifest:
             The entry.
 
         Raises:
-            UsageError: If there is none; the message names similar ids.
+            UsageError: If there is no such entry; the message names similar ids.
         """
         if name in self.entries:
             return self.entries[name]
         architecture, _, dataset = name.partition(".")
-        for entry in self.of_architecture(architecture):
+        for entry in self.list_entries(architecture):
             if entry.default and entry.dataset == dataset:
                 return entry
-        raise UsageError(f"no weights are called {name!r}; {near_matches(name, self.entries)}")
+        raise UsageError(f"no weights are called {name!r}; {suggest_names(name, self.entries)}")
 
     def match(self, pattern: str) -> list[WeightsEntry]:
         """List the entries whose id or architecture matches a shell pattern.
@@ -76,45 +79,45 @@ class Manifest:
             if fnmatchcase(weights_id, pattern) or fnmatchcase(weights_id.partition(".")[0], pattern)
         ]
 
-    def of_architecture(self, architecture: str) -> list[WeightsEntry]:
+    def list_entries(self, architecture: str) -> list[WeightsEntry]:
         """List the entries of an architecture, in the file's order."""
-        return [self.entries[f"{architecture}.{tag}"] for tag in self.tags(architecture)]
+        return [self.entries[f"{architecture}.{tag}"] for tag in self.list_tags(architecture)]
 
-    def tags(self, architecture: str) -> list[str]:
-        """List the tags of an architecture's weights. A tag is what follows the architecture in an id.
+    def list_tags(self, architecture: str) -> list[str]:
+        """List the tags of an architecture's weights. The id `resnet20.cifar10_akamaster` has the tag after the dot.
 
-        This does not read the entries, so it works even if one of them is damaged.
+        This reads only the ids of the entries, so it works even if an entry is damaged.
         """
-        return self._tags.get(architecture, [])
+        return self._tags_by_architecture.get(architecture, [])
 
     @cached_property
-    def _tags(self) -> Mapping[str, list[str]]:
+    def _tags_by_architecture(self) -> Mapping[str, list[str]]:
         tags: dict[str, list[str]] = {}
         for weights_id in self.entries:
             architecture, _, tag = weights_id.partition(".")
             tags.setdefault(architecture, []).append(tag)
         return tags
 
-    def default_for(self, architecture: str, tag: str | None = None) -> WeightsEntry:
-        """Find the weights of an architecture that a tag means.
+    def find_by_tag(self, architecture: str, tag: str | None = None) -> WeightsEntry:
+        """Find the entry of an architecture with a tag.
 
         Args:
             architecture: Name of the architecture.
-            tag: A dataset, or a dataset and an origin. None means the architecture's own dataset
-                (`Architecture.dataset`), even if there are weights for others only.
+            tag: A dataset ("cifar10"), or a dataset and an origin ("cifar10_akamaster"). None means the dataset for
+                which the architecture was published (`Architecture.dataset`), and no other.
 
         Returns:
             The entry with that tag, or the default entry for that dataset.
 
         Raises:
-            UsageError: If there is none.
+            UsageError: If there is no such entry; the message names the tags of the architecture.
         """
-        entries = self.of_architecture(architecture)
+        entries = self.list_entries(architecture)
         tags = ", ".join(entry.tag for entry in entries)
         if not entries:
             raise UsageError(
-                f"{architecture} has no weights in the manifest; `pyramidzoo list` shows what has, "
-                "`pyramidzoo convert` makes a file of your own"
+                f"{architecture} has no weights in the manifest; `pyramidzoo list` shows the architectures that have "
+                "weights, `pyramidzoo convert` makes a file of weights from a checkpoint"
             )
         if tag is not None:
             for entry in entries:
@@ -127,101 +130,110 @@ class Manifest:
                 return entry
         raise UsageError(f"{architecture} has no default weights, which would be for {dataset}; name one of {tags}")
 
-    def with_file(self, sha256: str) -> WeightsEntry | None:
-        """Find the entry whose file in the package or on the Hub has a hash; None if there is none."""
+    def find_by_file_hash(self, sha256: str) -> WeightsEntry | None:
+        """Find the entry whose file in the package or on the Hub has this sha256; None if there is no such entry."""
         for entry in self.entries.values():
-            if sha256 in [place.sha256 for place in (entry.bundled, entry.hub) if place]:
+            if sha256 in [file.sha256 for file in (entry.bundled, entry.hub) if file]:
                 return entry
         return None
 
-    def with_tensors(self, tensors_sha256: str, *, dataset: str | None = None) -> WeightsEntry | None:
-        """Find the entry whose tensors have a hash, whatever file they came in.
+    def find_by_tensors_hash(self, tensors_sha256: str, *, dataset: str | None = None) -> WeightsEntry | None:
+        """Find the entry whose tensors have this hash. The hash does not depend on the format of a file.
 
         Args:
-            tensors_sha256: Hash of the tensors.
+            tensors_sha256: Hash of the names, types, shapes and values of the tensors.
             dataset: If several entries have these tensors, one for this dataset is preferred.
 
         Returns:
-            The entry; None if there is none.
+            The entry; None if there is no such entry.
         """
         matches = [entry for entry in self.entries.values() if entry.tensors_sha256 == tensors_sha256]
         return next((entry for entry in matches if entry.dataset == dataset), matches[0] if matches else None)
 
 
-def manifest_path() -> Path:
-    """Return the path of the manifest in use.
+def get_manifest_path() -> Path:
+    """Return the path of the manifest that this process uses.
 
     Returns:
-        The file that `PYRAMIDZOO_MANIFEST` names, otherwise the manifest of this package.
+        The file that the environment variable `PYRAMIDZOO_MANIFEST` names. If it is not set, the package's manifest.
     """
-    named = os.environ.get(VARIABLE)
-    return expand_user_path(named) if named else own_manifest_path()
+    path_in_variable = os.environ.get(MANIFEST_VARIABLE)
+    return expand_user_path(path_in_variable) if path_in_variable else get_package_manifest_path()
 
 
-def own_manifest_path() -> Path:
-    """Return the path of this package's manifest.
+def get_package_manifest_path() -> Path:
+    """Return the path of the package's manifest.
 
     Returns:
-        The file inside an installed package, or at the root of a checkout; never one in the working directory.
+        The file inside an installed package, or the file at the root of a git checkout of the package. A file in the
+        working directory is never taken.
     """
-    installed = package_path(FILE_NAME)
-    return installed if installed.is_file() else Path(__file__).resolve().parents[2] / FILE_NAME
+    installed_path = package_path(MANIFEST_FILE_NAME)
+    # A checkout has no copy of the file inside the package. There it is two folders above this module's folder.
+    return installed_path if installed_path.is_file() else Path(__file__).resolve().parents[2] / MANIFEST_FILE_NAME
 
 
 def announce_manifest() -> None:
-    """Print on stderr which manifest is in use, if it is not this package's.
+    """Print on stderr which manifest file this process uses, if `PYRAMIDZOO_MANIFEST` names one.
 
     Raises:
-        UnavailableError: If it cannot be read.
+        UnavailableError: If the hash of the file cannot be computed.
     """
-    path = manifest_path()
-    if os.environ.get(VARIABLE):
-        _announced.add(path)
+    path = get_manifest_path()
+    if os.environ.get(MANIFEST_VARIABLE):
+        _announced_paths.add(path)
         description = _describe_manifest(path)
-        print(f"pyramidzoo: NOT the zoo's own manifest: {VARIABLE} names {path} ({description})", file=sys.stderr)
+        message = f"pyramidzoo: NOT the zoo's own manifest: {MANIFEST_VARIABLE} names {path} ({description})"
+        print(message, file=sys.stderr)
 
 
-def foreign_manifest() -> str | None:
-    """Return the hash of the manifest in use, if it is not this package's; otherwise None.
+def hash_foreign_manifest() -> str | None:
+    """Compute the sha256 of the manifest file that `PYRAMIDZOO_MANIFEST` names; None if the variable is not set.
 
-    Records of measurements hold it, because another manifest changes what the names in a record mean.
+    The records of evaluations contain this hash: with another manifest the same weights id can mean other weights.
     """
-    return file_hash(manifest_path()) if os.environ.get(VARIABLE) else None
+    return file_hash(get_manifest_path()) if os.environ.get(MANIFEST_VARIABLE) else None
 
 
 def load_manifest() -> Manifest:
-    """Load the manifest in use, and announce it if it is not this package's.
+    """Load the manifest that this process uses. If `PYRAMIDZOO_MANIFEST` names it, a message on stderr says so.
 
-    An entry is checked when it is looked at for the first time.
+    An entry is checked when it is read from the manifest for the first time, not when the manifest is loaded.
 
     Returns:
-        The manifest. Looking at a damaged entry raises IntegrityError.
+        The manifest. Reading a damaged entry from it raises IntegrityError.
 
     Raises:
         IntegrityError: If the file is damaged.
         UnavailableError: If the file is missing.
     """
-    path = manifest_path()
+    path = get_manifest_path()
     try:
         status = path.stat()
     except OSError as error:
         raise UnavailableError(
             f"cannot read the manifest {path}: {error.strerror}; mend it or {_explain_alternative()}"
         ) from error
-    if os.environ.get(VARIABLE) and path not in _announced:
+    if os.environ.get(MANIFEST_VARIABLE) and path not in _announced_paths:
         announce_manifest()
+    # A file that is replaced or written gets another time, size or inode. So it is loaded again.
     return _load_cached(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-def own_manifest() -> Manifest:
-    """Load the manifest of this package, even if another one is in use."""
-    return _load_cached(own_manifest_path())
+def load_package_manifest() -> Manifest:
+    """Load the package's manifest, even if `PYRAMIDZOO_MANIFEST` names another one."""
+    return _load_cached(get_package_manifest_path())
 
 
 @cache
 def _load_cached(path: Path, *file_state: int) -> Manifest:
-    """Load a manifest. `file_state` is part of the cache's key only: a file that changes is loaded again."""
-    if path == own_manifest_path():  # a test has checked that one, so it is read without the slower checks
+    """Load a manifest, or return the one that an earlier call with the same arguments loaded.
+
+    `file_state` (time, size and inode of the file) is not read here. It is only a part of the cache's key.
+    """
+    if path == get_package_manifest_path():
+        # The tests check the package's manifest. So the slower checks are left out here: that no key stands twice in an
+        # object, and that no two entries are the default for the same dataset.
         return Manifest(_LazyEntries(_read_entries_as_json(path, object_pairs_hook=None), path.name))
     contents = _read_entries_as_json(path, object_pairs_hook=reject_duplicate_keys)
     _require_single_defaults(contents, path)
@@ -229,7 +241,7 @@ def _load_cached(path: Path, *file_state: int) -> Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest file and check all of it.
+    """Read a manifest file and check every entry.
 
     Args:
         path: The file.
@@ -242,18 +254,22 @@ def read_manifest(path: Path) -> Manifest:
     """
     contents = _read_entries_as_json(path, object_pairs_hook=reject_duplicate_keys)
     manifest = Manifest(_LazyEntries(contents, path.name))
-    list(manifest.entries.values())
+    list(manifest.entries.values())  # this makes the record of every entry, and so checks all fields
     _require_single_defaults(contents, path)
     return manifest
 
 
 def _require_single_defaults(contents: dict[str, Any], path: Path) -> None:
-    """Require that no two entries are the default for one architecture and dataset. It works on unchecked JSON."""
-    defaults: dict[str, str] = {}
+    """Raise IntegrityError if two entries are the default for the same architecture and dataset.
+
+    The entries are JSON whose fields nobody has checked.
+    """
+    default_ids: dict[str, str] = {}
     for weights_id, content in contents.items():
         if isinstance(content, dict) and content.get("default") is True:
-            key = json.dumps([content.get("architecture"), content.get("dataset")])
-            other_id = defaults.setdefault(key, weights_id)
+            # As text, because an unchecked value may be a list, which cannot be the key of a dict.
+            key = json.dumps(_get_architecture_and_dataset(content))
+            other_id = default_ids.setdefault(key, weights_id)
             if other_id != weights_id:
                 raise IntegrityError(
                     f"{path.name}: {weights_id}: {other_id} is the default for {content.get('dataset')} already; "
@@ -262,78 +278,87 @@ def _require_single_defaults(contents: dict[str, Any], path: Path) -> None:
 
 
 def _read_entries_as_json(path: Path, *, object_pairs_hook: _ObjectPairsHook | None) -> dict[str, Any]:
-    """Read the entries of a manifest file, and those of this package's manifest if the file extends it."""
+    """Read the entries of a manifest file as JSON, by id.
+
+    If the file has `"extends": true`, the entries of the package's manifest follow.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
     except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(
             f"cannot read the manifest {path}: {error}; mend it or {_explain_alternative()}"
         ) from error
-    contents = document.get("weights") if isinstance(document, dict) and document.get("format") == FORMAT else None
+    has_format = isinstance(document, dict) and document.get("format") == MANIFEST_FORMAT
+    contents = document.get("weights") if has_format else None
     if not isinstance(contents, dict):
-        raise IntegrityError(f"{path.name}: not a manifest of format {FORMAT}; mend it or {_explain_alternative()}")
+        raise IntegrityError(
+            f"{path.name}: not a manifest of format {MANIFEST_FORMAT}; mend it or {_explain_alternative()}"
+        )
     extends = document.get("extends", False)
     if not isinstance(extends, bool):
         raise IntegrityError(
             f"{path.name}: extends is true or false, not {extends!r}; mend it or {_explain_alternative()}"
         )
-    return _add_own_entries(contents) if extends and path != own_manifest_path() else contents
+    return _add_package_entries(contents) if extends and path != get_package_manifest_path() else contents
 
 
-def _add_own_entries(contents: dict[str, Any]) -> dict[str, Any]:
-    """Add the entries of this package's manifest behind those of a manifest that extends it.
+def _add_package_entries(contents: dict[str, Any]) -> dict[str, Any]:
+    """Add the entries of the package's manifest after the entries of another manifest.
 
-    An entry replaces the package's entry of the same id. A default replaces the package's default for the same
-    architecture and dataset.
+    If both have an entry with the same id, the other manifest's entry stays. If both have a default for the same
+    architecture and dataset, the other manifest's default stays, and the package's entry is no longer a default.
     """
     replaced_defaults = [
-        _get_default_key(content)
+        _get_architecture_and_dataset(content)
         for content in contents.values()
         if isinstance(content, dict) and content.get("default")
     ]
-    for weights_id, content in _read_entries_as_json(own_manifest_path(), object_pairs_hook=None).items():
-        is_default = content["default"] and _get_default_key(content) not in replaced_defaults
+    for weights_id, content in _read_entries_as_json(get_package_manifest_path(), object_pairs_hook=None).items():
+        is_default = content["default"] and _get_architecture_and_dataset(content) not in replaced_defaults
         contents.setdefault(weights_id, {**content, "default": is_default})
     return contents
 
 
-def _get_default_key(content: dict[str, Any]) -> tuple[Any, Any]:
+def _get_architecture_and_dataset(content: dict[str, Any]) -> tuple[Any, Any]:
     return content.get("architecture"), content.get("dataset")
 
 
 def _describe_manifest(path: Path) -> str:
-    """Describe a manifest in a few words, for its announcement."""
+    """Describe a manifest in a few words, for the message that names it. The file may be damaged."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        own_entries = "are used too" if document.get("extends") is True else "are not used"
-        number = len(document["weights"])
+        package_entries_use = "are used too" if document.get("extends") is True else "are not used"
+        entry_count = len(document["weights"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return "which cannot be read"
-    return f"{number} entries, sha256 {file_hash(path)[:8]}...; the zoo's own {own_entries}"
+    return f"{entry_count} entries, sha256 {file_hash(path)[:8]}...; the zoo's own {package_entries_use}"
 
 
 def _explain_alternative() -> str:
-    """Say what else helps against a damaged manifest, as the end of a message."""
-    return f"unset {VARIABLE}" if os.environ.get(VARIABLE) else "reinstall pyramidzoo"
+    """Say what a user can do about a damaged manifest instead of mending it. It is the end of an error message."""
+    return f"unset {MANIFEST_VARIABLE}" if os.environ.get(MANIFEST_VARIABLE) else "reinstall pyramidzoo"
 
 
 class _LazyEntries(Mapping[str, WeightsEntry]):
-    """Entries that are made from their JSON when they are asked for: most commands need few of several hundred."""
+    """The entries of a manifest, each made from its JSON when it is read for the first time.
+
+    There are several hundred entries, and most commands need only a few of them.
+    """
 
     def __init__(self, contents: dict[str, Any], file_name: str) -> None:
         self._contents, self._file_name = contents, file_name
-        self._entries: dict[str, WeightsEntry] = {}
+        self._made_entries: dict[str, WeightsEntry] = {}
 
     def __getitem__(self, weights_id: str) -> WeightsEntry:
-        if weights_id not in self._entries:
+        if weights_id not in self._made_entries:
             content = self._contents[weights_id]
             try:
-                self._entries[weights_id] = make_entry(weights_id, content)
+                self._made_entries[weights_id] = make_entry(weights_id, content)
             except (TypeError, AttributeError, ValueError) as error:
                 raise IntegrityError(
                     f"{self._file_name}: {weights_id}: {error}; mend the entry or {_explain_alternative()}"
                 ) from error
-        return self._entries[weights_id]
+        return self._made_entries[weights_id]
 
     def __contains__(self, weights_id: object) -> bool:
         return weights_id in self._contents

@@ -1,4 +1,4 @@
-"""Write manifest files: one way to format them, to check them, and to change them while others do the same."""
+"""Write manifest files: format them, check them, and change them while other processes may change them too."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pyramidzoo.catalog.manifest import FILE_NAME, VARIABLE, manifest_path, own_manifest_path, read_manifest
+from pyramidzoo.catalog.manifest import (
+    MANIFEST_FILE_NAME,
+    MANIFEST_VARIABLE,
+    get_manifest_path,
+    get_package_manifest_path,
+    read_manifest,
+)
 from pyramidzoo.errors import NotWritableError, UnavailableError, UsageError
 from pyramidzoo.files import package_path, replacing
 
-_LOCK_SECONDS = 600
+_LOCK_TIMEOUT_SECONDS = 600
 
 
 def format_manifest(document: dict[str, Any]) -> str:
-    """Write the JSON of a manifest as text, as it stands in the file."""
+    """Turn the JSON of a manifest into the text of the file."""
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -31,33 +37,39 @@ def write_manifest(path: Path, document: dict[str, Any]) -> None:
         document: The JSON of the whole manifest.
 
     Raises:
-        IntegrityError: If it is not a valid manifest; the file is then left as it was.
+        IntegrityError: If `document` is not a valid manifest; the file is then not changed.
         NotWritableError: If the file cannot be written.
     """
-    with replacing(path) as part:
-        part.write_text(format_manifest(document), encoding="utf-8")
-        read_manifest(part)
+    # `replacing` gives the path of a new file in the same folder. If the block raises no error, the new file is moved
+    # to `path`.
+    with replacing(path) as new_path:
+        new_path.write_text(format_manifest(document), encoding="utf-8")
+        read_manifest(new_path)  # raises IntegrityError if the manifest is not valid
 
 
 @contextlib.contextmanager
 def edit_manifest(path: Path) -> Iterator[dict[str, Any]]:
-    """Change a manifest file. Other processes that edit it wait meanwhile, so that no change is lost.
+    """Change a manifest file, inside a `with` statement.
+
+    Meanwhile other processes that call this function for the same file wait. So no process overwrites the change of
+    another one.
 
     Args:
         path: The file.
 
     Yields:
-        The JSON of the whole manifest. It is written when the block ends without an error.
+        The JSON of the whole manifest. Change it inside the `with` block. It is written to the file when the block
+        ends without an error.
 
     Raises:
-        IntegrityError: If the changed manifest is not valid; the file is then left as it was.
+        IntegrityError: If the changed manifest is not valid; the file is then not changed.
         UnavailableError: If another process has been editing the file for ten minutes.
         NotWritableError: If the file cannot be written.
     """
     try:
-        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS).acquire()
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_SECONDS).acquire()
     except Timeout as error:
-        raise UnavailableError(f"another process has been writing to {path} for {_LOCK_SECONDS} s") from error
+        raise UnavailableError(f"another process has been writing to {path} for {_LOCK_TIMEOUT_SECONDS} s") from error
     with lock:
         document = json.loads(path.read_text(encoding="utf-8"))
         yield document
@@ -65,15 +77,16 @@ def edit_manifest(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_entry(path: Path, weights_id: str, make_content: Callable[[], dict[str, Any]]) -> None:
-    """Put one entry into a manifest file, and leave all others as they are.
+    """Put one entry into a manifest file, and do not change the other entries.
 
     Args:
         path: The file.
         weights_id: The entry's id. An entry with this id is replaced.
-        make_content: Returns the entry's JSON. It is called while other processes that edit the file wait.
+        make_content: A function that returns the entry's JSON. It is called while other processes that change the
+            file wait. So it may read the file, and no process changes what it has read.
 
     Raises:
-        IntegrityError: If the changed manifest is not valid; the file is then left as it was.
+        IntegrityError: If the changed manifest is not valid; the file is then not changed.
         UnavailableError: If another process has been editing the file for ten minutes.
         NotWritableError: If the file cannot be written.
     """
@@ -82,28 +95,28 @@ def write_entry(path: Path, weights_id: str, make_content: Callable[[], dict[str
 
 
 def find_writable_manifest() -> Path:
-    """Find the manifest that `publish --write` changes: the one in use.
+    """Find the manifest that `publish --write` changes: the manifest that this process uses.
 
     Returns:
-        Its path.
+        The path of the manifest.
 
     Raises:
-        UsageError: If it belongs to an installed package, because the next installation would overwrite it.
-        NotWritableError: If it cannot be written.
+        UsageError: If the manifest belongs to an installed package, because the next installation would overwrite it.
+        NotWritableError: If the manifest cannot be written.
     """
-    path = manifest_path()
-    if path == package_path(FILE_NAME):
+    path = get_manifest_path()
+    if path == package_path(MANIFEST_FILE_NAME):
         raise UsageError(
             f"--write would change {path}, which the next installation overwrites; name a manifest of your own in "
-            f"{VARIABLE}, or work in a clone"
+            f"{MANIFEST_VARIABLE}, or work in a clone"
         )
     if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        raise NotWritableError(f"--write cannot change {path}; name a manifest of your own in {VARIABLE}")
+        raise NotWritableError(f"--write cannot change {path}; name a manifest of your own in {MANIFEST_VARIABLE}")
     return path
 
 
 def read_entry_content(weights_id: str) -> dict[str, Any]:
-    """Read the JSON of an entry from the manifest in use, or from this package's if only that one has it.
+    """Read the JSON of an entry from the manifest that this process uses, or else from the package's manifest.
 
     Args:
         weights_id: The entry's id.
@@ -114,9 +127,9 @@ def read_entry_content(weights_id: str) -> dict[str, Any]:
     Raises:
         UsageError: If neither manifest has the entry.
     """
-    for path in (manifest_path(), own_manifest_path()):
-        weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
-        if weights_id in weights:
-            content: dict[str, Any] = weights[weights_id]
+    for path in (get_manifest_path(), get_package_manifest_path()):
+        contents = json.loads(path.read_text(encoding="utf-8"))["weights"]
+        if weights_id in contents:
+            content: dict[str, Any] = contents[weights_id]
             return content
-    raise UsageError(f"{manifest_path()} has no {weights_id}")
+    raise UsageError(f"{get_manifest_path()} has no entry {weights_id}")

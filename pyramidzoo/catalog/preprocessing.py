@@ -17,15 +17,15 @@ class Preprocessing:
 
     Attributes:
         input_size: Channels, height and width of the input; height and width in pixels.
-        mean: Mean of each channel, of pixel values from 0 to 1. Each lies within [0, 1].
-        std: Standard deviation of each channel, of pixel values from 0 to 1. Each lies within (0, 1].
-        resize: Pixels of the shorter side after resizing; None if the image is not resized.
-        crop: Pixels of a side of the center crop; None if the image is not cropped.
+        mean: Mean of each channel, of pixel values from 0 to 1. Each mean lies within [0, 1].
+        std: Standard deviation of each channel, of pixel values from 0 to 1. Each deviation lies within (0, 1].
+        resize: Length of the shorter side after resizing, in pixels; None if the image is not resized.
+        crop: Side of the square that is cut out of the center, in pixels; None if the image is not cropped.
         interpolation: "bilinear" or "bicubic"; None if the image is not resized.
 
     Raises:
-        InvalidRecord: If a size or a normalization is impossible. It is a UsageError. Code that reads a record from a
-            file turns it into an IntegrityError that names the file.
+        InvalidRecordError: If a size or a normalization is impossible. InvalidRecord is a UsageError. Code that reads a
+            record from a file turns it into an IntegrityError that names the file.
     """
 
     input_size: tuple[int, int, int]
@@ -43,7 +43,9 @@ class Preprocessing:
         require_plausible_normalization(self.mean, self.std)
 
     def sha256(self) -> str:
-        """Compute the hash of all fields, written as canonical JSON.
+        """Compute the hash of all fields.
+
+        The fields are written as JSON with sorted names and without spaces, so that equal fields give equal text.
 
         Returns:
             64 hex digits. Equal hashes mean equal preprocessing.
@@ -63,8 +65,8 @@ def require_plausible_normalization(mean: Sequence[float], std: Sequence[float])
         std: The standard deviation of each channel.
 
     Raises:
-        InvalidRecord: If a mean does not lie within [0, 1] or a standard deviation does not lie within (0, 1]. NaN
-            and infinity lie in neither.
+        InvalidRecordError: If a mean does not lie within [0, 1], or a standard deviation does not lie within (0, 1].
+            NaN and infinity lie in neither interval.
     """
     problems = []
     if not all(0 <= value <= 1 for value in mean):
@@ -86,10 +88,13 @@ def require_plausible_normalization(mean: Sequence[float], std: Sequence[float])
 
 
 def _scale_to_one(values: Sequence[float]) -> list[float]:
-    """Divide values by 255 if one of them is above 1."""
+    """Divide all values by 255 if one of them is above 1. Otherwise they are of pixel values from 0 to 1 already."""
     return [value / 255 for value in values] if max(values) > 1 else list(values)
 
 
 def _format_numbers(values: Sequence[float]) -> str:
-    """Write numbers as a user types them after `--mean`. A file may hold very long ones, so each is cut."""
+    """Write numbers as a user types them after the option `--mean`: with spaces between them.
+
+    A damaged file may contain a number with very many digits. So each number is cut after 40 characters.
+    """
     return " ".join(f"{value!r:.40}" for value in values)

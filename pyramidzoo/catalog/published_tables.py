@@ -1,4 +1,4 @@
-"""The published tables: every number that the papers and repositories print, as `targets.json` has them."""
+"""The published tables: the numbers in the tables of papers and repositories. They are stored in `targets.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, TypedDict
 from pyramidzoo.errors import UsageError
 from pyramidzoo.files import package_path
 
-OTHERS = "Z"  # the table of what was measured without a published row
+# The id of the table of all evaluated weights for which no published table has a row.
+UNPUBLISHED_TABLE = "Z"
 
 
 class PublishedTable(TypedDict):
@@ -19,8 +20,8 @@ class PublishedTable(TypedDict):
     Attributes:
         id: Short name, such as "P1".
         title: What the table shows.
-        datasets: The datasets whose errors it prints.
-        rows: Number of its rows.
+        datasets: The datasets whose errors the table prints.
+        rows: Number of rows of the table.
     """
 
     id: str
@@ -30,27 +31,27 @@ class PublishedTable(TypedDict):
 
 
 class PublishedNumber(TypedDict):
-    """One number of a published table. A row has a number for each dataset, metric and publisher.
+    """One number of a published table. A row of the table has a number for each dataset, metric and publisher.
 
     Attributes:
         table: Id of the table.
         row: Number of the row in the table, from 1.
-        label: The row's first cell, as it is printed.
-        network: What the row is about; an architecture name, if the zoo has the architecture.
-        architecture: Name of the architecture; None if the zoo does not have it.
-        arguments: Arguments of the architecture that the row needs.
+        label: The first cell of the row, as it is printed.
+        network: Name of the row's network. It is an architecture's name, if pyramidzoo has the architecture.
+        architecture: Name of the architecture; None if pyramidzoo does not have it.
+        arguments: Arguments of the architecture, such as the dropout rate, with which the row's network is built.
         dataset: The dataset that the number was measured on.
         metric: "top1_error", "top5_error" or "mAP".
         unit: "%" or "mAP".
         value: The number with its printed digits.
-        by: Who published it.
-        statistic: Such as "median", "mean" or "single run".
-        spread: Of how many runs, or the printed deviation; None if neither is printed.
+        by: Who published the number.
+        statistic: How the number summarizes the runs, such as "median", "mean" or "single run".
+        spread: The number of runs, or the printed deviation between them; None if neither is printed.
         crop: How a test image was cropped.
-        variant: How the network was trained, or why the zoo does not have it.
-        doubt: Why the number is doubtful; None if it is not.
-        approximate: Whether it is printed as approximate.
-        note: What else is to be known about the network.
+        variant: How the network was trained, or why pyramidzoo does not have it.
+        doubt: Why the number is doubtful; None if it is not doubtful.
+        approximate: Whether the table prints the number as an approximate one.
+        note: A remark about the network; None if there is none.
     """
 
     table: str
@@ -79,7 +80,7 @@ class PublishedTables(TypedDict):
     Attributes:
         tables: The tables, in their order.
         targets: The numbers of all tables, in their order.
-        elsewhere: Weights that other people have published, described by architecture and dataset.
+        elsewhere: For an architecture and a dataset without weights in the manifest: where other people publish some.
     """
 
     tables: list[PublishedTable]
@@ -92,31 +93,31 @@ def load_published_tables() -> PublishedTables:
     """Load the published tables.
 
     Returns:
-        The tables, their numbers, and where else weights are. Do not change them: every caller gets the same object.
+        The content of `targets.json`. Do not change it: every caller gets the same object.
     """
     document: PublishedTables = json.loads(package_path("catalog/targets.json").read_text(encoding="utf-8"))
     return document
 
 
 def list_table_ids() -> list[str]:
-    """List the ids of the published tables, and of the table of what was measured without a published row."""
-    return [*(table["id"] for table in load_published_tables()["tables"]), OTHERS]
+    """List the ids of the published tables, and last the id `UNPUBLISHED_TABLE`."""
+    return [*(table["id"] for table in load_published_tables()["tables"]), UNPUBLISHED_TABLE]
 
 
 def get_table_title(table: str) -> str:
-    """Return what a table shows.
+    """Return the title of a table.
 
     Args:
-        table: The id of the table.
+        table: The id of the table, such as "P1".
 
     Returns:
-        The title.
+        The title, which says what the table shows.
 
     Raises:
-        UsageError: If there is no such table.
+        UsageError: If no table has this id.
     """
     titles = {published["id"]: published["title"] for published in load_published_tables()["tables"]}
-    titles[OTHERS] = "Measured, without a published row"
+    titles[UNPUBLISHED_TABLE] = "Measured, without a published row"
     if table not in titles:
         raise UsageError(f"no table is called {table!r}; the tables are {', '.join(titles)}")
     return titles[table]

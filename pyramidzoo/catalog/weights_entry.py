@@ -1,6 +1,7 @@
-"""The records that make up one entry of the manifest, and how they are made from its JSON.
+"""The records that make up one entry of the manifest, and the functions that make them from its JSON.
 
-A value that is not known is None; nothing is guessed. Only the standard library is needed here.
+A value that nobody knows is None; no value is guessed. This module imports only the standard library and modules that
+need nothing else.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pyramidzoo.catalog.architectures import architectures
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.json_records import InvalidRecordError, describe_value, make_record, require_hex
 
-# Hash algorithms, and how many hex digits each has. `git_blob_sha1` is the hash by which git names a file.
-# `sha256_prefix` is the part of a sha256 that torch.hub writes into file names.
+# The hash algorithms, and the number of hex digits of their hashes. `git_blob_sha1` is the hash by which git names the
+# content of a file. `sha256_prefix` is the first part of a sha256, as in torch.hub's file name resnet18-f37072fd.pth.
+# 8 is the number of digits there; 64 digits would be a whole sha256.
 _HEX_DIGITS: Mapping[str, int | range] = {
     "md5": 32,
     "sha1": 40,
@@ -26,12 +28,12 @@ _HEX_DIGITS: Mapping[str, int | range] = {
     "sha256_prefix": range(8, 64),
 }
 _PERMISSIVE_LICENSES = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT", "Unlicense"}
-_REPO_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
-_WEIGHTS_ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
+_REPO_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)  # NAME or OWNER/NAME
+_WEIGHTS_ID = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")  # ARCHITECTURE.TAG
 
 
 @dataclass(frozen=True)
-class Bundled:
+class BundledFile:
     """A safetensors file inside the package.
 
     Attributes:
@@ -49,17 +51,17 @@ class Bundled:
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubFile:
     """A safetensors file on the Hugging Face Hub.
 
     Attributes:
         repo_id: The repository, as OWNER/NAME.
-        revision: The full commit; None means the branch main.
+        revision: The hash of the commit, with all 40 digits; None means the newest commit of the branch main.
         filename: Path of the file within the repository.
-        sha256: Hash of the file. If it is None, the first download is trusted.
-        bytes: Size of the file, if it is known.
-        layout: Name of the layout that the tensor names follow (see `catalog.layouts`). None means that the tensors
-            have the zoo's own names.
+        sha256: Hash of the file. If it is None, the first download is accepted, and later ones must equal it.
+        bytes: Size of the file; None if it is not known.
+        layout: Name of the layout, which says how the tensors are named (see `catalog.layouts`). None means that the
+            tensors have the names that pyramidzoo's networks give them.
     """
 
     repo_id: str
@@ -81,7 +83,7 @@ class Hub:
 
     @property
     def url(self) -> str:
-        """The page of the file, for people."""
+        """The address of the web page on which people find the file."""
         return f"https://huggingface.co/{self.repo_id}/blob/{self.revision or 'main'}/{self.filename}"
 
 
@@ -90,8 +92,8 @@ class FileHash:
     """A hash that was published for a file.
 
     Attributes:
-        algorithm: "md5", "sha1", "sha256", "git_blob_sha1" or "sha256_prefix".
-        of: "file" if it is the hash of the file itself, "member" if it is the hash of the only file in a zip.
+        algorithm: "md5", "sha1", "sha256", "git_blob_sha1" or "sha256_prefix" (the first digits of a sha256).
+        of: "file" if it is the hash of the file itself, "member" if it is the hash of the only file inside a zip file.
         value: Lower-case hex digits.
     """
 
@@ -109,8 +111,8 @@ class FileHash:
         require_hex(self.value, _HEX_DIGITS[self.algorithm])
 
     def __str__(self) -> str:
-        whose = " of the file in it" if self.of == "member" else ""
-        return f"{self.algorithm.replace('_prefix', ' beginning with')} {self.value}{whose}"
+        hashed_file = " of the file in it" if self.of == "member" else ""
+        return f"{self.algorithm.replace('_prefix', ' beginning with')} {self.value}{hashed_file}"
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,12 @@ class Origin:
     """The file as its authors published it.
 
     Attributes:
-        url: Address of the file, or of the page or folder where a person finds it (see `manual`).
-        format: What the file is, such as "torch" or "zip of torch".
-        bytes: Size of the file, if it is known.
+        url: Address of the file. If `manual` is not None, address of the page or folder where a person finds the file.
+        format: The file format, such as "torch" (written by `torch.save`) or "zip of torch".
+        bytes: Size of the file; None if it is not known.
         hash: A hash of the file; None if nobody has published one.
-        layout: Name of the layout that the tensor names follow (see `catalog.layouts`).
-        manual: What a person has to look for at `url`, if no program can download from there; otherwise None.
+        layout: Name of the layout, which says how the tensors are named (see `catalog.layouts`).
+        manual: The name that a person looks for at `url`, if no program can download the file; otherwise None.
     """
 
     url: str
@@ -139,9 +141,9 @@ class Origin:
 
     @property
     def filename(self) -> str:
-        """Name of the file: the last part of the address."""
-        name = self.url.partition("?")[0].rsplit("/", 1)[-1]
-        return name if name not in ("", ".", "..") else "checkpoint"
+        """Name of the file: the last part of the address, or "checkpoint" if that part cannot name a file."""
+        last_part = self.url.partition("?")[0].rsplit("/", 1)[-1]
+        return last_part if last_part not in ("", ".", "..") else "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -151,10 +153,11 @@ class Claim:
     Attributes:
         by: Who published it.
         split: The split of the dataset, such as "test".
-        protocol: How the images were prepared and how often each was evaluated.
-        statistic: Name of the statistic, "error" if it is the plain error.
-        top1_error: In percent, with the digits that were printed; they tell how it was rounded.
-        top5_error: Likewise; None if it was not published.
+        protocol: How the images were prepared and how often each image was evaluated.
+        statistic: How the number was computed: "error" is the share of wrong images. Any other name means another
+            formula, such as the mean of the errors of batches.
+        top1_error: Top-1 error in percent, with the digits that were printed; they show how it was rounded.
+        top5_error: Top-5 error in percent, with the printed digits; None if it was not published.
         source: Where it was published.
     """
 
@@ -169,20 +172,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured with these weights.
+    """The result of an evaluation of one set of weights.
 
     Attributes:
         split: The split of the dataset, such as "test".
-        protocol: How the images were prepared and how often each was evaluated.
+        protocol: How the images were prepared and how often each image was evaluated.
         images: Number of images.
         top1_correct: Number of images whose best prediction is right.
         top5_correct: Number of images whose label is among the best five predictions.
-        statistics: Other statistics by name, in percent.
-        prediction_sha256: Hash of all predictions in the order of their indices.
+        statistics: Errors that were computed by other formulas (see `Claim.statistic`), in percent, by name.
+        prediction_sha256: Hash of the predictions for all images, in the order of the images in the dataset.
         precision: The arithmetic, such as "fp32".
         device: The device that computed the predictions.
-        versions: Versions of the software, by name.
-        date: When it was measured (ISO 8601).
+        versions: The version of each program or library, by its name.
+        date: The date of the evaluation (ISO 8601).
     """
 
     split: str
@@ -205,9 +208,10 @@ class Result:
 
 @dataclass(frozen=True)
 class License:
-    """The licenses of the code and of the weights.
+    """The licenses of the authors' code and of the weights.
 
-    Each is an SPDX name, or "none stated" if the authors' repository has no license, or None if it is not known.
+    Each is an SPDX name such as "MIT", or "none stated" if the authors' repository has no license, or None if it is
+    not known.
 
     Attributes:
         code: License of the authors' code.
@@ -219,7 +223,7 @@ class License:
 
     @property
     def redistributable(self) -> bool:
-        """Whether anybody may publish the weights again: only if their license is known and permits it."""
+        """Whether anybody may publish the weights again: their license is known, and it is one that permits this."""
         return self.weights in _PERMISSIVE_LICENSES
 
 
@@ -230,20 +234,21 @@ class WeightsEntry:
     Attributes:
         id: `architecture.dataset` or `architecture.dataset_origin`. It never changes.
         architecture: Name of the architecture.
-        arguments: Arguments beside those that the architecture fixes.
+        arguments: Arguments of the network's class, in addition to those that the architecture's name fixes.
         dataset: The dataset that the weights were trained for.
-        default: Whether these are the weights that the dataset's name alone means.
+        default: Whether `architecture.dataset` means this entry, if there are several entries for that dataset.
         num_classes: Number of classes.
         preprocessing: The preprocessing that the weights were trained with.
-        bundled: The file in the package, if there is one.
-        hub: The file on the Hub, if there is one.
-        origin: The file that the authors published, if there is one.
-        tensors_sha256: Hash of the tensors under the zoo's names, if somebody has computed it.
-        claims: What was published about these weights.
-        results: What was measured with these weights.
-        license: The licenses of the code and of the weights.
-        training: What is known about the training beside the dataset.
-        citation: Whom to cite.
+        bundled: The file in the package; None if there is none.
+        hub: The file on the Hugging Face Hub; None if there is none.
+        origin: The file that the authors published; None if there is none.
+        tensors_sha256: Hash of the tensors, with the names that pyramidzoo's network gives them; None if nobody has
+            computed it.
+        claims: The errors that were published for these weights.
+        results: The results of evaluations with pyramidzoo.
+        license: The licenses of the authors' code and of the weights.
+        training: How the weights were trained, in words; None if it is not known.
+        citation: The authors to cite, and where they published the weights; None if it is not known.
     """
 
     id: str
@@ -253,8 +258,8 @@ class WeightsEntry:
     default: bool
     num_classes: int
     preprocessing: Preprocessing
-    bundled: Bundled | None
-    hub: Hub | None
+    bundled: BundledFile | None
+    hub: HubFile | None
     origin: Origin | None
     tensors_sha256: str | None
     claims: tuple[Claim, ...]
@@ -268,14 +273,14 @@ class WeightsEntry:
         if not _WEIGHTS_ID.fullmatch(self.id) or not (
             self.id == id_without_origin or self.id.startswith(f"{id_without_origin}_")
         ):
-            wanted = describe_value(id_without_origin)[1:-1]
-            raise InvalidRecordError(f"the id must be {wanted} or {wanted}_ORIGIN")
+            printable_id = describe_value(id_without_origin)[1:-1]  # without the quotation marks
+            raise InvalidRecordError(f"the id must be {printable_id} or {printable_id}_ORIGIN")
         if self.architecture not in architectures():
             raise InvalidRecordError(f"no architecture is called {describe_value(self.architecture)}")
         if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.license, License):
             raise InvalidRecordError("preprocessing and license must be known")
         if not (self.bundled or self.hub or self.origin):
-            raise InvalidRecordError("nothing says where the bytes are: bundled, hub or origin is needed")
+            raise InvalidRecordError("nothing says where the file is: bundled, hub or origin is needed")
         if self.tensors_sha256 is not None:
             require_hex(self.tensors_sha256, 64)
 
@@ -285,14 +290,16 @@ class WeightsEntry:
         return self.id.split(".", 1)[1]
 
 
+# The fields whose value is a JSON object, and the class of the record that is made from it.
 _NESTED_RECORDS: Mapping[str, type] = {
     "preprocessing": Preprocessing,
-    "bundled": Bundled,
-    "hub": Hub,
+    "bundled": BundledFile,
+    "hub": HubFile,
     "origin": Origin,
     "hash": FileHash,
     "license": License,
 }
+# The fields whose value is a list of JSON objects, and the class of the record that is made from each of them.
 _LISTS_OF_RECORDS: Mapping[str, type] = {"claims": Claim, "results": Result}
 
 
@@ -300,21 +307,24 @@ def make_entry(weights_id: str, content: Any) -> WeightsEntry:
     """Make the record of an entry from the manifest's JSON.
 
     Args:
-        weights_id: The entry's id, which is its key in the manifest.
-        content: The entry as the JSON has it.
+        weights_id: The entry's id. In the JSON it is the key of the entry, not one of its fields.
+        content: The JSON of the entry. It may be damaged.
 
     Returns:
         The entry.
 
     Raises:
-        InvalidRecord: If a field is missing, unknown or of the wrong type; the message names the field.
+        InvalidRecordError: If a field is missing, unknown or of the wrong type; the message names the field.
         TypeError: If `content` is not an object.
     """
     return make_record(WeightsEntry, _convert_fields({"id": weights_id, **content}))
 
 
 def _convert_fields(content: Any) -> Any:
-    """Turn the values of a JSON object into what the fields of a record hold."""
+    """Convert the values of a JSON object to the types that the fields of a record have (see `_convert_field`).
+
+    If `content` is not an object, it is returned as it is; `make_record` then says what is wrong.
+    """
     if not isinstance(content, dict):
         return content
     values = {}
@@ -327,6 +337,10 @@ def _convert_fields(content: Any) -> Any:
 
 
 def _convert_field(name: str, value: Any) -> Any:
+    """Convert the value of the field `name`.
+
+    Objects become records, lists become tuples, printed errors become decimals. All other objects become read-only.
+    """
     if name in _NESTED_RECORDS and value is not None:
         return make_record(_NESTED_RECORDS[name], _convert_fields(value))
     if name in _LISTS_OF_RECORDS:
@@ -341,9 +355,13 @@ def _convert_field(name: str, value: Any) -> Any:
 
 
 def _parse_published_error(value: Any) -> Decimal:
-    """Read a published error in percent. It is a string in the JSON, so that its printed digits are kept."""
+    """Read a published error in percent.
+
+    It is a string in the JSON. A JSON number would lose zeros at the end: 5.0 and 5.00 are the same number, but they
+    were rounded differently.
+    """
     if not isinstance(value, str):
-        raise InvalidRecordError("a published error is a string: its digits carry the rounding")
+        raise InvalidRecordError("a published error must be a string, because its digits show how it was rounded")
     try:
         number = Decimal(value)
     except InvalidOperation:

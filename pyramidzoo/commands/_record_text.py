@@ -112,7 +112,7 @@ def _explain_missing_claim_verdict(record: Record) -> str | None:
     if record.unofficial_reason:
         return f"none: {record.unofficial_reason}"
     if not record.strict:
-        return f"not judged: {record.arithmetic} is not strict fp32, which verdicts are about"
+        return f"not judged: {record.arithmetic_text} is not strict fp32, which verdicts are about"
     if not record.claims:
         return "none: no published error is known for these weights on this split"
     return None

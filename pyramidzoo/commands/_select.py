@@ -64,7 +64,7 @@ def select_entries(names: Iterable[str]) -> list[WeightsEntry]:
     selected: dict[str, WeightsEntry] = {}
     for name in names:
         if name in architectures():
-            entries = [manifest.default_for(name)]
+            entries = [manifest.find_by_tag(name)]
         elif _WILDCARD.search(name):
             # If no id matches the pattern, `find` raises an error. Its message names similar ids.
             entries = manifest.match(name) or [manifest.find(name)]

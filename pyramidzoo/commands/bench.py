@@ -1,4 +1,4 @@
-"""`bench`: time networks, their rewritten forms, and the same networks in other libraries."""
+"""`bench`: time networks, their rewritten variants, and the same networks in other libraries."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from pyramidzoo.bench.rows import BenchmarkRow
     from pyramidzoo.bench.targets import BenchmarkTarget
 
-# These are small and of different kinds, and other libraries have the same ones.
+# These networks are small and of different families, and other libraries have them too.
 DEFAULT_NAMES = ("resnet20_b", "densenet_bc_40_k12", "pyramidnet110_a48")
-_DIFFERENT_LOGITS = 3  # the exit code where a variant does not compute what the plain network computes
+_DIFFERENT_LOGITS = 3  # The exit code if a variant does not compute the logits of the plain network.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +91,7 @@ class BenchOptions(CommandOptions):
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a network, or one variant of it, has no number."""
+    """The reason why a network, or one variant of it, was not measured."""
 
     name: str
     error: str
@@ -100,7 +100,7 @@ class _Failure:
 
 @dataclass
 class _Measurements:
-    """What was measured so far: rows of `measure_target`, and what could not be measured."""
+    """The rows of all networks that were measured, and the failures of those that could not be measured."""
 
     rows: list[BenchmarkRow] = field(default_factory=list)
     failures: list[_Failure] = field(default_factory=list)
@@ -132,17 +132,21 @@ def run(args: argparse.Namespace) -> int:
         print(f"pyramidzoo: {failure.name}: {failure.error}", file=sys.stderr)
     failed = [{"name": f.name, "error": f.error, "exit_code": f.exit_code} for f in measurements.failures]
     rows = [row.as_data() for row in measurements.rows]
-    text = render_bench(_conditions(settings, libraries, peaks), rows, failed, peers, tuple(libraries), options.format)
+    conditions = _list_conditions(settings, libraries, peaks)
+    text = render_bench(conditions, rows, failed, peers, tuple(libraries), options.format)
     if text is not None:
         show(text)
     return worst_exit_code([failure.exit_code for failure in measurements.failures])
 
 
 def _select_targets(names: Iterable[str]) -> list[BenchmarkTarget]:
-    """Find what names mean: architectures; or weights, if a name has a dot or is a pattern that fits no architecture.
+    """Find the networks that names mean.
+
+    A name or pattern that fits architectures means these architectures. If it fits none, and it has a dot or is a
+    pattern, it means weights.
 
     Raises:
-        UsageError: Nothing has such a name.
+        UsageError: There is nothing with such a name.
     """
     from pyramidzoo.bench.targets import BenchmarkTarget
 
@@ -153,16 +157,16 @@ def _select_targets(names: Iterable[str]) -> list[BenchmarkTarget]:
         if matches := list_models(name):
             selected = [BenchmarkTarget(architectures()[match]) for match in matches]
         elif re.search(r"[.*?\[]", name):
-            selected = [BenchmarkTarget.of_entry(entry) for entry in select_entries([name])]
+            selected = [BenchmarkTarget.from_entry(entry) for entry in select_entries([name])]
         else:
-            # No architecture has this name. The error says which names are like it.
+            # There is no such architecture, so this raises an error that lists similar names.
             selected = [BenchmarkTarget(get_architecture(name))]
         targets |= {target.name: target for target in selected}
     return list(targets.values())
 
 
 def _measure(targets: Sequence[BenchmarkTarget], settings: BenchmarkSettings, peaks: Peaks) -> _Measurements:
-    """Measure all networks under a progress bar. A failure of one does not stop the rest."""
+    """Measure all networks, and show a progress bar. If one network fails, the next ones are still measured."""
     from tqdm import tqdm
 
     from pyramidzoo.bench.measure import measure_target
@@ -177,13 +181,15 @@ def _measure(targets: Sequence[BenchmarkTarget], settings: BenchmarkSettings, pe
                 measurements.failures.append(_Failure(target.name, str(error), error.exit_code))
             else:
                 measurements.rows += rows
-                measurements.failures += [_failure_of(row) for row in rows if row.error]
-            bar.update(number * settings.steps - bar.n)  # What could not be measured counts as done.
+                measurements.failures += [_make_failure(row) for row in rows if row.error]
+            # A network that failed reported fewer steps than planned. The bar must count them too.
+            bar.update(number * settings.steps - bar.n)
     peaks.set_fractions(measurements.rows)
     return measurements
 
 
-def _failure_of(row: BenchmarkRow) -> _Failure:
+def _make_failure(row: BenchmarkRow) -> _Failure:
+    """Make the failure of a row that has an error."""
     from pyramidzoo.bench.checking import DIFFERENT
 
     error = row.error or ""
@@ -191,8 +197,8 @@ def _failure_of(row: BenchmarkRow) -> _Failure:
     return _Failure(f"{make_row_title(row.as_data())}: {row.variant}", error, code)
 
 
-def _conditions(settings: BenchmarkSettings, libraries: Mapping[str, str], peaks: Peaks) -> dict[str, Any]:
-    """Return what the numbers depend on: when, where and with which versions they were measured."""
+def _list_conditions(settings: BenchmarkSettings, libraries: Mapping[str, str], peaks: Peaks) -> dict[str, Any]:
+    """Return what the numbers depend on: the date, the device, the versions, the rounds, and the best convolution."""
     from pyramidzoo.evaluation.environment import device_name, versions
 
     return {

@@ -131,7 +131,7 @@ def _print_report(converted: ConvertedFile, options: ConvertOptions) -> None:
             f"pyramidzoo: recognised {options.file} as {description.architecture} in the layout {description.layout}",
             file=sys.stderr,
         )
-    entry = load_manifest().with_tensors(converted.tensors_sha256, dataset=options.dataset)
+    entry = load_manifest().find_by_tensors_hash(converted.tensors_sha256, dataset=options.dataset)
     if entry and entry.dataset != options.dataset:
         print(
             f"pyramidzoo: --force: {options.output} says {options.dataset}, although it holds the tensors of "

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyramidzoo.evaluation.records import Record
     from pyramidzoo.evaluation.workers import Failure, Worker
 
-_NOT_REPRODUCED = 3  # the exit code where a verdict is "changed" or "different"
+_NOT_REPRODUCED = 3  # The exit code if a verdict is "changed" or "different".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="test or train (default: the tested split, which is val for ImageNet)")
     parser.add_argument(
         "--class-order",
-        type=_class_order_argument,
+        type=_parse_class_order,
         metavar="ORDER",
         help="which class each folder of images is: 'text' or 'number' sorts the names of the folders, a file has one "
         "name a line",
@@ -111,8 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _class_order_argument(text: str) -> str | Path:
-    """Return a way to sort, or the path of a file."""
+def _parse_class_order(text: str) -> str | Path:
+    """Return the value of --class-order: "text" or "number" for a way to sort, or else the path of a file."""
     return text if text in ("text", "number") else path_argument(text)
 
 
@@ -152,21 +152,21 @@ class EvaluateOptions(CommandOptions):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `evaluate` and return the exit code. A failure of one set of weights does not stop the rest."""
+    """Run `evaluate` and return the exit code. If one set of weights fails, the next ones are still evaluated."""
     options = EvaluateOptions.from_args(args)
     targets = _select_targets(options.weights)
 
-    from pyramidzoo.evaluation.compute_settings import strict_settings
+    from pyramidzoo.evaluation.compute_settings import make_strict_settings
     from pyramidzoo.evaluation.engine import Engine
     from pyramidzoo.evaluation.environment import keep_memory
     from pyramidzoo.evaluation.planning import plan
-    from pyramidzoo.evaluation.workers import evaluate_all, this_worker
+    from pyramidzoo.evaluation.workers import evaluate_all, get_this_worker
 
-    worker = this_worker()
+    worker = get_this_worker()
     keep_memory()
-    settings = _compute_settings(options, worker)
+    settings = _make_settings(options, worker)
     engine = Engine(settings)
-    strict_engine = Engine(strict_settings(settings)) if options.compare else None
+    strict_engine = Engine(make_strict_settings(settings)) if options.compare else None
     loader = _ModelLoader(targets, options, settings)
     if options.download:
         loader.download_datasets()
@@ -176,13 +176,13 @@ def run(args: argparse.Namespace) -> int:
     results = _Results(options.format)
     results.collect(evaluate_all(names, loader.load, plan_job, worker))
     if not worker.is_first:
-        return 0  # The first process prints, and returns the exit code of all.
+        return 0  # Only the first process prints the results, and only its exit code tells about failures.
     results.print_document()
-    return _exit_code(results, worker)
+    return _choose_exit_code(results, worker)
 
 
 def _select_targets(names: Sequence[str]) -> list[WeightsEntry | Path]:
-    """Return the weights and files that names mean, or the bundled weights if there are no names."""
+    """Find the weights and files that the names mean. Without names, these are the bundled weights."""
     if names:
         selection = select_weights(names)
         return [*selection.entries, *selection.paths]
@@ -194,11 +194,12 @@ def _select_targets(names: Sequence[str]) -> list[WeightsEntry | Path]:
     return [entry for entry in load_manifest().entries.values() if entry.bundled]
 
 
-def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettings:
+def _make_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettings:
+    """Make the settings of the evaluation from the options of the command."""
     from pyramidzoo.data._splits import ReaderOptions
     from pyramidzoo.data.transforms import Override
     from pyramidzoo.evaluation.compute_settings import ComputeSettings
-    from pyramidzoo.evaluation.environment import pick_device, usable_cores
+    from pyramidzoo.evaluation.environment import count_usable_cores, pick_device
 
     return ComputeSettings(
         device=pick_device(options.device, worker.local_rank),
@@ -209,13 +210,13 @@ def _compute_settings(options: EvaluateOptions, worker: Worker) -> ComputeSettin
         optimized=options.optimize,
         compiled=options.compile,
         cuda_graph=options.cuda_graph,
-        reading=ReaderOptions(usable_cores() if options.jobs is None else options.jobs, options.tensor_resize),
+        reading=ReaderOptions(count_usable_cores() if options.jobs is None else options.jobs, options.tensor_resize),
         override=Override(options.resize, options.crop, options.interpolation),
     )
 
 
 class _ModelLoader:
-    """Loads what is evaluated, by its position. Each dataset is opened once."""
+    """Loads weights, with the dataset that they are evaluated on. Each dataset is opened only once."""
 
     def __init__(
         self, targets: Sequence[WeightsEntry | Path], options: EvaluateOptions, settings: ComputeSettings
@@ -229,26 +230,29 @@ class _ModelLoader:
         self._splits: dict[str, Split] = {}
 
     def download_datasets(self) -> None:
-        """Open the datasets of all entries now, in the main thread, where Ctrl-C stops a download.
+        """Open the datasets of all entries now, so that they are downloaded in the main thread.
 
-        An error is not reported here: opening the dataset fails again when its weights are loaded.
+        Ctrl-C stops a download in the main thread at once. An error is not reported here: when the weights are loaded,
+        the dataset is opened again, and the error is reported then.
         """
         for dataset in {target.dataset for target in self._targets if isinstance(target, WeightsEntry)}:
             with contextlib.suppress(PyramidzooError):
                 self._open_split(dataset)
 
     def load(self, position: int) -> LoadedModel:
+        """Load the weights at a position among all weights, and open their dataset."""
         from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
 
         target = self._targets[position]
         if isinstance(target, Path):
-            subject = EvaluationTarget.of_file(target)
-            return load_model(subject, self._open_split(subject.dataset), self._override)
-        # The images come first: without them, there is no use in fetching the weights.
+            file_target = EvaluationTarget.from_file(target)
+            return load_model(file_target, self._open_split(file_target.dataset), self._override)
+        # The dataset is opened first: if it is missing, the weights need not be fetched.
         images = self._open_split(target.dataset)
-        return load_model(EvaluationTarget.of_entry(target), images, self._override)
+        return load_model(EvaluationTarget.from_entry(target), images, self._override)
 
     def _open_split(self, dataset: str) -> Split:
+        """Return the split of a dataset that the options name. It is opened at the first call."""
         from pyramidzoo.data.datasets import open_split
 
         if dataset not in self._splits:
@@ -263,7 +267,7 @@ class _ModelLoader:
 
 
 class _Results:
-    """The records and failures of one run, and how they are printed.
+    """Collects the records and failures of one run, and prints them.
 
     Attributes:
         records: One for each set of weights that was evaluated.
@@ -276,7 +280,7 @@ class _Results:
         self.failures: list[Failure] = []
 
     def collect(self, results: Iterable[Record | Failure]) -> None:
-        """Keep each result as it comes. A failure is printed at once, and so is a record for people."""
+        """Store all results. Print each failure at once, and each record too if the format is "human"."""
         from pyramidzoo.evaluation.workers import Failure
 
         for result in results:
@@ -290,7 +294,7 @@ class _Results:
                     show("\n".join(make_record_lines(result)) + "\n")
 
     def print_document(self) -> None:
-        """Print everything as one document for programs. For people, it has been printed already."""
+        """Print all results as one document, if the format is for programs. For people, `collect` has printed them."""
         if self._format == "json":
             failed = [{"weights": f.name, "error": f.error, "exit_code": f.exit_code} for f in self.failures]
             show(json.dumps({"records": [r.to_json() for r in self.records], "failures": failed}, indent=1))
@@ -301,7 +305,11 @@ class _Results:
             show(render(rows, self._format))
 
 
-def _exit_code(results: _Results, worker: Worker) -> int:
+def _choose_exit_code(results: _Results, worker: Worker) -> int:
+    """Return the exit code of the command.
+
+    It is 0 while torchrun has restarts left: after any other code, torchrun would repeat the whole evaluation.
+    """
     codes = [_NOT_REPRODUCED for record in results.records if not record.reproduced]
     code = worst_exit_code(codes + [failure.exit_code for failure in results.failures])
     if code and worker.starts_left:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.architectures import architectures, get_architecture, near_matches
+from pyramidzoo.catalog.architectures import architectures, get_architecture, suggest_names
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.commands._architecture_page import collect_architecture_facts, write_architecture_page
 from pyramidzoo.commands._options import CommandOptions
@@ -61,12 +61,12 @@ def _describe(name: str, format: str) -> str:
     manifest = load_manifest()
     if name in architectures():
         architecture = get_architecture(name)
-        entries = manifest.of_architecture(architecture.name)
+        entries = manifest.list_entries(architecture.name)
         if format == "human":
             return write_architecture_page(architecture, entries)
         return _write_facts(collect_architecture_facts(architecture, entries), format)
     if "." not in name:
-        raise UsageError(f"nothing is called {name!r}; {near_matches(name, [*architectures(), *manifest.entries])}")
+        raise UsageError(f"nothing is called {name!r}; {suggest_names(name, [*architectures(), *manifest.entries])}")
     entry = manifest.find(name)
     return write_weights_page(entry) if format == "human" else _write_facts(collect_weights_facts(entry), format)
 
@@ -105,7 +105,7 @@ def _collect_file_facts(path: Path) -> dict[str, Any]:
         description_facts["preprocessing"] = describe_preprocessing(description.preprocessing)
     file_sha256, tensors_hash = cached_file_hash(path), tensors_sha256(content.tensors)
     manifest = load_manifest()
-    entry = manifest.with_file(file_sha256) or manifest.with_tensors(tensors_hash)
+    entry = manifest.find_by_file_hash(file_sha256) or manifest.find_by_tensors_hash(tensors_hash)
     return {
         "path": str(path),
         **description_facts,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, near_matches
+from pyramidzoo.catalog.architectures import Architecture, architectures, list_models, suggest_names
 from pyramidzoo.catalog.manifest import Manifest, load_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._cells import compute_top1_error, get_weights_license
@@ -112,7 +112,7 @@ def _make_architecture_rows(names: Iterable[str], manifest: Manifest, options: L
         for entry in _select_entries(manifest, options):
             tags_by_architecture.setdefault(entry.architecture, []).append(entry.tag)
     else:
-        tags_by_architecture = {name: manifest.tags(name) for name in names}
+        tags_by_architecture = {name: manifest.list_tags(name) for name in names}
     make_row = _make_short_architecture_row if options.format == "human" else _make_architecture_row
     return [
         make_row(architectures()[name], tags_by_architecture[name])
@@ -234,7 +234,7 @@ def _explain_empty_list(options: ListOptions, manifest: Manifest) -> str:
         return f"nothing matches {pattern!r} and {' and '.join(filters)} at the same time; leave one of them out"
     if pattern in architectures():
         return f"{pattern} has no weights in the manifest"
-    return f"nothing matches {pattern!r}; {near_matches(pattern, [*architectures(), *manifest.entries])}"
+    return f"nothing matches {pattern!r}; {suggest_names(pattern, [*architectures(), *manifest.entries])}"
 
 
 # Rows

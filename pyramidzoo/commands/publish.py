@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyramidzoo.catalog.manifest import load_manifest, manifest_path
+from pyramidzoo.catalog.manifest import get_manifest_path, load_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._arguments import path_argument
 from pyramidzoo.commands._options import CommandOptions
@@ -161,7 +161,7 @@ def _publish_all(options: PublishOptions, records: Sequence[Record]) -> int:
 
 def _list_entries_of_manifest_file() -> list[WeightsEntry]:
     """Return the entries in the manifest file itself, without the package's entries that it may extend."""
-    ids = json.loads(manifest_path().read_text(encoding="utf-8"))["weights"]
+    ids = json.loads(get_manifest_path().read_text(encoding="utf-8"))["weights"]
     return [entry for weights_id, entry in load_manifest().entries.items() if weights_id in ids]
 
 
@@ -199,9 +199,9 @@ def _publish(entry: WeightsEntry, options: PublishOptions, records: Sequence[Rec
         entry,
         state,
         repository=repo_id,
-        revision=published.hub.revision,
-        sha256=published.hub.sha256,
-        bytes=published.hub.bytes,
+        revision=published.hub_file.revision,
+        sha256=published.hub_file.sha256,
+        bytes=published.hub_file.bytes,
         entry=make_entry(),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, near_matches
+from pyramidzoo.catalog.architectures import Architecture, architectures, get_architecture, suggest_names
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
 from pyramidzoo.checkpoints.description import Description
@@ -206,7 +206,7 @@ def _require_support(layout: Layout, architecture: Architecture) -> None:
     if layout.supports(architecture):
         return
     supported = [name for name, other in architectures().items() if layout.supports(other)]
-    hint = f"it has {', '.join(supported)}" if len(supported) < 20 else near_matches(architecture.name, supported)
+    hint = f"it has {', '.join(supported)}" if len(supported) < 20 else suggest_names(architecture.name, supported)
     raise UsageError(f"layout {layout.name} is that of {layout.repository}, which has no {architecture.name}; {hint}")
 
 
@@ -244,7 +244,7 @@ def _require_dataset(content_hash: str, dataset: str, *, source_name: str) -> No
         dataset: The dataset that the user has named.
         source_name: The name of the file, for the error message.
     """
-    entry = load_manifest().with_tensors(content_hash, dataset=dataset)
+    entry = load_manifest().find_by_tensors_hash(content_hash, dataset=dataset)
     if entry and entry.dataset != dataset:
         raise UsageError(
             f"{source_name} holds the tensors of {entry.id}, which were trained on {entry.dataset}, not on {dataset}; "

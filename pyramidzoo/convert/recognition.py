@@ -19,7 +19,7 @@ from pyramidzoo.convert.layout import FlatCheckpoint, Layout
 from pyramidzoo.convert.layouts import get_layout
 from pyramidzoo.convert.read_file import read_checkpoint
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.models import build, model_class, skip_initialisation
+from pyramidzoo.models import build, get_model_class, skip_initialisation
 
 _ZOO_LAYOUT = "zoo"  # the layout with the zoo's own names
 _MAX_IMAGE_CHANNELS = 100  # A convolution with more input channels is not the first layer of a network.
@@ -176,7 +176,7 @@ def pick_equivalent_match(
 
 def find_stem_and_head(layout: Layout, architecture: Architecture) -> StemAndHead:
     """Return the foreign names of a network's first and last weight. The network is not built for this."""
-    network_class = model_class(architecture)
+    network_class = get_model_class(architecture)
     names = (f"{module}.weight" for module in (network_class.stem_name, network_class.classifier_name))
     return StemAndHead(*(layout.get_foreign_name(name, architecture) for name in names))
 

@@ -10,31 +10,32 @@ import torch
 
 
 @contextlib.contextmanager
-def strict_arithmetic(*, tf32: bool = False, fixed: bool = True) -> Iterator[None]:
+def strict_arithmetic(*, tf32: bool = False, deterministic: bool = True) -> Iterator[None]:
     """Compute in IEEE fp32 and with the same algorithms every time, inside a `with` block.
 
     The settings that the process had before are restored at the end of the block.
 
     Args:
         tf32: Let GPUs use TF32 (10 bits of mantissa) for matrix products and convolutions.
-        fixed: Use deterministic algorithms. If false, cuDNN measures which algorithm is fastest and
-            uses it.
+        deterministic: Use deterministic algorithms. If false, cuDNN measures which algorithm is
+            fastest and uses it.
     """
     backends: Any = torch.backends
     cudnn = backends.cudnn
-    tf32_parts: list[Any] = [backends.cuda.matmul, cudnn.conv]
-    parts: list[Any] = [backends, *tf32_parts, cudnn.rnn, backends.mkldnn.conv, backends.mkldnn.matmul]
-    precisions_before = [part.fp32_precision for part in parts]
+    # Each of these objects has a setting `fp32_precision` of its own.
+    objects_for_tf32: list[Any] = [backends.cuda.matmul, cudnn.conv]
+    objects: list[Any] = [backends, *objects_for_tf32, cudnn.rnn, backends.mkldnn.conv, backends.mkldnn.matmul]
+    precisions_before = [each.fp32_precision for each in objects]
     algorithms_before = cudnn.benchmark, cudnn.deterministic
     try:
-        for part in parts:
-            part.fp32_precision = "ieee"
+        for each in objects:
+            each.fp32_precision = "ieee"
         if tf32:
-            for part in tf32_parts:
-                part.fp32_precision = "tf32"
-        cudnn.benchmark, cudnn.deterministic = not fixed, fixed
+            for each in objects_for_tf32:
+                each.fp32_precision = "tf32"
+        cudnn.benchmark, cudnn.deterministic = not deterministic, deterministic
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = algorithms_before
-        for part, precision in zip(parts, precisions_before, strict=True):
-            part.fp32_precision = precision
+        for each, precision in zip(objects, precisions_before, strict=True):
+            each.fp32_precision = precision

@@ -17,10 +17,10 @@ PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """How to compute.
+    """How to compute logits.
 
-    The defaults are strict: fp32 without TF32, deterministic algorithms, the plain network. Records
-    tell everything that is different from them.
+    The defaults are the strict evaluation: fp32 without TF32, deterministic algorithms, the plain
+    network. A record names every setting that differs from them.
 
     Attributes:
         device: The device that computes.
@@ -32,11 +32,11 @@ class ComputeSettings:
         compiled: Whether to compile the network with torch.compile.
         cuda_graph: Whether to record the kernels of a forward pass once, and to replay them for
             every batch.
-        reading: How images are read that have to be decoded.
+        reading: How encoded images (JPEG files) are decoded and resized.
         override: Changes to the preprocessing of the weights, for another published protocol.
 
     Raises:
-        UsageError: Two settings exclude each other, or the device cannot do what is asked for.
+        UsageError: Two settings exclude each other, or a setting needs another device.
     """
 
     device: torch.device
@@ -67,16 +67,19 @@ class ComputeSettings:
                 raise UsageError(f"{option} needs a CUDA device, and the device is {self.device}; leave it out")
 
     @property
-    def arithmetic(self) -> str:
-        """The name that records have for the precision."""
+    def precision_name(self) -> str:
+        """The precision as a record names it: the dtype of autocast, or else the precision."""
         return self.amp or self.precision
 
     @property
     def flags(self) -> dict[str, Any]:
-        """The flags of a record that follow from these settings alone."""
-        options = {"compiled": self.compiled, "cuda_graph": self.cuda_graph}
-        used = {name: value for name, value in options.items() if value}
-        return {"batch_size": self.batch_size, "channels_last": self.channels_last, "amp": self.amp, **used}
+        """The flags of a record that follow from these settings alone.
+
+        The flags "compiled" and "cuda_graph" are there only if they are true.
+        """
+        only_if_true = {"compiled": self.compiled, "cuda_graph": self.cuda_graph}
+        true_flags = {name: value for name, value in only_if_true.items() if value}
+        return {"batch_size": self.batch_size, "channels_last": self.channels_last, "amp": self.amp, **true_flags}
 
     @property
     def has_fixed_shape(self) -> bool:
@@ -89,14 +92,14 @@ class ComputeSettings:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def strict_settings(settings: ComputeSettings) -> ComputeSettings:
-    """Make the settings of the strict evaluation that another evaluation is compared with.
+def make_strict_settings(settings: ComputeSettings) -> ComputeSettings:
+    """Make the settings of the strict evaluation that an evaluation is compared with.
 
     Args:
-        settings: The settings of the other evaluation.
+        settings: The settings of the evaluation, which is not strict.
 
     Returns:
-        Strict settings with the same device, batch size and protocol.
+        Strict settings with the same device, the same batch size and the same preprocessing.
 
     Raises:
         UsageError: The settings are strict already, so there is nothing to compare.

@@ -21,10 +21,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """Return the torch device that has a name.
 
     Args:
-        name: "cpu", "cuda", "cuda:1" and so on. "auto" is the GPU if the machine has one, else the
-            CPU. "cuda" without a number is the GPU of this process.
-        local_rank: Rank of this process among the processes of its machine. It decides which GPU
-            "cuda" is.
+        name: "cpu", "cuda", "cuda:1" and so on. "auto" means "cuda" if the machine has a GPU, else
+            "cpu". "cuda" without a number means the GPU whose number is `local_rank`.
+        local_rank: Rank of this process among the processes of its machine. If there are fewer GPUs
+            than processes, the GPUs are given out in turn.
 
     Returns:
         The device.
@@ -48,10 +48,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def usable_cores() -> int:
-    """Return the number of processor cores for this process.
+def count_usable_cores() -> int:
+    """Return how many processor cores this process may use.
 
-    Under torchrun the processes of a machine share them.
+    Under torchrun, the cores of a machine are divided equally among its processes.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -60,31 +60,33 @@ def usable_cores() -> int:
 def keep_memory() -> bool:
     """Let this process keep freed memory for its next allocations.
 
-    glibc gives the memory of every activation back to the kernel, and the kernel clears its pages
-    again for the next batch. On a CPU that can take longer than the network itself. The setting
-    cannot be undone (mallopt(3)), so only a command may call this, not a library function.
+    By default glibc gives the memory of a freed activation back to the kernel. For the next batch
+    the kernel must provide and clear this memory again. On a CPU that can take longer than the
+    network itself. The setting (mallopt(3)) cannot be undone, so only a command may call this
+    function, not a function of the library.
 
     Returns:
         Whether the C library has this setting.
     """
-    m_trim_threshold, m_mmap_max = -1, -4
+    m_trim_threshold, m_mmap_max = -1, -4  # The numbers of M_TRIM_THRESHOLD and M_MMAP_MAX in glibc's malloc.h.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    # Every allocation then comes from the heap, and the heap is never made smaller.
     return mallopt is not None and bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name that records have for a device. It has the model of the GPU or CPU."""
+    """Return the name of a device for records: its type, and the model of the GPU or the CPU."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
-    return f"cpu ({_processor_name()}, {threads} thread{'s' if threads > 1 else ''})"
+    return f"cpu ({_get_processor_name()}, {threads} thread{'s' if threads > 1 else ''})"
 
 
 @cache
-def _processor_name() -> str:
-    """Return the processor's model if Linux tells it, else its architecture.
+def _get_processor_name() -> str:
+    """Return the model of the processor if Linux tells it, else its architecture, such as "x86_64".
 
-    Arithmetic differs between models.
+    The model is part of a record, because two models can round differently.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyramidzoo.data._splits import Split
-from pyramidzoo.evaluation.compute_settings import ComputeSettings, strict_settings
+from pyramidzoo.evaluation.compute_settings import ComputeSettings, make_strict_settings
 from pyramidzoo.evaluation.engine import Engine
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, load_model
 from pyramidzoo.evaluation.judging import conclude
@@ -30,9 +30,9 @@ def evaluate(
         settings: How to compute.
         output: Folder for the results; None for no files. Prediction files and the record are
             written to `output/NAME/DATASET-SPLIT-PRECISION-HASH`, where HASH is a hash of
-            everything that predictions depend on. Valid prediction files that are there already are
-            not computed again.
-        compare: Also compute in strict arithmetic, and list in the record which predictions differ.
+            everything that predictions depend on. Predictions are not computed again if their file
+            is there already and is valid.
+        compare: Also evaluate in strict arithmetic, and list in the record which predictions differ.
 
     Returns:
         The record. No record is written if an error is raised.
@@ -44,10 +44,10 @@ def evaluate(
         UnavailableError: The device has too little memory, or a file cannot be read or written.
     """
     loaded = load_model(target, images, settings.override)
-    strict_engine = Engine(strict_settings(settings)) if compare else None
+    strict_engine = Engine(make_strict_settings(settings)) if compare else None
     job = plan(loaded, Engine(settings), output=output, strict_engine=strict_engine)
-    # The strict job runs first: both can share a network, and the other job can change its memory
-    # layout.
+    # The strict job runs first. Both jobs can use the same network object, and the other job can change the memory
+    # layout of its weights.
     strict_parts = predict(job.strict_job, job.strict_job.units) if job.strict_job else []
     parts = predict(job, job.units)
     return conclude(job, parts, strict_parts)

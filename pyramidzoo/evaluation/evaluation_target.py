@@ -30,15 +30,16 @@ class EvaluationTarget:
     """The weights to evaluate: a verified safetensors file, and how its images must be prepared.
 
     Attributes:
-        name: The weights id of an entry; for other files a name that has a part of the file's hash.
+        name: The weights id of a manifest's entry. A file of the user has a name made of the file's
+            name and a part of its hash.
         architecture: Name of the architecture.
         arguments: Arguments of the architecture that differ from its defaults.
         dataset: Name of the dataset that the weights were trained on.
         preprocessing: How images must be prepared for these weights.
         path: The safetensors file.
         file_sha256: Hash of the file.
-        entry: The manifest's entry that the file was fetched for; None for other files. Its
-            recorded result and its claims apply to these weights.
+        entry: The manifest's entry that the file was fetched for; None for a file of the user. The
+            entry's recorded results and claims apply to these weights.
     """
 
     name: str
@@ -51,8 +52,8 @@ class EvaluationTarget:
     entry: WeightsEntry | None = None
 
     @classmethod
-    def of_entry(cls, entry: WeightsEntry) -> EvaluationTarget:
-        """Fetch the file of a manifest's entry.
+    def from_entry(cls, entry: WeightsEntry) -> EvaluationTarget:
+        """Fetch the file of a manifest's entry, and make a target of it.
 
         Args:
             entry: The entry.
@@ -77,8 +78,8 @@ class EvaluationTarget:
         )
 
     @classmethod
-    def of_file(cls, path: Path) -> EvaluationTarget:
-        """Read the description that a file of this zoo holds in its metadata.
+    def from_file(cls, path: Path) -> EvaluationTarget:
+        """Make a target of a safetensors file, whose metadata must hold a description of its weights.
 
         Args:
             path: The file, or a folder with one such file.
@@ -87,7 +88,7 @@ class EvaluationTarget:
             The target.
 
         Raises:
-            UsageError: The file is of another kind, or it has no description.
+            UsageError: The file is not a safetensors file, or it has no description.
             IntegrityError: The file or its description is damaged.
         """
         path = find_weights_file(path)
@@ -102,10 +103,11 @@ class EvaluationTarget:
                 f"{path} has no description of its weights (architecture, dataset, preprocessing); "
                 "`pyramidzoo convert` makes files that have one"
             )
-        get_architecture(description.architecture)  # Raises UsageError if there is no such architecture.
+        get_architecture(description.architecture)  # This raises UsageError if there is no such architecture.
         sha256 = cached_file_hash(path)
         return cls(
-            name=f"{path.stem}@{sha256[:8]}",  # Never a weights id, and never the name of another file.
+            # No weights id has an "@". Files with the same name but other contents have different hashes.
+            name=f"{path.stem}@{sha256[:8]}",
             architecture=description.architecture,
             arguments=description.arguments,
             dataset=description.dataset,
@@ -138,7 +140,10 @@ class LoadedModel:
 
     @property
     def network_key(self) -> Hashable:
-        """Equal for two sets of weights that differ in nothing but the values of their tensors."""
+        """Identifies the network without the values of its tensors.
+
+        It is equal for two sets of weights of the same network.
+        """
         target = self.target
         return target.architecture, json.dumps(dict(target.arguments), sort_keys=True), self.model.num_classes
 
@@ -155,10 +160,10 @@ def load_model(target: EvaluationTarget, images: Split, override: Override | Non
         The loaded model.
 
     Raises:
-        UsageError: The weights were trained on another dataset, or the images cannot be prepared
-            for them.
-        IntegrityError: The file does not hold exactly the tensors that the network, or the
-            manifest's entry, must have.
+        UsageError: The weights were trained on another dataset, or the images cannot be prepared as
+            the weights need it.
+        IntegrityError: The file does not hold exactly the tensors that the network has, or their
+            hash is not that of the manifest's entry.
     """
     if target.dataset != images.name:
         raise UsageError(f"{target.name} was trained on {target.dataset}, not on {images.name}")
@@ -183,10 +188,11 @@ def load_model(target: EvaluationTarget, images: Split, override: Override | Non
 def _find_entry(sha256: str, preprocessing: Preprocessing, dataset: str | None = None) -> WeightsEntry | None:
     """Find the manifest's entry that has these tensors, this preprocessing and this dataset.
 
-    A file can name another dataset than the entry with its tensors (`convert --force`). No claim
-    and no recorded result of that entry is valid for the file then.
+    Return None if there is none. The tensors alone are not enough: with `convert --force` a user
+    can make a file that has the tensors of an entry but names another dataset. Then the claims and
+    the recorded results of the entry are not valid for the file.
     """
-    entry = load_manifest().with_tensors(sha256, dataset=dataset)
+    entry = load_manifest().find_by_tensors_hash(sha256, dataset=dataset)
     if entry is None or entry.preprocessing != preprocessing or dataset not in (None, entry.dataset):
         return None
     return entry

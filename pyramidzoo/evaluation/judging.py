@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pyramidzoo.catalog.manifest import foreign_manifest
+from pyramidzoo.catalog.manifest import hash_foreign_manifest
 from pyramidzoo.evaluation import records
 from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.metrics import (
@@ -63,6 +63,7 @@ def conclude(job: Job, parts: Iterable[Part], strict_parts: Iterable[Part] = ())
 
 
 def _collect_predictions(job: Job, parts: Iterable[Part]) -> Predictions:
+    """Join the predictions of all units: those in the job's files if it has a folder, else the given ones."""
     if job.folder is not None:
         parts = (read_predictions(job.prediction_file(unit), unit) for unit in job.units)
     return reduce_predictions(parts, len(job.images))
@@ -75,7 +76,13 @@ def _save_record(job: Job, record: Record) -> None:
 
 
 def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges | None) -> Record:
-    """Count, judge and describe."""
+    """Make the record of a job.
+
+    Args:
+        job: The job.
+        predictions: The predictions of all images.
+        changes: The differences from the strict predictions; None if they were not compared.
+    """
     target, entry, images, settings = job.target, job.entry, job.images, job.settings
     ranks = label_ranks(predictions.logits, predictions.labels)
     counts = Counts(
@@ -86,15 +93,15 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
     )
     statistics = {name: statistic(ranks < 1) for name, statistic in STATISTICS.items()}
     protocol = describe_protocol(job.preprocessing, target.preprocessing)
-    flags = _record_flags(job)
+    flags = _make_record_flags(job)
     if images.unofficial_reason:
         recorded, recorded_detail = recorded_verdict(counts, None)[0], images.unofficial_reason
     else:
         recorded, recorded_detail = recorded_verdict(counts, find_recorded_result(entry, images.split, protocol))
     claims: tuple[records.ClaimCheck, ...] = ()
-    # Only strict arithmetic is compared with a claim: authors are not responsible for our faster
-    # arithmetic.
-    if is_strict(settings.arithmetic, flags) and not images.unofficial_reason:
+    # A claim is judged only in strict arithmetic. Otherwise a difference could come from our faster arithmetic, and
+    # not from the published number.
+    if is_strict(settings.precision_name, flags) and not images.unofficial_reason:
         claims = check_claims(entry, images.split, statistics, counts.images, protocol)
     return Record(
         format=records.FORMAT,
@@ -114,24 +121,29 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
         top5_correct=counts.top5_correct,
         statistics=statistics,
         prediction_sha256=counts.prediction_sha256,
-        precision=settings.arithmetic,
+        precision=settings.precision_name,
         device=device_name(settings.device),
         flags=flags,
         versions=versions(),
-        command=_command_line(),
+        command=_make_command_line(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         duration_seconds=None if job.reused_files else round(job.seconds, 3),
         reused_files=job.reused_files,
         recorded=recorded,
         recorded_detail=recorded_detail,
-        manifest=foreign_manifest(),
+        manifest=hash_foreign_manifest(),
         against_strict=changes,
         claims=claims,
     )
 
 
-def _record_flags(job: Job) -> dict[str, Any]:
-    """Return how the predictions were computed, and what is not as it was asked for."""
+def _make_record_flags(job: Job) -> dict[str, Any]:
+    """Return the flags of the record.
+
+    They say how the predictions were computed. They also say if the batch size is not the one of
+    the settings, if the preprocessing is not the one of the weights, and if the images are not the
+    official split.
+    """
     flags = dict(job.flags)
     if job.batch_size != job.settings.batch_size:
         flags["batch_size_asked"] = job.settings.batch_size
@@ -142,8 +154,8 @@ def _record_flags(job: Job) -> dict[str, Any]:
     return flags
 
 
-def _command_line() -> str:
-    """Return the command line of this process in a form that can be typed again."""
+def _make_command_line() -> str:
+    """Return the command line of this process, quoted so that a user can run it again in a shell."""
     name = Path(sys.argv[0]).name
     program = ["python", "-m", "pyramidzoo"] if name == "__main__.py" else [name]
     return shlex.join([*program, *sys.argv[1:]])

@@ -53,15 +53,15 @@ def prediction_sha256(logits: NDArray[np.float32]) -> str:
 
 @dataclass(frozen=True)
 class PredictionChanges:
-    """How predictions differ from strict ones, for the same weights and images.
+    """How predictions in another arithmetic differ from strict predictions of the same images.
 
     Attributes:
         prediction_sha256: Hash of the strict predictions.
-        lost: How many of the changed predictions are correct in strict arithmetic only.
-        gained: How many of the changed predictions are correct in the other arithmetic only.
+        lost: How many predictions are correct in strict arithmetic and wrong in the other one.
+        gained: How many predictions are wrong in strict arithmetic and correct in the other one.
         moved: (index, label, strict class, other class) of every image whose predicted class
             differs.
-        largest_difference: Largest absolute difference of two logits.
+        largest_difference: Largest absolute difference between a logit and the strict logit.
     """
 
     prediction_sha256: str
@@ -74,7 +74,7 @@ class PredictionChanges:
 def compare_predictions(
     strict_logits: NDArray[np.float32], logits: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> PredictionChanges:
-    """Compare predictions with those of strict arithmetic.
+    """Compare predictions of another arithmetic with strict predictions.
 
     Args:
         strict_logits: Logits (N, classes) of strict arithmetic, in index order.
@@ -104,7 +104,9 @@ def error_percent(wrong: int, images: int) -> float:
 def wilson_interval(wrong: int, images: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of an error.
 
-    These are the errors that another test set of this size might give.
+    It shows which errors another test set of the same size could give. For a share p of wrong
+    predictions among n images, and z = 1.96, its ends are
+    (p + z²/2n ± z sqrt(p (1 - p)/n + z²/4n²)) / (1 + z²/n).
 
     Args:
         wrong: Number of wrong predictions.
@@ -113,27 +115,31 @@ def wilson_interval(wrong: int, images: int) -> tuple[float, float]:
     Returns:
         The lower and the upper end, in percent.
     """
-    z, p = 1.959963984540054, wrong / images  # z is the 97.5 % quantile of the normal distribution.
+    # z is the 97.5 % quantile of the normal distribution.
+    z, p = 1.959963984540054, wrong / images
     center = p + z * z / (2 * images)
     half_width = z * sqrt(p * (1 - p) / images + z * z / (4 * images * images))
-    scale = 100 / (1 + z * z / images)
+    scale = 100 / (1 + z * z / images)  # The factor 100 makes percent.
     return max(0.0, (center - half_width) * scale), min(100.0, (center + half_width) * scale)
 
 
-def _error(correct: NDArray[np.bool_]) -> float:
-    return error_percent(int((~correct).sum()), len(correct))
+def _compute_error(is_correct: NDArray[np.bool_]) -> float:
+    """Return the error in percent of predictions, given for each whether it is correct."""
+    return error_percent(int((~is_correct).sum()), len(is_correct))
 
 
-def _mean_of_batch_errors(correct: NDArray[np.bool_]) -> float:
-    """Return the mean of the errors of batches of 128 images.
+def _compute_mean_of_batch_errors(is_correct: NDArray[np.bool_]) -> float:
+    """Return the mean of the errors, in percent, of batches of 128 images.
 
-    A short last batch counts as much as a full one.
+    The last batch counts as much as the others, although it can have fewer images. Some authors
+    published this number.
     """
-    starts = range(0, len(correct), 128)
-    return float(np.mean([_error(correct[start : start + 128]) for start in starts]))
+    starts = range(0, len(is_correct), 128)
+    return float(np.mean([_compute_error(is_correct[start : start + 128]) for start in starts]))
 
 
+# For each statistic, by name: the function that computes it, in percent, from whether each prediction is correct.
 STATISTICS: Mapping[str, Callable[[NDArray[np.bool_]], float]] = {
-    ERROR: _error,
-    MEAN_OF_BATCH_ERRORS: _mean_of_batch_errors,
+    ERROR: _compute_error,
+    MEAN_OF_BATCH_ERRORS: _compute_mean_of_batch_errors,
 }

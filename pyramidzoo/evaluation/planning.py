@@ -21,16 +21,18 @@ from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel
 from pyramidzoo.files import make_folder
 
-# Few batches in a file have two uses: a small dataset is work for many processes, and one lost file
-# costs little time.
+# It is a small number for two reasons: a small dataset makes enough files for many processes, and a
+# file that is lost costs little time to compute again.
 _BATCHES_PER_FILE = 4
 
-Unit = Mapping[str, Any]  # A range of samples, and everything that their predictions depend on.
+# A unit of work. "start" and "stop" give its range of samples, without "stop". The other keys name everything that
+# predictions depend on.
+Unit = Mapping[str, Any]
 
 
 @dataclass
 class Job:
-    """One evaluation that is planned. Any process can do any of its units of work.
+    """One planned evaluation. Any process can compute any of its units of work.
 
     Attributes:
         target: The weights.
@@ -40,16 +42,17 @@ class Job:
         tensors_sha256: Hash of the tensors of the network.
         parameters: Number of parameters of the network.
         engine: Computes the logits.
-        prepared: The network. It is None after the job began, so that the job does not keep the
-            network in memory.
-        batch_size: The batch size in use. It can be smaller than that of the settings, which may
-            not fit in the memory.
+        prepared: The network. When the computation starts, the job sets it to None, so that the
+            network's memory can be freed afterwards.
+        batch_size: The batch size in use. It is smaller than the batch size of the settings if that
+            one does not fit into the memory.
         flags: How the predictions are computed, for the record.
-        units: The units of work: ranges of samples.
-        folder: Where the predictions of each unit become a file; None for no files.
-        strict_job: The same evaluation in strict arithmetic, if this one is to be compared with it.
-        reused_files: How many prediction files were there before and were taken over.
-        seconds: How long the work took.
+        units: The units of work.
+        folder: Folder of the prediction files, one for each unit; None for no files.
+        strict_job: The same evaluation in strict arithmetic, if the predictions are compared with
+            it; else None.
+        reused_files: How many prediction files of an earlier run were used.
+        seconds: How long the computation took.
     """
 
     target: EvaluationTarget
@@ -88,8 +91,9 @@ def plan(
         loaded: The model and the images.
         engine: Computes the logits.
         output: Folder for the prediction files and the record; None for no files.
-        strict_engine: Computes the strict evaluation that this one is compared with, if it is to be
-            compared. Both use the same batch size, the largest one that fits for both.
+        strict_engine: Computes the logits of the strict evaluation that this one is compared with;
+            None for no comparison. Both evaluations use the same batch size, the smaller one of the
+            two that fit into the memory.
 
     Returns:
         The job.
@@ -112,6 +116,7 @@ def plan(
 def _plan_job(
     loaded: LoadedModel, engine: Engine, prepared: PreparedNetwork, batch_size: int, output: Path | None
 ) -> Job:
+    """Plan the evaluation by one engine, with a batch size that fits into the memory."""
     settings = engine.settings
     job = Job(
         target=loaded.target,
@@ -130,7 +135,7 @@ def _plan_job(
             "batch_size": batch_size,
         },
     )
-    dependencies = _dependencies(job)
+    dependencies = _list_dependencies(job)
     samples_per_unit = batch_size * _BATCHES_PER_FILE
     for start in range(0, len(job.images), samples_per_unit):
         stop = min(start + samples_per_unit, len(job.images))
@@ -140,10 +145,10 @@ def _plan_job(
     return job
 
 
-def _dependencies(job: Job) -> dict[str, Any]:
-    """Return everything that predictions depend on.
+def _list_dependencies(job: Job) -> dict[str, Any]:
+    """Return everything that predictions depend on, by name.
 
-    A prediction file is reused only if all of it is equal.
+    A prediction file of an earlier run is used only if all these values are equal.
     """
     return {
         "weights": job.tensors_sha256,
@@ -152,7 +157,7 @@ def _dependencies(job: Job) -> dict[str, Any]:
         "preprocessing": job.preprocessing.sha256(),
         "dataset": job.images.fingerprint,
         "images": len(job.images),
-        "precision": job.settings.arithmetic,
+        "precision": job.settings.precision_name,
         "device": device_name(job.settings.device),
         "versions": versions(),
         **job.flags,
@@ -160,14 +165,17 @@ def _dependencies(job: Job) -> dict[str, Any]:
 
 
 def _make_job_folder(output: Path, job: Job, dependencies: Mapping[str, Any]) -> Path:
-    """Make a folder with a hash of the dependencies in its name: different runs never mix."""
+    """Make the folder of a job's files.
+
+    Its name has a hash of the dependencies, so runs with different dependencies have different folders.
+    """
     sha256 = hashlib.sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()
     images = job.images
-    folder = output / job.target.name / f"{images.name}-{images.split}-{job.settings.arithmetic}-{sha256[:8]}"
+    folder = output / job.target.name / f"{images.name}-{images.split}-{job.settings.precision_name}-{sha256[:8]}"
     make_folder(folder)
     return folder
 
 
-def without_range(unit: Unit) -> dict[str, Any]:
-    """Return what all units of a job have in common: everything but the range of samples."""
+def remove_range(unit: Unit) -> dict[str, Any]:
+    """Return a unit without its range of samples: everything that the predictions of the job depend on."""
     return {key: value for key, value in unit.items() if key not in ("start", "stop")}

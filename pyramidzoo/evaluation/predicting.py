@@ -26,8 +26,9 @@ def predict(job: Job, units: Sequence[Unit]) -> list[Part]:
         units: Some of its units.
 
     Returns:
-        The predictions, if the job has no folder. If it has one, they become files there, the list
-        is empty, and units whose files are there already and are valid are not computed again.
+        The predictions, if the job has no folder. If it has one, the predictions are written to
+        files there, and the list is empty. A unit is not computed again if its file is there already
+        and is valid.
 
     Raises:
         UnavailableError: The device has too little memory, or a file cannot be written.
@@ -50,59 +51,54 @@ def predict(job: Job, units: Sequence[Unit]) -> list[Part]:
 
 
 def _predict_units(job: Job, units: Sequence[Unit], save: Callable[[Unit, Part], None]) -> None:
-    """Compute the predictions of every unit.
-
-    Call `save` for each unit as soon as it is complete.
-    """
+    """Compute the predictions of units, and call `save` for each unit as soon as its predictions are complete."""
     assert job.prepared is not None
     prepared, job.prepared = job.prepared, None
     if not units:
         return
     device = job.settings.device
-    ranges = [batch for unit in units for batch in _batch_ranges(unit, job.batch_size)]
+    ranges = [batch for unit in units for batch in _list_batch_ranges(unit, job.batch_size)]
     batches = job.images.read_batches(ranges, job.preprocessing, device, job.settings.reading)
     images = sum(unit["stop"] - unit["start"] for unit in units)
     start_time = time.perf_counter()
     with (
         report_out_of_memory(device),
         contextlib.closing(batches),
-        job.engine.running(prepared, job.batch_size) as compute,
+        job.engine.open_program(prepared, job.batch_size) as compute,
         tqdm(total=images, desc=job.target.name, unit="img", disable=None) as progress,
     ):
         normalize = Normalize(job.preprocessing).to(device)
         transfers: deque[tuple[Unit, LogitsTransfer]] = deque()
-        # While the logits of one unit move from the GPU to the CPU, the GPU computes the next unit.
-        transfers_at_once = 0 if device.type == "cpu" else 1
+        # While the logits of one unit are copied from the GPU to the CPU, the GPU computes the next unit. So on a GPU
+        # one copy may be unfinished at any time. On a CPU there is no copy to wait for.
+        unfinished_transfers = 0 if device.type == "cpu" else 1
         for unit in units:
             logits = []
-            for start, stop in _batch_ranges(unit, job.batch_size):
+            for start, stop in _list_batch_ranges(unit, job.batch_size):
                 logits.append(compute(normalize(next(batches))))
                 progress.update(stop - start)
             transfers.append((unit, LogitsTransfer(torch.cat(logits))))
-            if len(transfers) > transfers_at_once:
-                _save_next(job, transfers, save)
+            if len(transfers) > unfinished_transfers:
+                _save_oldest(job, transfers, save)
         while transfers:
-            _save_next(job, transfers, save)
+            _save_oldest(job, transfers, save)
     job.seconds += time.perf_counter() - start_time
 
 
-def _batch_ranges(unit: Unit, batch_size: int) -> list[tuple[int, int]]:
-    """Divide a unit into batches.
-
-    Return the first place of each batch, and the place after its last one.
-    """
+def _list_batch_ranges(unit: Unit, batch_size: int) -> list[tuple[int, int]]:
+    """Divide a unit's range of samples into batches, and return the range of each: (start, stop), without stop."""
     start, stop = unit["start"], unit["stop"]
-    return [(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
+    return [(batch_start, min(batch_start + batch_size, stop)) for batch_start in range(start, stop, batch_size)]
 
 
 class LogitsTransfer:
-    """Logits on their way from the device to the CPU.
+    """A copy of logits from the device to the CPU, which has started and may still be running.
 
-    A copy from a GPU goes to pinned memory, so that it runs while the GPU computes something else.
+    Logits of a GPU are copied to pinned memory: only then does the CPU not wait for the copy.
     """
 
     def __init__(self, logits: Tensor) -> None:
-        """Start the copy of logits (n, classes)."""
+        """Start to copy logits (n, classes). Logits that are on the CPU already are not copied."""
         self._on_gpu = logits.device.type != "cpu"
         self._logits = logits
         if self._on_gpu:
@@ -112,14 +108,14 @@ class LogitsTransfer:
             self._copied.record()
 
     def wait(self) -> Tensor:
-        """Wait for the copy, and return the logits in ordinary memory."""
+        """Wait until the copy is complete, and return the logits in ordinary memory, which is not pinned."""
         if not self._on_gpu:
             return self._logits
         self._copied.synchronize()
         return self._logits.clone()
 
 
-def _save_next(job: Job, transfers: deque[tuple[Unit, LogitsTransfer]], save: Callable[[Unit, Part], None]) -> None:
+def _save_oldest(job: Job, transfers: deque[tuple[Unit, LogitsTransfer]], save: Callable[[Unit, Part], None]) -> None:
     """Wait for the oldest transfer, and save the predictions of its unit."""
     unit, transfer = transfers.popleft()
     start, stop = unit["start"], unit["stop"]

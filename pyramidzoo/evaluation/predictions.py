@@ -1,6 +1,6 @@
-"""Predictions by sample index: their files, and the reducer that joins them.
+"""Predictions by sample index: write them to files, read them, and join those of a whole split.
 
-The reducer gives no number unless it saw every index of the split exactly once.
+They are joined only if every sample of the split was predicted exactly once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Part:
     """Predictions for some samples of a split.
 
     Attributes:
-        name: Name for messages.
+        name: What error messages call these predictions: the file's path, or the range of samples.
         index: Index of each sample, int64 (n).
         labels: Labels, int64 (n).
         logits: Logits, float32 (n, classes).
@@ -50,16 +50,16 @@ class Predictions:
 
 
 def write_predictions(path: Path, part: Part, unit: Mapping[str, Any]) -> None:
-    """Write a prediction file, with a hash over its content.
+    """Write a prediction file. It contains a hash of its content, so that damage is found.
 
     Args:
         path: The file.
         part: The predictions.
-        unit: The unit of work that they belong to: the range of samples, and everything that
-            predictions depend on.
+        unit: The unit of work that was predicted: its range of samples, and everything that
+            predictions depend on (`planning.Unit`).
 
     Raises:
-        UnavailableError: The file cannot be written. Nothing is left of it then.
+        UnavailableError: The file cannot be written. No incomplete file is left then.
     """
     tensors = {
         "index": torch.from_numpy(part.index),
@@ -87,6 +87,7 @@ def read_predictions(path: Path, unit: Mapping[str, Any]) -> Part:
     if content.metadata.get("unit") != _to_canonical_json(unit):
         raise IntegrityError(f"{path} was replaced by another run with other settings; run again")
     n = len(content.tensors.get("index", ()))
+    # For each tensor: its dtype, its number of dimensions and its length.
     expected = {"index": (torch.int64, 1, n), "label": (torch.int64, 1, n), "logits": (torch.float32, 2, n)}
     if {name: (tensor.dtype, tensor.dim(), len(tensor)) for name, tensor in content.tensors.items()} != expected:
         raise IntegrityError(f"{path} does not hold predictions; delete it and run again")
@@ -129,17 +130,18 @@ def reduce_predictions(parts: Iterable[Part], images: int) -> Predictions:
             )
         if logits is None:
             logits = np.zeros((images, part.logits.shape[1]), np.float32)
-        np.add.at(times_seen, part.index, 1)
+        np.add.at(times_seen, part.index, 1)  # `times_seen[part.index] += 1` would count a repeated index once.
         labels[part.index], logits[part.index] = part.labels, part.logits
     missing, repeated = np.flatnonzero(times_seen == 0), np.flatnonzero(times_seen > 1)
     if logits is None or len(missing) or len(repeated):
-        first = [int(index) for index in [*missing[:3], *repeated[:3]]]
+        examples = [int(index) for index in [*missing[:3], *repeated[:3]]]
         raise IntegrityError(
             f"{len(missing)} of {images} samples were not predicted, and {len(repeated)} were predicted more than once "
-            f"(the first ones: {first}); there is no number"
+            f"(the first ones: {examples}); there is no number"
         )
     return Predictions(labels, logits)
 
 
 def _to_canonical_json(unit: Mapping[str, Any]) -> str:
+    """Write a unit as JSON. Equal units give equal texts, because the keys are sorted."""
     return json.dumps(unit, sort_keys=True, separators=(",", ":"))

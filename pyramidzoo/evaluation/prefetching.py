@@ -13,16 +13,16 @@ from pyramidzoo.weights.context import cancel_on
 
 
 class ModelPrefetcher:
-    """Loads models in order, and at most one ahead of the one that was asked for.
+    """Loads models in their order. While the caller uses one model, the next one is loaded in a thread.
 
-    Use it in a `with` block. At its end, a download that is still running is cancelled.
+    Use it in a `with` block. At the end of the block, a download that is still running is cancelled.
     """
 
     def __init__(self, load: Callable[[int], LoadedModel], count: int) -> None:
-        """Prepare to load models; nothing is loaded yet.
+        """Prepare to load models. The first one is loaded by the first call of `load_next`.
 
         Args:
-            load: Loads the model that has a position.
+            load: Function that loads the model at a position, 0 to `count` - 1.
             count: Number of models.
         """
         self._load = load
@@ -47,9 +47,8 @@ class ModelPrefetcher:
             The model.
 
         Raises:
-            PyramidzooError: `load` failed for this model. The next call goes on with the next
-                model.
-            OSError: As PyramidzooError.
+            PyramidzooError: `load` failed for this model. The next call returns the model after it.
+            OSError: `load` failed for this model. The next call returns the model after it.
         """
         try:
             model = self._load_first() if self._next is None else self._next.result()
@@ -60,13 +59,15 @@ class ModelPrefetcher:
         return model
 
     def _load_first(self) -> LoadedModel:
-        """Load the first model in the thread of the caller, which an interrupt (Ctrl-C) reaches."""
+        """Load the first model in the thread of the caller, so that Ctrl-C interrupts it at once."""
         return self._load(next(self._positions))
 
     def _start_next(self) -> None:
+        """Start to load the next model in the thread, if there is one."""
         position = next(self._positions, None)
         self._next = None if position is None else self._pool.submit(self._load_in_background, position)
 
     def _load_in_background(self, position: int) -> LoadedModel:
+        """Load a model. Its download stops as soon as the `with` block of the prefetcher ends."""
         with cancel_on(self._stop):
             return self._load(position)

@@ -1,7 +1,7 @@
-"""Programs that compute logits faster than a plain call: compiled networks and CUDA graphs.
+"""Programs that compute logits faster than a call of the network: compiled networks and CUDA graphs.
 
-A program works for one shape of batches. Making it takes seconds, so it is kept for the next
-weights of the same network.
+A program works only for batches of one shape. It takes seconds to make one. So a program is kept
+and used again for other weights of the same network.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ Program = Callable[[Tensor], Tensor]
 
 
 class CachedProgram:
-    """A compiled or captured copy of a network, which can take over the tensors of other weights.
+    """A copy of a network that is compiled or captured as a CUDA graph.
 
-    The copy has tensors of its own, so that the loaded networks stay as they are.
+    The same program also computes other weights of the network: their tensors are copied into the
+    tensors of the copy. The networks that the caller loaded are not changed.
 
     Attributes:
         key: Identifies the network and the shape of the batches that the program was made for.
@@ -43,12 +44,12 @@ class CachedProgram:
         """
         self.key = key
         if compiled:
-            # The compiler gives up after eight networks and then silently runs the network as it
-            # is.
+            # Without this reset, the compiler compiles at most eight networks. It runs the next one uncompiled,
+            # without an error.
             torch.compiler.reset()
         with torch.inference_mode(False):  # Inference tensors could not be overwritten in place later.
             self._copy = copy.deepcopy(network)
-        self._holds_tensors_of = network
+        self._source_of_tensors = network
         program: Program = compile_network(self._copy, batch) if compiled else self._copy
         self._program = CapturedGraph(program, batch) if as_cuda_graph else program
 
@@ -62,21 +63,22 @@ class CachedProgram:
         Returns:
             The logits.
         """
-        if self._holds_tensors_of is not network:
+        if self._source_of_tensors is not network:
             self._copy_tensors(network)
         return self._program(batch)
 
     def _copy_tensors(self, network: nn.Module) -> None:
+        """Copy the tensors of another network into the tensors of the copy, which the program reads."""
         new_tensors = network.state_dict().values()
         for tensor, new_tensor in zip(self._copy.state_dict().values(), new_tensors, strict=True):
             tensor.copy_(new_tensor)
-        self._holds_tensors_of = network
+        self._source_of_tensors = network
 
 
 class CapturedGraph:
-    """The kernels of one forward pass on a GPU, recorded once.
+    """A CUDA graph: the kernels of one forward pass, recorded once.
 
-    A replay costs the CPU only one launch.
+    To replay them, the CPU makes one launch instead of one for each kernel.
     """
 
     def __init__(self, program: Program, batch: Tensor) -> None:
@@ -87,8 +89,8 @@ class CapturedGraph:
             batch: A batch of the shape that all batches will have.
         """
         self._input = batch.clone()
-        # The compiler and the first calls of CUDA's libraries cannot be recorded, so the program
-        # runs a few times first.
+        # Two things cannot be recorded: the work of the compiler, and what CUDA's libraries do in their first
+        # calls. So the program runs three times before it is recorded. CUDA wants another stream for this.
         warm_up_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         warm_up_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(warm_up_stream):
@@ -96,7 +98,7 @@ class CapturedGraph:
                 program(self._input)
         torch.cuda.current_stream().wait_stream(warm_up_stream)
         self._graph = torch.cuda.CUDAGraph()
-        # Another thread may allocate pinned memory meanwhile; only "thread_local" allows it.
+        # Other threads may allocate pinned memory during the capture. Only the mode "thread_local" allows that.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._output = program(self._input)
 
@@ -112,8 +114,8 @@ def compile_network(network: nn.Module, batch: Tensor) -> Program:
 
     Args:
         network: The network.
-        batch: A batch of that shape. It is computed once, because torch.compile compiles at the
-            first call.
+        batch: A batch of that shape. The network is called with it once, because torch.compile
+            compiles in the first call.
 
     Returns:
         The compiled network.
@@ -122,12 +124,12 @@ def compile_network(network: nn.Module, batch: Tensor) -> Program:
         UnavailableError: torch.compile does not work here.
     """
     try:
-        # With `fullgraph` the compiler fails if it cannot compile everything.
+        # With `fullgraph` the compiler raises an error if it cannot compile the whole network.
         program: Program = torch.compile(network, dynamic=False, fullgraph=True)
         program(batch)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # The base class of all of the compiler's own errors.
+    except RuntimeError as error:  # All errors of the compiler are of this class.
         reason = str(error).strip().partition("\n")[0]
         raise UnavailableError(
             f"torch.compile failed ({reason}); it needs a C++ compiler on CPUs and Triton on GPUs: leave out --compile"

@@ -18,9 +18,9 @@ from pyramidzoo.json_records import InvalidRecordError, make_record
 FORMAT = 1
 FILE_NAME = "record.json"
 
-# The flags of everything that is faster and gives slightly different logits, and their names for
-# people.
-_NOT_STRICT_FLAGS = {
+# The flags of a record that make an evaluation not strict, and the words for each that people read.
+# Each flag stands for a way to compute that is faster and changes logits slightly.
+_WORDS_OF_NOT_STRICT_FLAGS = {
     "channels_last": "channels last",
     "optimized": "optimized",
     "compiled": "compiled",
@@ -31,12 +31,12 @@ _NOT_STRICT_FLAGS = {
 
 @dataclass(frozen=True)
 class ClaimCheck:
-    """One published top-1 error beside ours. Both are in percent.
+    """One published top-1 error, compared with ours. Both are in percent.
 
     Attributes:
         by: Who published it.
-        published: The published error as it was printed.
-        statistic: Name of the statistic (`metrics.STATISTICS`).
+        published: The published error as its authors printed it.
+        statistic: Name of the statistic that the authors used (`metrics.STATISTICS`).
         ours: Our error by the same statistic.
         verdict: "matched" or "different".
     """
@@ -54,7 +54,7 @@ class Record:
 
     Attributes:
         format: Version of the file format.
-        weights: Weights id, or the name of another file (`EvaluationTarget.name`).
+        weights: Weights id, or the name of a file of the user (`EvaluationTarget.name`).
         architecture: Name of the architecture.
         arguments: Arguments of the architecture that differ from its defaults.
         parameters: Number of parameters of the network.
@@ -79,11 +79,11 @@ class Record:
         duration_seconds: Time from the first batch to the last one, in the process that took
             longest. None if prediction files of an earlier run were reused.
         reused_files: How many prediction files of an earlier run were reused.
-        recorded: The verdict against the manifest's own measurement.
-        recorded_detail: The reason for it.
-        manifest: Hash of the manifest that `PYRAMIDZOO_MANIFEST` named, and that the verdicts come
-            from. None for the zoo's own manifest.
-        against_strict: The differences from strict arithmetic. None if they were not compared.
+        recorded: The verdict of the comparison with the measurement in the manifest.
+        recorded_detail: The reason for this verdict.
+        manifest: Hash of the manifest that the verdicts come from, if `PYRAMIDZOO_MANIFEST` names
+            one. None for the manifest of the zoo.
+        against_strict: The differences from the strict predictions. None if they were not compared.
         claims: Published errors of these weights beside ours.
     """
 
@@ -124,16 +124,17 @@ class Record:
 
     @property
     def strict(self) -> bool:
-        """Whether the arithmetic and the reading of the images were strict.
-
-        Only then are claims judged.
-        """
+        """Whether the evaluation was strict. Claims are judged only if it was."""
         return is_strict(self.precision, self.flags)
 
     @property
-    def arithmetic(self) -> str:
-        """The precision, and everything that was not strict, in words."""
-        return ", ".join([self.precision, *(text for flag, text in _NOT_STRICT_FLAGS.items() if self.flags.get(flag))])
+    def arithmetic_text(self) -> str:
+        """How the logits were computed, for people, such as "bf16, channels last".
+
+        The precision comes first, then the words of each flag that makes the evaluation not strict.
+        """
+        words = [text for flag, text in _WORDS_OF_NOT_STRICT_FLAGS.items() if self.flags.get(flag)]
+        return ", ".join([self.precision, *words])
 
     @property
     def unofficial_reason(self) -> str | None:
@@ -181,12 +182,12 @@ class Record:
 
 
 def is_strict(precision: str, flags: Mapping[str, Any]) -> bool:
-    """Return whether an evaluation with this precision and these flags is strict."""
-    return precision == "fp32" and not any(flags.get(flag) for flag in _NOT_STRICT_FLAGS)
+    """Return whether an evaluation is strict: fp32, and no flag of a faster way to compute is set."""
+    return precision == "fp32" and not any(flags.get(flag) for flag in _WORDS_OF_NOT_STRICT_FLAGS)
 
 
-def result_of(record: Record) -> dict[str, Any]:
-    """Return the part of a record that the manifest keeps: the fields of a `Result`."""
+def make_result_fields(record: Record) -> dict[str, Any]:
+    """Return the fields of a manifest's `Result`, taken from a record."""
     return {
         "split": record.split,
         "protocol": record.protocol,
@@ -206,7 +207,7 @@ def write_record(path: Path, record: Record) -> None:
     """Write a record file.
 
     Args:
-        path: The file. If it is there already, it is replaced as a whole.
+        path: The file. If it is there already, it is replaced. A reader never sees an incomplete file.
         record: The record.
 
     Raises:
@@ -235,10 +236,12 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def _raise_unreadable(error: OSError) -> None:
+    """Turn an error of `os.walk`, which would ignore it otherwise, into an `UnavailableError`."""
     raise UnavailableError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def _read_record(path: Path) -> Record:
+    """Read a record file. Raise IntegrityError if it is not a valid record."""
     names = {field.name for field in dataclasses.fields(Record)}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -15,7 +15,12 @@ import torch
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import Manifest
-from pyramidzoo.catalog.published_tables import OTHERS, PublishedNumber, get_table_title, load_published_tables
+from pyramidzoo.catalog.published_tables import (
+    UNPUBLISHED_TABLE,
+    PublishedNumber,
+    get_table_title,
+    load_published_tables,
+)
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.datasets import DATASETS
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
@@ -75,7 +80,7 @@ def measurements_from_records(records: Iterable[Record]) -> list[Measurement]:
             split=record.split,
             images=record.images,
             wrong=record.wrong,
-            recorded=record.recorded if record.strict else f"{record.recorded} (not strict: {record.arithmetic})",
+            recorded=record.recorded if record.strict else f"{record.recorded} (not strict: {record.arithmetic_text})",
             strict=record.strict,
             claims=record.claims,
             is_whole_split=record.unofficial_reason is None,
@@ -138,7 +143,7 @@ def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measu
         UsageError: There is no such table.
     """
     get_table_title(table)  # Raises UsageError if there is no such table.
-    if table == OTHERS:
+    if table == UNPUBLISHED_TABLE:
         return _lines_without_published_row(measurements)
     numbers = [number for number in load_published_tables()["targets"] if number["table"] == table]
     people = list(dict.fromkeys(number["by"] for number in numbers))

@@ -1,7 +1,8 @@
-"""Judge a measurement: compare it with what was recorded, and with what was published.
+"""Judge a measurement: compare it with a recorded measurement, and with published errors.
 
-These are two different verdicts, and they are never mixed. `recorded` compares with the manifest's
-own measurement of the same tensors. `claim` compares with an error that somebody published.
+These are two different verdicts, and they are never mixed. The verdict `recorded` compares with the
+zoo's own measurement of the same tensors, which is in the manifest. The verdict `claim` compares
+with an error that somebody published.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ClaimVerdict = Literal["matched", "consistent", "different", "none"]
 
 @dataclass(frozen=True)
 class Counts:
-    """What one evaluation counted.
+    """The counts of one evaluation.
 
     Attributes:
         images: Number of images.
@@ -39,15 +40,15 @@ class Counts:
 
 
 def describe_protocol(preprocessing: Preprocessing, weights_preprocessing: Preprocessing | None = None) -> str:
-    """Describe what a network sees of each test image.
+    """Describe in words which pixels of a test image the network gets.
 
-    The words are those of the manifest's claims and results. The interpolation is not part of these
-    words, because the weights fix it. It is named only if another one is used.
+    The manifest's claims and results use the same words. The interpolation is named only if it is
+    not the one that belongs to the weights.
 
     Args:
         preprocessing: The preprocessing that the evaluation uses.
-        weights_preprocessing: The preprocessing that belongs to the weights, if it can be another
-            one.
+        weights_preprocessing: The preprocessing that belongs to the weights; None if it is the
+            same one.
 
     Returns:
         The description, such as "resize 256, center crop 224, one pass".
@@ -61,7 +62,7 @@ def describe_protocol(preprocessing: Preprocessing, weights_preprocessing: Prepr
 
 
 def find_recorded_result(entry: WeightsEntry | None, split: str, protocol: str | None = None) -> Result | None:
-    """Find the manifest's strict measurement of an entry on a split.
+    """Find the strict measurement of an entry on a split among the entry's results in the manifest.
 
     Args:
         entry: The manifest's entry; None for weights that have no entry.
@@ -81,15 +82,15 @@ def find_recorded_result(entry: WeightsEntry | None, split: str, protocol: str |
 
 
 def recorded_verdict(counts: Counts, result: Result | None) -> tuple[RecordedVerdict, str]:
-    """Compare with the manifest's own measurement of the same tensors.
+    """Compare counts with the measurement of the same tensors that is recorded in the manifest.
 
     Args:
-        counts: What was counted now.
-        result: What the manifest has recorded; None if nothing is recorded.
+        counts: The counts of the evaluation that is judged.
+        result: The recorded measurement; None if nothing is recorded.
 
     Returns:
-        The verdict and the reason for it. "exact": the counts and the prediction hash are equal.
-        "changed": any of them is not. "none": nothing is recorded.
+        The verdict and the reason for it. "exact": all counts and the prediction hash are equal.
+        "changed": a count or the prediction hash differs. "none": nothing is recorded.
     """
     if result is None:
         return "none", "nothing is recorded for these weights on this split"
@@ -111,9 +112,9 @@ def check_claims(
     images: int,
     protocol: str | None = None,
 ) -> tuple[ClaimCheck, ...]:
-    """Compare with the errors that were published of these very weights.
+    """Compare our errors with the errors that were published for exactly these weights.
 
-    Only errors on this split and by this protocol count.
+    Only the entry's claims for this split and this protocol are compared.
 
     Args:
         entry: The manifest's entry; None for weights that have no entry, and so no claims.
@@ -138,19 +139,21 @@ def check_claims(
 
 
 def flip_budget(images: int) -> int:
-    """Return how many predictions may differ on another machine.
+    """Return how many predictions may differ from a published result, because machines round differently.
 
-    It is 2 in 10,000 images, and never more than 5: ImageNet's 50,000 images may have 5.
+    It is 2 for each 10,000 images, but at most 5. So it is 2 for CIFAR's 10,000 test images and 5
+    for ImageNet's 50,000 validation images.
     """
     return min(2 * images // 10_000, 5)
 
 
 def claim_verdict(published: Decimal, ours: float, images: int) -> ClaimVerdict:
-    """Compare with a published error of these very weights.
+    """Compare our error with an error that was published for exactly these weights.
 
-    A difference of the flip budget is allowed beyond the rounding of the published number. Each
-    flip counts as 1 / images. A statistic can give some images more weight; if it did so here, few
-    images could excuse any difference.
+    Two differences are allowed: the rounding of the published number, which is half of its last
+    digit, and the flip budget. Each flip counts as 1 / images, for every statistic. The mean of
+    batch errors gives more weight to the images of a short last batch, but a flip does not count
+    more there, so that a few flips cannot excuse a large difference.
 
     Args:
         published: The published top-1 error in percent. Its number of digits tells how it was
@@ -159,22 +162,25 @@ def claim_verdict(published: Decimal, ours: float, images: int) -> ClaimVerdict:
         images: Number of images.
 
     Returns:
-        "matched" if both are equal within the rounding and the flip budget, else "different".
+        "matched" if the difference is at most the sum of the two allowed ones, else "different".
     """
-    rounding = Decimal(5).scaleb(int(published.as_tuple().exponent) - 1)
-    allowed = float(rounding) + 100 * flip_budget(images) / images
+    half_of_last_digit = Decimal(5).scaleb(int(published.as_tuple().exponent) - 1)
+    allowed = float(half_of_last_digit) + 100 * flip_budget(images) / images
+    # 1e-9 is for the rounding of the subtraction.
     return "matched" if abs(ours - float(published)) <= allowed + 1e-9 else "different"
 
 
 def paper_verdict(published: Decimal, spread: str | None, ours: float, interval: tuple[float, float]) -> ClaimVerdict:
-    """Compare with the published error of other weights of the same network.
+    """Compare our error with a published error that belongs to other weights of the same network.
 
-    Other weights can never be reproduced, so the best verdict is "consistent".
+    For example, a paper gives the error of a network that its authors trained, and we have weights
+    that somebody else trained. Then equal errors would be chance, so the best verdict is
+    "consistent".
 
     Args:
         published: The published top-1 error in percent.
-        spread: What was published about the spread of runs, such as "± 0.20"; other texts give no
-            range.
+        spread: The published spread of several training runs, such as "± 0.20". Any other text, such
+            as "median of 5 runs", means that no spread was published.
         ours: Our top-1 error in percent.
         interval: The Wilson interval of our error, in percent.
 

@@ -1,1 +1,1 @@
-"""Publishing weights on the Hugging Face Hub."""
+"""Publish weights on the Hugging Face Hub."""

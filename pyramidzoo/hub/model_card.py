@@ -1,6 +1,7 @@
-"""The model card of published weights, which is the README.md of their repository on the Hub.
+"""Make the model card of published weights: the file README.md of their repository on the Hub.
 
-It says what the weights are, what was measured, how images are prepared, how to use them, and who made them.
+The card describes the weights: their network, their measured errors, the preprocessing of images, examples of code, and
+who made them under which license.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.verdicts import claim_verdict
 
 _TASK = "image-classification"
-# The licenses that the Hub lists, as it spells them (hub-docs, repositories-licenses).
-_LICENSES = {
+# The names of licenses that the Hub knows, from its documentation (repositories-licenses in huggingface/hub-docs).
+_HUB_LICENSES = {
     *("apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc-by-4.0", "cc0-1.0", "isc", "mit", "unlicense"),
     *("cc-by-nc-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "mpl-2.0"),
 }
-# The name for people, and the dataset's id on the Hub if the images are there.
-_DATASETS: Mapping[str, tuple[str, str | None]] = {
+# The name of a dataset for people, and its id on the Hub; None if it is not on the Hub.
+_DATASET_NAMES: Mapping[str, tuple[str, str | None]] = {
     "cifar10": ("CIFAR-10", "uoft-cs/cifar10"),
     "cifar100": ("CIFAR-100", "uoft-cs/cifar100"),
     "svhn": ("SVHN", "ufldl-stanford/svhn"),
@@ -35,7 +36,8 @@ _DATASETS: Mapping[str, tuple[str, str | None]] = {
     "imagenet1k": ("ImageNet-1k", "ILSVRC/imagenet-1k"),
     "digits": ("Optical Recognition of Handwritten Digits (UCI)", None),
 }
-_VERDICTS = {
+# The verdicts on published errors, and what they mean.
+_VERDICT_MEANINGS = {
     "matched": (
         "the errors are equal at the printed rounding, or differ by at most 2 images in 10,000, because rounding "
         "differs between machines"
@@ -46,16 +48,16 @@ _VERDICTS = {
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """What the card says about the published file, in addition to the entry of the manifest.
+    """The facts about the published file on the card that are not in the manifest's entry.
 
     Attributes:
         repo_id: The repository, as OWNER/NAME.
         parameters: The number of parameters of the network.
-        timm_name: timm's own name of the network if timm's class can read the file, else None.
+        timm_name: The name under which timm itself has the network, if timm's class can read the file; else None.
         sha256: The hash of the file.
         bytes: The size of the file.
-        tensors_sha256: The hash of the tensors, independent of the container.
-        conversion: What happened to the tensors of the original file, or None if nothing happened.
+        tensors_sha256: The hash of the tensors. It does not depend on the file format.
+        conversion: How the tensors of the original file were changed, in words; None if they were not changed.
     """
 
     repo_id: str
@@ -71,7 +73,7 @@ def render_card(entry: WeightsEntry, file: PublishedFile) -> str:
     """Write the text of the card.
 
     Args:
-        entry: The weights, with their results; at least one is needed.
+        entry: The manifest's entry of the weights. It must have at least one result.
         file: The published file.
 
     Returns:
@@ -79,11 +81,11 @@ def render_card(entry: WeightsEntry, file: PublishedFile) -> str:
     """
     parts = [
         f"# {entry.id}",
-        _introduction(entry, get_architecture(entry.architecture), file),
-        f"## Measured errors\n\n{_measurements(entry)}",
+        _write_introduction(entry, get_architecture(entry.architecture), file),
+        f"## Measured errors\n\n{_write_measurements(entry)}",
         f"## Preprocessing\n\n{describe_preprocessing(entry.preprocessing)}",
-        f"## How to use\n\n{_examples(entry, file)}",
-        f"## Source and license\n\n{_provenance(entry, file)}",
+        f"## How to use\n\n{_write_examples(entry, file)}",
+        f"## Source and license\n\n{_list_sources(entry, file)}",
     ]
     return f"---\n{make_metadata(entry, file).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -92,41 +94,42 @@ def make_metadata(entry: WeightsEntry, file: PublishedFile) -> ModelCardData:
     """Make the metadata that the Hub reads: license, library, dataset, and each measured number as a model-index.
 
     Args:
-        entry: The weights, with their results.
+        entry: The manifest's entry of the weights, with their results.
         file: The published file.
 
     Returns:
         The metadata.
     """
     architecture = get_architecture(entry.architecture)
-    _, dataset_id = _dataset_names(entry)
+    _, dataset_id = _get_dataset_names(entry)
     return ModelCardData(
-        **hub_license(entry.license.weights),
+        **make_license_fields(entry.license.weights),
         library_name="timm" if file.timm_name else "pyramidzoo",
         pipeline_tag=_TASK,
         tags=[_TASK, "timm", "pyramidzoo", architecture.family, architecture.name],
         datasets=[dataset_id] if dataset_id else None,
         metrics=["accuracy"],
         model_name=entry.id,
-        eval_results=[number for result in entry.results for number in _eval_results(entry, result)],
+        eval_results=[number for result in entry.results for number in _make_eval_results(entry, result)],
     )
 
 
-def hub_license(spdx: str | None) -> dict[str, Any]:
-    """Return the card's fields for a license.
+def make_license_fields(spdx: str | None) -> dict[str, Any]:
+    """Make the fields of the metadata that name a license.
 
     Args:
         spdx: The SPDX name of the license.
 
     Returns:
-        The Hub's own name of the license. For a license that the Hub does not list: "other", and its name.
+        The field `license` with the Hub's name of the license, which is the SPDX name in lower case. For a license that
+        the Hub does not know, `license` is "other", and `license_name` is the SPDX name.
     """
-    name = str(spdx).lower()
-    return {"license": name} if name in _LICENSES else {"license": "other", "license_name": str(spdx)}
+    hub_name = str(spdx).lower()
+    return {"license": hub_name} if hub_name in _HUB_LICENSES else {"license": "other", "license_name": str(spdx)}
 
 
 def describe_preprocessing(preprocessing: Preprocessing) -> str:
-    """Describe how an image becomes an input of the network, for people who do it without pyramidzoo.
+    """Describe how an image becomes an input of the network, for people who do not use pyramidzoo.
 
     Args:
         preprocessing: The preprocessing that the weights were trained with.
@@ -135,10 +138,10 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
         Sentences and a table in Markdown.
     """
     channels, height, width = preprocessing.input_size
-    kind = {1: "Gray", 3: "RGB"}.get(channels, f"{channels}-channel")
-    steps = [f"{kind} images"]
+    image_kind = {1: "Gray", 3: "RGB"}.get(channels, f"{channels}-channel")
+    steps = [f"{image_kind} images"]
     if preprocessing.resize is None and preprocessing.crop is None:
-        steps = [f"{kind} images of {width} x {height} pixels, neither resized nor cropped"]
+        steps = [f"{image_kind} images of {width} x {height} pixels, neither resized nor cropped"]
     if preprocessing.resize is not None:
         interpolation = preprocessing.interpolation or "bilinear"
         steps.append(f"the shorter side resized to {preprocessing.resize} pixels ({interpolation})")
@@ -158,45 +161,52 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
     )
 
 
-def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def render_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Render a Markdown table whose columns are also aligned in plain text.
 
     Args:
-        columns: The heads of the columns.
+        titles: The titles of the columns.
         rows: The cells of each row.
 
     Returns:
         The table. A column whose cells all begin with a digit or a minus sign is aligned to the right.
     """
-    lines = [list(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    widths = [max(3, *(len(line[k]) for line in lines)) for k in range(len(columns))]
-    is_number = [all(re.match(r"[\d-]", row[k]) for row in rows) for k in range(len(columns))]
-    rule = [f"{'-' * (width - 1)}:" if right else "-" * width for width, right in zip(widths, is_number, strict=True)]
-    return "\n".join(_table_line(line, widths, is_number) for line in [lines[0], rule, *lines[1:]])
-
-
-def _table_line(cells: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> str:
-    padded = [
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, is_number, strict=True)
+    # "|" ends a cell in Markdown; "\\|" is the character itself.
+    lines = [list(titles), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    # Markdown wants at least three dashes below a title.
+    widths = [max(3, *(len(line[k]) for line in lines)) for k in range(len(titles))]
+    has_numbers = [all(re.match(r"[\d-]", row[k]) for row in rows) for k in range(len(titles))]
+    # In the line below the titles, a colon at the end of the dashes aligns the column to the right.
+    dashes = [
+        f"{'-' * (width - 1)}:" if to_right else "-" * width
+        for width, to_right in zip(widths, has_numbers, strict=True)
     ]
-    return f"| {' | '.join(padded)} |"
+    return "\n".join(_render_table_line(line, widths, has_numbers) for line in [lines[0], dashes, *lines[1:]])
 
 
-def _dataset_names(entry: WeightsEntry) -> tuple[str, str | None]:
-    """Return the name of the dataset for people, and its id on the Hub or None."""
-    return _DATASETS.get(entry.dataset, (entry.dataset, None))
+def _render_table_line(cells: Sequence[str], widths: Sequence[int], align_right: Sequence[bool]) -> str:
+    """Render one line of a table. Spaces make each cell as wide as its column."""
+    padded_cells = [
+        cell.rjust(width) if to_right else cell.ljust(width)
+        for cell, width, to_right in zip(cells, widths, align_right, strict=True)
+    ]
+    return f"| {' | '.join(padded_cells)} |"
 
 
-def _eval_results(entry: WeightsEntry, result: Result) -> list[EvalResult]:
-    """Make the Hub's records of the top-1 and the top-5 accuracy, with the counts that they come from."""
-    name, dataset_id = _dataset_names(entry)
+def _get_dataset_names(entry: WeightsEntry) -> tuple[str, str | None]:
+    """Return the name of the dataset for people, and its id on the Hub; None if it is not on the Hub."""
+    return _DATASET_NAMES.get(entry.dataset, (entry.dataset, None))
+
+
+def _make_eval_results(entry: WeightsEntry, result: Result) -> list[EvalResult]:
+    """Make the metadata of the top-1 and the top-5 accuracy, with the numbers of images that they come from."""
+    name_for_people, dataset_id = _get_dataset_names(entry)
     return [
         EvalResult(
             task_type=_TASK,
             task_name="Image Classification",
             dataset_type=dataset_id or entry.dataset,
-            dataset_name=name,
+            dataset_name=name_for_people,
             dataset_split=result.split,
             metric_type="accuracy",
             metric_name=f"{label} accuracy",
@@ -207,17 +217,18 @@ def _eval_results(entry: WeightsEntry, result: Result) -> list[EvalResult]:
     ]
 
 
-def _introduction(entry: WeightsEntry, architecture: Architecture, file: PublishedFile) -> str:
-    dataset, _ = _dataset_names(entry)
-    size = " x ".join(map(str, entry.preprocessing.input_size[1:]))
-    first = entry.results[0]
-    wrong = first.images - first.top1_correct
+def _write_introduction(entry: WeightsEntry, architecture: Architecture, file: PublishedFile) -> str:
+    """Write what the network is, its error in the first result, and how it was built and trained."""
+    dataset_name, _ = _get_dataset_names(entry)
+    height_and_width = " x ".join(map(str, entry.preprocessing.input_size[1:]))
+    first_result = entry.results[0]
+    wrong = first_result.images - first_result.top1_correct
     paragraphs = [
-        f"{architecture.description}, trained on {dataset}. The top-1 error is "
-        f"**{error_percent(wrong, first.images):.2f} %**: {wrong:,} of {first.images:,} {first.split} images are "
-        "classified wrongly.",
-        f"The network has {file.parameters:,} parameters and {entry.num_classes:,} classes, and takes images of {size} "
-        f"pixels. Source of the network: {_link_papers(architecture.source)}.",
+        f"{architecture.description}, trained on {dataset_name}. The top-1 error is "
+        f"**{error_percent(wrong, first_result.images):.2f} %**: {wrong:,} of {first_result.images:,} "
+        f"{first_result.split} images are classified wrongly.",
+        f"The network has {file.parameters:,} parameters and {entry.num_classes:,} classes, and takes images of "
+        f"{height_and_width} pixels. Source of the network: {_link_papers(architecture.source)}.",
     ]
     if entry.arguments:
         arguments = ", ".join(f"{name}={value!r}" for name, value in entry.arguments.items())
@@ -227,24 +238,26 @@ def _introduction(entry: WeightsEntry, architecture: Architecture, file: Publish
     return "\n\n".join(paragraphs)
 
 
-def _measurements(entry: WeightsEntry) -> str:
-    counts = render_table(
+def _write_measurements(entry: WeightsEntry) -> str:
+    """Write the table of measured errors, its comparison with published errors, and how the errors were measured."""
+    error_table = render_table(
         ["split", "images", "wrong", "top-1 error", "95 % interval", "top-5 wrong", "top-5 error"],
-        [_count_row(result) for result in entry.results],
+        [_make_error_row(result) for result in entry.results],
     )
-    parts = [counts, _interval_note(entry.results)]
+    parts = [error_table, _write_interval_note(entry.results)]
     if entry.claims:
-        rows = [_claim_row(claim, entry.results) for claim in entry.claims]
+        rows = [_make_claim_row(claim, entry.results) for claim in entry.claims]
         parts.append(
             "Comparison with the errors that were published for exactly these weights:\n\n"
             + render_table(["published by", "top-1 error", "statistic", "measured", "verdict"], rows)
         )
-        parts.append(_claims_note(entry.claims, {row[-1] for row in rows}))
-    parts.append("\n".join(_circumstances(result) for result in entry.results))
+        parts.append(_write_claims_note(entry.claims, {row[-1] for row in rows}))
+    parts.append("\n".join(_describe_measurement(result) for result in entry.results))
     return "\n\n".join(parts)
 
 
-def _count_row(result: Result) -> list[str]:
+def _make_error_row(result: Result) -> list[str]:
+    """Make the row of the table of errors for one result."""
     wrong, wrong_top5 = result.images - result.top1_correct, result.images - result.top5_correct
     low, high = wilson_interval(wrong, result.images)
     return [
@@ -258,43 +271,47 @@ def _count_row(result: Result) -> list[str]:
     ]
 
 
-def _interval_note(results: Sequence[Result]) -> str:
+def _write_interval_note(results: Sequence[Result]) -> str:
+    """Write what the intervals mean, and the errors that were computed by other formulas."""
     statistics = [f"{value:.3f} % ({name})" for result in results for name, value in result.statistics.items()]
-    others = f" The error by other statistics: {'; '.join(statistics)}." if statistics else ""
-    return f"The interval (Wilson) shows which errors another test set of this size could give.{others}"
+    other_errors = f" The error by other statistics: {'; '.join(statistics)}." if statistics else ""
+    return f"The interval (Wilson) shows which errors another test set of this size could give.{other_errors}"
 
 
-def _claim_row(claim: Claim, results: Sequence[Result]) -> list[str]:
-    """Return a published error, our error by the same statistic, and the verdict.
+def _make_claim_row(claim: Claim, results: Sequence[Result]) -> list[str]:
+    """Make a row with a published error, the error that we measured by the same statistic, and the verdict.
 
-    Only a strict measurement (fp32) of the same split and protocol is compared.
+    A published error is compared only with a result in fp32 of the same split and protocol.
     """
-    published = [claim.by, f"{claim.top1_error} %", claim.statistic]
+    published_cells = [claim.by, f"{claim.top1_error} %", claim.statistic]
     for result in results:
         wrong = result.images - result.top1_correct
-        measured = {ERROR: error_percent(wrong, result.images), **result.statistics}.get(claim.statistic)
+        measured_errors = {ERROR: error_percent(wrong, result.images), **result.statistics}
+        measured = measured_errors.get(claim.statistic)
         is_comparable = (claim.split, claim.protocol, "fp32") == (result.split, result.protocol, result.precision)
         if is_comparable and measured is not None:
-            return [*published, f"{measured:.3f} %", claim_verdict(claim.top1_error, measured, result.images)]
-    return [*published, "-", f"not measured in this way ({claim.split}, {claim.protocol})"]
+            return [*published_cells, f"{measured:.3f} %", claim_verdict(claim.top1_error, measured, result.images)]
+    return [*published_cells, "-", f"not measured in this way ({claim.split}, {claim.protocol})"]
 
 
-def _claims_note(claims: Sequence[Claim], verdicts: set[str]) -> str:
-    """Say where the errors were published, and what the verdicts in the table mean."""
-    sources = "; ".join(dict.fromkeys(claim.source for claim in claims))
-    meanings = [f"{name}: {text}" for name, text in _VERDICTS.items() if name in verdicts]
+def _write_claims_note(claims: Sequence[Claim], verdicts: set[str]) -> str:
+    """Write where the errors were published, and what the verdicts in the table mean."""
+    sources = "; ".join(dict.fromkeys(claim.source for claim in claims))  # each source once, in its order
+    meanings = [f"{verdict}: {meaning}" for verdict, meaning in _VERDICT_MEANINGS.items() if verdict in verdicts]
     return "; ".join([f"Published in {sources}", *meanings]) + "."
 
 
-def _circumstances(result: Result) -> str:
-    torch = f", torch {result.versions['torch']}" if "torch" in result.versions else ""
+def _describe_measurement(result: Result) -> str:
+    """Write when, how and on which device a result was measured."""
+    torch_text = f", torch {result.versions['torch']}" if "torch" in result.versions else ""
     return (
         f"Measured on {result.date} with `pyramidzoo evaluate` ({result.split}: {result.protocol}) in "
-        f"{result.precision} on {result.device}{torch}; sha256 of all predictions: `{result.prediction_sha256}`."
+        f"{result.precision} on {result.device}{torch_text}; sha256 of all predictions: `{result.prediction_sha256}`."
     )
 
 
-def _examples(entry: WeightsEntry, file: PublishedFile) -> str:
+def _write_examples(entry: WeightsEntry, file: PublishedFile) -> str:
+    """Write code that loads the weights with pyramidzoo, with torch.hub and with timm."""
     download = f'file = hf_hub_download("{file.repo_id}", "model.safetensors")'
     register = "" if file.timm_name else "\npyramidzoo.register_with_timm()"
     imports = "import timm" if file.timm_name else "import pyramidzoo\nimport timm"
@@ -336,30 +353,31 @@ transform = timm.data.create_transform(**timm.data.resolve_data_config({{}}, mod
 `pyramidzoo evaluate model.safetensors` measures the errors above again."""
 
 
-def _provenance(entry: WeightsEntry, file: PublishedFile) -> str:
-    """List who made the weights, under which license, and which files they come from."""
+def _list_sources(entry: WeightsEntry, file: PublishedFile) -> str:
+    """List who made the weights, their license, the original file, and the hashes of the published file."""
     origin = entry.origin
-    tensors = f"sha256 `{file.tensors_sha256}` over names, dtypes, shapes and values, independent of the container"
+    tensors_hash = f"sha256 `{file.tensors_sha256}` over names, dtypes, shapes and values, independent of the container"
     lines = [
         ("Weights by", entry.citation and _link_papers(entry.citation)),
-        ("License", _license_text(entry.license)),
+        ("License", _describe_license(entry.license)),
         ("Original file", origin and (f"<{origin.url}>" + (f": {origin.manual}" if origin.manual else ""))),
         ("Hash of the original file", origin and origin.hash and _mark_hashes(str(origin.hash))),
         ("Converted by pyramidzoo", file.conversion),
         ("This file", f"`model.safetensors`, {file.bytes:,} bytes, sha256 `{file.sha256}`"),
-        ("Tensors in this file", tensors),
+        ("Tensors in this file", tensors_hash),
     ]
     return "\n".join(f"- **{label}:** {value}" for label, value in lines if value)
 
 
-def _license_text(license: License) -> str:
+def _describe_license(license: License) -> str:
+    """Name the license of the weights, and that of the code if it is another one."""
     if license.code in (None, license.weights):
         return str(license.weights)
     return f"{license.weights}; license of the code they were trained with: {license.code}"
 
 
 def _mark_hashes(text: str) -> str:
-    """Put each hash in a text between backticks."""
+    """Put each hash in a text between backticks. A hash is a word of at least eight hex digits."""
     return re.sub(r"\b([0-9a-f]{8,})\b", r"`\1`", text)
 
 

@@ -1,4 +1,4 @@
-"""The configuration file of a published repository: what timm reads to build the network."""
+"""Make `config.json`, the file of a published repository from which timm builds the network."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.convert.layouts.timm import SHARED_ARCHITECTURES, get_timm_name
 from pyramidzoo.models._interface import ImageClassifier
-from pyramidzoo.timm_adapter import PREFIX, complete_cfg, make_weights_cfg
+from pyramidzoo.timm_adapter import NAME_PREFIX, complete_cfg, make_weights_cfg
 
 
 def find_timm_name(entry: WeightsEntry) -> str | None:
-    """Return timm's own name of the network, or None if no class of timm reads our file."""
+    """Return the name that timm itself has for this network; None if no class of timm can read the published file."""
     if entry.architecture not in SHARED_ARCHITECTURES or entry.arguments:
         return None
     return get_timm_name(entry.architecture)
@@ -23,17 +23,18 @@ def make_timm_config(entry: WeightsEntry, model: ImageClassifier, timm_name: str
     """Make the content of `config.json`.
 
     Args:
-        entry: The weights.
+        entry: The manifest's entry of the weights.
         model: The network with these weights.
-        timm_name: timm's own name of the network, from `find_timm_name`. With None, timm has to build the network
-            through `pyramidzoo.register_with_timm()`.
+        timm_name: The result of `find_timm_name`. If it is None, the file names the network that
+            `pyramidzoo.register_with_timm()` registers.
 
     Returns:
-        What timm reads, and a `pyramidzoo` object with what pyramidzoo knows.
+        The fields that timm reads, and the object `pyramidzoo` with fields from the manifest's entry.
     """
     cfg = complete_cfg(make_weights_cfg(get_architecture(entry.architecture), entry), model)
     if timm_name and timm_name.startswith("vgg"):
-        # timm turns the hidden linear layers of a VGG's head into convolutions when it loads them.
+        # The classifier is called `head.fc` in timm's VGG, and `classifier.6` in ours. timm renames it when it loads a
+        # file, and turns the other linear layers into convolutions.
         cfg = dataclasses.replace(cfg, classifier="head.fc")
     pretrained_cfg = {
         name: value for name, value in dataclasses.asdict(cfg).items() if name != "url" and value is not None
@@ -41,7 +42,7 @@ def make_timm_config(entry: WeightsEntry, model: ImageClassifier, timm_name: str
     channels = entry.preprocessing.input_size[0]
     arguments = {**entry.arguments, **({"in_chans": channels} if channels != 3 else {})}
     return {
-        "architecture": timm_name or PREFIX + entry.architecture,
+        "architecture": timm_name or NAME_PREFIX + entry.architecture,
         "num_classes": entry.num_classes,
         "num_features": model.num_features,
         "pretrained_cfg": {**pretrained_cfg, "tag": entry.tag},

@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo import __version__
-from pyramidzoo.catalog.weights_entry import FileHash, Hub
+from pyramidzoo.catalog.weights_entry import FileHash, HubFile
 from pyramidzoo.checkpoints.hashes import compute_published_hash
 from pyramidzoo.errors import IntegrityError, PyramidzooError, UnavailableError, UsageError
 from pyramidzoo.files import file_hash
-from pyramidzoo.hub.prepare import FILES, WEIGHTS, PreparedFolder
+from pyramidzoo.hub.prepare import FILE_NAMES, WEIGHTS_NAME, PreparedFolder
 from pyramidzoo.weights.hub_errors import first_line
 
-_GIT_BLOB = FileHash("git_blob_sha1", "file", "0" * 40)  # names the kind of hash; its value is not used
-_LOGIN_ADVICE = "set HF_TOKEN to a token that may write there, or run `hf auth login`"
+# Tells `compute_published_hash` which hash to compute: the one by which git names a file. The zeros are not used.
+_GIT_BLOB_HASH = FileHash("git_blob_sha1", "file", "0" * 40)
+_LOGIN_ADVICE = "set HF_TOKEN to a token that may write to this repository, or run `hf auth login`"
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A repository that holds exactly the files of a prepared folder.
+    """A commit in a repository on the Hub that contains the files of a prepared folder.
 
     Attributes:
-        prepared: The folder.
-        revision: The commit that holds its files.
-        is_new: Whether a commit was made for it. If not, the repository held these files already.
+        prepared: The prepared folder.
+        revision: The hash of the commit.
+        is_new: Whether this upload made the commit. If not, the repository contained these files already.
     """
 
     prepared: PreparedFolder
@@ -37,34 +38,35 @@ class Publication:
 
     @property
     def url(self) -> str:
-        """The page of the commit."""
+        """The address of the web page of the commit."""
         from huggingface_hub import constants
 
         return f"{constants.ENDPOINT}/{self.prepared.repo_id}/tree/{self.revision}"
 
     @property
-    def hub(self) -> Hub:
-        """The place of the weights on the Hub, as the manifest records it."""
+    def hub_file(self) -> HubFile:
+        """The published file of weights, as the manifest's entry names it."""
         prepared = self.prepared
-        return Hub(prepared.repo_id, self.revision, WEIGHTS, prepared.sha256, prepared.bytes)
+        return HubFile(prepared.repo_id, self.revision, WEIGHTS_NAME, prepared.sha256, prepared.bytes)
 
 
 def upload_folder(prepared: PreparedFolder, *, private: bool = False) -> Publication:
     """Upload the files of a prepared folder in one commit, then download them again and compare every byte.
 
-    Files that the repository holds already are not uploaded again. If it holds all of them, no commit is made.
+    A file that the repository contains already is not uploaded again. If the repository contains all files, no commit
+    is made.
 
     Args:
-        prepared: The folder.
-        private: Whether a new repository is private. An existing repository stays as it is.
+        prepared: The prepared folder.
+        private: Whether a new repository is private. An existing repository is not changed in this respect.
 
     Returns:
-        The commit that holds the files.
+        The commit that contains the files.
 
     Raises:
         UnavailableError: If there is no token, no permission or no network, or somebody else committed meanwhile.
         UsageError: If the Hub refuses the content.
-        IntegrityError: If other bytes come back than were uploaded.
+        IntegrityError: If a downloaded file differs from the uploaded one.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
     from huggingface_hub.hf_api import RepoFile
@@ -83,30 +85,36 @@ def upload_folder(prepared: PreparedFolder, *, private: bool = False) -> Publica
         revision = api.model_info(repo_id).sha
         tree = api.list_repo_tree(repo_id, revision=revision)
         remote_files = {file.path: file for file in tree if isinstance(file, RepoFile)}
-        missing = [name for name in FILES if not _is_same_file(prepared.folder / name, remote_files.get(name))]
-        if missing:
+        names_to_upload = [
+            name for name in FILE_NAMES if not _is_same_file(prepared.folder / name, remote_files.get(name))
+        ]
+        if names_to_upload:
             commit = api.create_commit(
                 repo_id,
-                [CommitOperationAdd(name, prepared.folder / name) for name in missing],
+                [CommitOperationAdd(name, prepared.folder / name) for name in names_to_upload],
                 commit_message=f"{prepared.entry.id}, published by pyramidzoo {__version__}",
                 # The Hub refuses the commit if somebody else has committed after this revision.
                 parent_commit=revision,
             )
             revision = commit.oid
     _read_back(api, prepared, str(revision))
-    return Publication(prepared, str(revision), is_new=bool(missing))
+    return Publication(prepared, str(revision), is_new=bool(names_to_upload))
 
 
 @contextlib.contextmanager
 def _translate_errors(repo_id: str) -> Iterator[None]:
-    """Turn errors of the Hub's client into errors that say what to do."""
+    """Turn errors of the Hub's client into errors of pyramidzoo that say what the user can do.
+
+    The status codes are those of HTTP: 401 and 403 mean that the token has no permission, 412 that the parent of the
+    commit is no longer the newest commit, and 400 that the Hub does not accept the content.
+    """
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         yield
     except PyramidzooError:
         raise
-    except Exception as error:  # the client has many error classes of its own, and those of its HTTP library
+    except Exception as error:  # the client raises many classes of errors: its own and those of its HTTP library
         status = getattr(getattr(error, "response", None), "status_code", None)
         failure = f"cannot publish {repo_id}: {type(error).__name__}: {first_line(error)}"
         if status in (401, 403) or isinstance(error, RepositoryNotFoundError):
@@ -124,18 +132,21 @@ def _translate_errors(repo_id: str) -> Iterator[None]:
 
 
 def _is_same_file(path: Path, remote_file: Any) -> bool:
-    """Compare a local file with a file of the repository, by the size and the hash that the Hub lists."""
+    """Compare a local file with a file of the repository, by the size and the hash that the Hub lists for it.
+
+    The Hub lists the sha256 of large files, which it stores in LFS. For other files it lists the hash of git.
+    """
     if remote_file is None or remote_file.size != path.stat().st_size:
         return False
     if remote_file.lfs is not None:
         return bool(remote_file.lfs.sha256 == file_hash(path))
-    return bool(remote_file.blob_id == compute_published_hash(path, _GIT_BLOB))
+    return bool(remote_file.blob_id == compute_published_hash(path, _GIT_BLOB_HASH))
 
 
 def _read_back(api: Any, prepared: PreparedFolder, revision: str) -> None:
     """Download every file of the commit, and raise IntegrityError if one differs from the prepared file."""
     with tempfile.TemporaryDirectory(prefix="pyramidzoo-") as cache:
-        for name in FILES:
+        for name in FILE_NAMES:
             with _translate_errors(prepared.repo_id):
                 path = api.hf_hub_download(
                     prepared.repo_id, name, revision=revision, cache_dir=cache, force_download=True

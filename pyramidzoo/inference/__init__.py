@@ -32,9 +32,10 @@ def optimize(
 
     Args:
         model: A network of the zoo. It is not changed.
-        form: "auto" chooses the passes that were fastest for this family, device and dtype. Otherwise
-            the name of a pass, or several names, from `PASSES`. Their order does not matter.
-        dtype: Type of the copy; None is that of `model`.
+        form: Which passes (rewrites) to apply. "auto" chooses those that were fastest for this family,
+            device and dtype. Otherwise the name of a pass, or several names, from `PASSES`. Their order does
+            not matter.
+        dtype: dtype of the copy; None for the dtype of `model`.
 
     Returns:
         The copy. Its attribute `passes` names the passes that changed something.
@@ -47,32 +48,35 @@ def optimize(
         raise UsageError(
             f"{type(model).__name__} is not a network of pyramidzoo.create_model; only those are optimized"
         )
-    reference = next(model.parameters())
-    dtype = reference.dtype if dtype is None else dtype
+    parameter = next(model.parameters())  # Its device and dtype are those of the whole network.
+    dtype = parameter.dtype if dtype is None else dtype
     if not dtype.is_floating_point:
         raise UsageError(f"{dtype} is not a dtype for a network; torch.float32, bfloat16 and float16 are")
     family = type(model).__module__.rpartition(".")[2]
-    pass_names = choose_passes(family, reference.device.type, dtype) if form == "auto" else check_passes(form)
+    pass_names = choose_passes(family, parameter.device.type, dtype) if form == "auto" else check_passes(form)
     with torch.inference_mode(False), torch.no_grad():
         network = trace_network(model)
-        applied = tuple(name for name, rewrite in PASSES.items() if name in pass_names and rewrite(network))
+        # Each pass changes the network, and returns whether it changed anything.
+        applied = tuple(name for name, apply_pass in PASSES.items() if name in pass_names and apply_pass(network))
         network.graph.lint()
         network.delete_all_unused_submodules()
         network.recompile()
-        return OptimizedClassifier(network, applied, model).to(reference.device, dtype)
+        return OptimizedClassifier(network, applied, model).to(parameter.device, dtype)
 
 
 def overwrite_sums(model: ImageClassifier) -> nn.Module:
-    """Make a network that computes the same logits bit by bit, without the zero channels of padded shortcuts.
+    """Make a network that computes sums and ReLUs in place, if shortcuts are padded with zero channels.
 
-    The passes `slice_add` and `in_place` compute these shortcuts, the other sums and the ReLUs in place.
+    The pass `slice_add` adds such a shortcut without making its zero channels. The pass `in_place` computes
+    the other sums and the ReLUs in place. Every logit is the same, bit by bit.
 
     Args:
         model: Network in evaluation mode. It is not changed.
 
     Returns:
-        A graph with the layers and tensors of `model` itself. It is `model` where no shortcut is padded,
-        or where layers have hooks, because a hook must get maps that are not overwritten later.
+        A graph that has the same layers and tensors as `model` (no copies). It is `model` itself in two
+        cases: no shortcut is padded, or a layer has hooks. A hook may keep a map, so the map must not be
+        overwritten later.
     """
     if has_hooks(model):
         return model
@@ -96,8 +100,8 @@ class OptimizedClassifier(nn.Module):
         model: The network that was rewritten.
 
     Attributes:
-        network: See above.
-        passes: See above.
+        network: The rewritten graph.
+        passes: Names of the passes that changed something.
         num_classes: Number of classes.
         preprocessing: The preprocessing of the weights.
     """
@@ -110,7 +114,7 @@ class OptimizedClassifier(nn.Module):
         self.passes = passes
         self.num_classes = model.num_classes
         self.preprocessing: Any = model.preprocessing
-        # `to` converts this buffer with the network, so its dtype is always the network's.
+        # `to` converts this empty buffer together with the network, so its dtype always is the dtype of the network.
         self.register_buffer("_dtype_marker", torch.empty(0), persistent=False)
         super().train(False)
 

@@ -1,6 +1,7 @@
-"""Passes that compute ReLU and sums inside a convolution or in place.
+"""Passes that compute ReLU and sums inside a convolution, or in place.
 
-They save memory traffic: a map is read and written less often. The arithmetic stays the same.
+They save time because each map is read from memory, and written to memory, less often. The arithmetic
+stays the same.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 from pyramidzoo.inference._graph import (
-    channel_padding,
     count_channels,
-    first_input,
+    find_nodes_with_layer,
+    get_channel_padding,
+    get_first_input,
+    get_layer,
+    get_single_user,
     is_relu,
     is_sum,
-    layer_of,
-    nodes_with_layer,
     owns_memory,
     replace_node,
-    single_user,
 )
 from pyramidzoo.inference._layers import FusedConv2d, add_into_channels
 
@@ -29,63 +30,75 @@ from pyramidzoo.inference._layers import FusedConv2d, add_into_channels
 def fuse(graph_module: GraphModule) -> bool:
     """Replace conv-ReLU, conv-add and conv-add-ReLU by one layer each.
 
-    The layer computes ReLU(W x + b + y) for each pixel before it stores the result; ReLU and y may be
-    missing. These are the same operations in the same order. The sum is stored over y, so y must be read by
-    nothing else afterwards.
+    For a convolution with weights W and bias b, a second map y and ReLU, the layer (`FusedConv2d`) computes
+    ReLU(W x + b + y) for each pixel before it stores the result. A layer without y or without ReLU leaves them
+    out. These are the same operations in the same order. The result is stored in the memory of y, so no other
+    node may read y afterwards.
     """
-    for node, conv in nodes_with_layer(graph_module, nn.Conv2d):
+    for node, conv in find_nodes_with_layer(graph_module, nn.Conv2d):
         if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
             graph_module.set_submodule(str(node.target), FusedConv2d(conv))
     positions = {node: position for position, node in enumerate(graph_module.graph.nodes)}
     for node in list(graph_module.graph.nodes):
         if is_sum(node):
             _fuse_sum(graph_module, node, positions)
-    for node, conv in nodes_with_layer(graph_module, FusedConv2d):
-        relu = single_user(node)
+    for node, conv in find_nodes_with_layer(graph_module, FusedConv2d):
+        relu = get_single_user(node)
         if relu is not None and is_relu(graph_module, relu):
-            conv.relu = True
+            conv.has_relu = True
             replace_node(relu, node)
     return True
 
 
 def _fuse_sum(graph_module: GraphModule, node: Node, positions: dict[Node, int]) -> None:
-    """Let the convolution that computes the later term of a sum add the earlier one, if that one may be overwritten."""
+    """Replace a sum of two maps: the convolution that computes the later map also adds the earlier map.
+
+    Nothing is changed if the earlier map may not be overwritten.
+
+    Args:
+        graph_module: The network.
+        node: The sum.
+        positions: Position of each node in the order of computation.
+    """
     terms = [term for term in node.args[:2] if isinstance(term, Node)]
     if len(set(terms)) < 2 or len({count_channels(graph_module, term) for term in terms}) != 1:
         return
-    total, last = sorted(terms, key=positions.__getitem__)
-    if not isinstance(layer_of(graph_module, last), FusedConv2d) or single_user(last) is not node:
+    earlier, later = sorted(terms, key=positions.__getitem__)
+    if not isinstance(get_layer(graph_module, later), FusedConv2d) or get_single_user(later) is not node:
         return
-    # Other readers of the overwritten map must have run before, and their results must not share its memory.
-    other_users = [user for user in total.users if user is not node]
-    are_finished = all(positions[user] < positions[last] and owns_memory(graph_module, user) for user in other_users)
-    if not owns_memory(graph_module, total) or not are_finished:
+    # The convolution overwrites the earlier map. So all its other readers must have run before the convolution, and
+    # their results must not share its memory.
+    other_users = [user for user in earlier.users if user is not node]
+    are_finished = all(positions[user] < positions[later] and owns_memory(graph_module, user) for user in other_users)
+    if not owns_memory(graph_module, earlier) or not are_finished:
         return
-    last.args = (*last.args, total)
-    replace_node(node, last)
+    later.args = (*later.args, earlier)
+    replace_node(node, later)
 
 
 def slice_add(graph_module: GraphModule) -> bool:
     """Compute the sum with a padded shortcut in place.
 
     y + pad(x) becomes: y[:, before:before + C] += x, where pad puts `before` zero channels in front of the C
-    channels of x. All other channels of y stay, because y + 0 = y. This needs no zeros and no second map.
-    Nothing but the sum may read y.
+    channels of x. All other channels of y stay, because y + 0 = y. So neither the padded map nor the sum needs
+    new memory. y is overwritten, so only the sum may read y.
     """
     changed = False
     for node in list(graph_module.graph.nodes):
         if not is_sum(node):
             continue
         first, second = node.args
-        if channel_padding(second) is None:
+        if get_channel_padding(second) is None:
             first, second = second, first
-        padding = channel_padding(second)
-        if padding is None or not _may_overwrite(graph_module, first) or single_user(second) is not node:
+        padding = get_channel_padding(second)
+        if padding is None or not _may_overwrite(graph_module, first) or get_single_user(second) is not node:
             continue
         if second.next is not node:
-            continue  # x would now be read later than before. Something in between could overwrite it.
+            continue  # The sum would read x later than the padding did. A node between them could overwrite x.
         with graph_module.graph.inserting_before(node):
-            overwriting = graph_module.graph.call_function(add_into_channels, (first, first_input(second), *padding))
+            overwriting = graph_module.graph.call_function(
+                add_into_channels, (first, get_first_input(second), *padding)
+            )
         replace_node(node, overwriting)
         graph_module.graph.erase_node(second)
         changed = True
@@ -93,15 +106,16 @@ def slice_add(graph_module: GraphModule) -> bool:
 
 
 def in_place(graph_module: GraphModule) -> bool:
-    """Compute ReLU, sums and products in place where nothing else reads the overwritten map.
+    """Compute ReLU, sums and products in place, if no other node reads the overwritten map.
 
-    y = ReLU(x), y = a + b and y = a * b store the same numbers over x or a.
+    y = ReLU(x) is stored in the memory of x. y = a + b and y = a * b are stored in the memory of a, or of b for
+    a sum if a may not be overwritten. The numbers are the same.
     """
     changed = False
     for node in list(graph_module.graph.nodes):
-        if is_relu(graph_module, node) and _may_overwrite(graph_module, first_input(node)):
+        if is_relu(graph_module, node) and _may_overwrite(graph_module, get_first_input(node)):
             with graph_module.graph.inserting_before(node):
-                overwriting = graph_module.graph.call_function(F.relu_, (first_input(node),))
+                overwriting = graph_module.graph.call_function(F.relu_, (get_first_input(node),))
             replace_node(node, overwriting)
             changed = True
         elif node.target in (operator.add, operator.mul) and all(isinstance(term, Node) for term in node.args):
@@ -116,5 +130,5 @@ def in_place(graph_module: GraphModule) -> bool:
 
 
 def _may_overwrite(graph_module: GraphModule, node: Node) -> bool:
-    """Tell whether the one reader of a map may overwrite it."""
+    """Tell whether a node's result has only one reader, and that reader may overwrite the result."""
     return len(node.users) == 1 and owns_memory(graph_module, node)

@@ -12,20 +12,21 @@ from torch.nn import functional as F
 
 
 def is_recorded(x: object) -> bool:
-    """Tell whether operations on x are recorded (traced, exported or compiled) and not only computed.
+    """Tell whether the operations on x are recorded: traced, exported or compiled.
 
-    Code that works in place is then replaced by the textbook expression. All recorders understand that
-    expression. The TorchScript exporter of ONNX loses what is written through a view.
+    If they are recorded, a function of this module uses an ordinary expression instead of writing in place,
+    because every recorder understands ordinary expressions. An example of a recorder that fails otherwise:
+    the TorchScript exporter of ONNX loses what is written through a view.
     """
     return torch.compiler.is_compiling() or isinstance(x, fx.Proxy) or is_tracing()  # type: ignore[no-untyped-call]
 
 
-@fx.wrap  # torch.fx sees one node with a result. Otherwise its dead-code elimination would remove the addition.
+@fx.wrap  # torch.fx then sees one node, whose result is used. Without it, torch.fx would remove the addition as unused.
 def add_into_channels(y: Tensor, x: Tensor, before: int, after: int) -> Tensor:
     """Compute y + pad(x) in place, where pad puts zero channels before and after those of x.
 
-    Only the channels of x are added, because y + 0 = y. Only the sign of a zero may differ: -0 + 0 is 0,
-    and here -0 stays.
+    Only the channels that x has are added. The other channels of y stay as they are, because y + 0 = y.
+    So at most the sign of a zero differs from y + pad(x): -0 + 0 is 0, and a -0 that stays is -0.
 
     Args:
         y: Map (N, before + C + after, H, W), which is overwritten.
@@ -43,18 +44,21 @@ def add_into_channels(y: Tensor, x: Tensor, before: int, after: int) -> Tensor:
 
 
 class Clamp(nn.Module):
-    """Clamp each channel of a map (N, C, H, W) where ReLU(scale * x + shift) has its kink, at x = -shift / scale.
+    """Compute max(x, kink) or min(x, kink) in each channel, where kink = -shift / scale.
 
-    A channel with positive scale becomes max(x, kink), one with negative scale min(x, kink).
+    ReLU(scale * x + shift) is 0 on one side of the kink. It is scale * max(x, kink) + shift if the scale is
+    positive, and scale * min(x, kink) + shift if the scale is negative. This layer computes the maximum or
+    the minimum. The next convolution computes the rest (`_folding.clamp`).
 
     Args:
-        scale: Scale of each channel.
-        shift: Shift of each channel.
+        scale: Scale of each channel (C).
+        shift: Shift of each channel (C).
 
     Attributes:
         low: Lower bound of each channel (C, 1, 1).
         high: Upper bound of each channel (C, 1, 1).
-        constant: Channels whose kink is outside the range of float32, or that have scale 0. They become 0.
+        is_constant: Whether a channel (C) has scale 0 or a kink outside the range of float32. The result is
+            0 in such a channel.
     """
 
     low: Tensor
@@ -63,23 +67,27 @@ class Clamp(nn.Module):
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         kink = -shift / scale
-        self.constant = ~(kink.abs() < torch.finfo(torch.float32).max)  # This includes infinities and NaN from 0/0.
-        kink = torch.where(self.constant, 0.0, kink).view(-1, 1, 1)
-        slope = torch.where(self.constant, 0.0, scale).view(-1, 1, 1)
-        self.register_buffer("low", torch.where(slope < 0, -torch.inf, kink))
-        self.register_buffer("high", torch.where(slope > 0, torch.inf, kink))
+        # "not smaller" is also true for an infinite kink and for NaN, which 0/0 gives.
+        self.is_constant = ~(kink.abs() < torch.finfo(torch.float32).max)
+        # In a constant channel both bounds are 0, so the result is 0.
+        kink = torch.where(self.is_constant, 0.0, kink).view(-1, 1, 1)
+        scale_or_zero = torch.where(self.is_constant, 0.0, scale).view(-1, 1, 1)
+        self.register_buffer("low", torch.where(scale_or_zero < 0, -torch.inf, kink))
+        self.register_buffer("high", torch.where(scale_or_zero > 0, torch.inf, kink))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clamp a map (N, C, H, W)."""
+        """Clamp a map (N, C, H, W) between the bounds of its channels."""
         return torch.clamp(x, self.low, self.high)
 
 
 class ScaleShift(nn.Module):
-    """BN in evaluation mode: x * scale + shift. On a view of a wider map it is faster than `nn.BatchNorm2d`.
+    """Compute x * scale + shift, which is BN in evaluation mode.
+
+    If x is a view of some channels of a wider map, this layer is faster than `nn.BatchNorm2d`.
 
     Args:
-        scale: Scale of each channel.
-        shift: Shift of each channel.
+        scale: Scale of each channel (C).
+        shift: Shift of each channel (C).
 
     Attributes:
         scale: Scale of each channel (C, 1, 1).
@@ -95,95 +103,111 @@ class ScaleShift(nn.Module):
         self.register_buffer("shift", shift.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift a map (N, C, H, W)."""
+        """Compute x * scale + shift for a map (N, C, H, W)."""
         return torch.addcmul(self.shift, x, self.scale)
 
 
 class FusedConv2d(nn.Conv2d):
-    """A convolution, the sum of its result with a second map, and ReLU; the last two are optional.
+    """A convolution, then optionally the addition of a second map, then optionally ReLU.
 
-    On a CPU, in channels_last, oneDNN computes all of it in one pass. It reorders the filters only once.
-    Elsewhere, and where the network is exported or compiled, ordinary operations compute the same.
+    On a CPU, for maps in channels_last, one operation of oneDNN computes the whole layer. oneDNN needs the
+    filters in an order of its own, so the layer keeps a reordered copy of them. On other devices, for other
+    memory layouts, and while the network is exported or compiled, separate operations compute the same.
 
     Args:
         conv: The convolution that this layer replaces. The layer shares its parameters.
 
     Attributes:
-        relu: A ReLU comes last.
+        has_relu: Whether the layer ends with ReLU.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(conv.__dict__)  # All settings and parameters are those of `conv`.
-        self.relu = False
-        # What the filters were when they were reordered, and the reordered ones.
-        self._packed: tuple[object, Tensor] | None = None
+        self.has_relu = False
+        # The version of the filters that were reordered, and their reordered copy.
+        self._reordered_filters: tuple[object, Tensor] | None = None
 
-    def forward(self, x: Tensor, total: Tensor | None = None) -> Tensor:
-        """Compute the convolution.
+    def forward(self, x: Tensor, added_map: Tensor | None = None) -> Tensor:
+        """Compute the convolution, the addition and the ReLU.
 
         Args:
             x: Map (N, in_channels, H, W).
-            total: Map (N, out_channels, h, w) to add. It is overwritten.
+            added_map: Map (N, out_channels, h, w) that is added to the result of the convolution; None for no
+                addition. The result is stored in its memory.
 
         Returns:
-            Map (N, out_channels, h, w). It is `total` where that is given.
+            Map (N, out_channels, h, w). It is `added_map` itself if there is one.
         """
         if is_recorded(x):
             y = super().forward(x)
-            y = y if total is None else total + y
-            return F.relu(y) if self.relu else y
-        if _can_use_onednn(x, self.weight, total):
-            return self._run_onednn(x, total)
+            y = y if added_map is None else added_map + y
+            return F.relu(y) if self.has_relu else y
+        if _can_use_onednn(x, self.weight, added_map):
+            return self._run_onednn(x, added_map)
         y = super().forward(x)
-        if total is not None:
-            y = total.add_(y)
-        return F.relu_(y) if self.relu else y
+        if added_map is not None:
+            y = added_map.add_(y)
+        return F.relu_(y) if self.has_relu else y
 
-    def _run_onednn(self, x: Tensor, total: Tensor | None) -> Tensor:
-        shape = (self.padding, self.stride, self.dilation, self.groups)
-        weight, ending = self._reorder_filters(x, *shape), "relu" if self.relu else "none"
+    def _run_onednn(self, x: Tensor, added_map: Tensor | None) -> Tensor:
+        """Compute the whole layer by one operation of oneDNN."""
+        conv_settings = (self.padding, self.stride, self.dilation, self.groups)
+        filters = self._get_reordered_filters(x, *conv_settings)
         result: Tensor
-        if total is None:
-            result = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *shape, ending, [], "")
+        # Both operations end with the same three arguments: the name of the function that is applied last, its
+        # parameters, and its algorithm. ReLU has no parameters and no choice of algorithms.
+        if added_map is None:
+            last_function = "relu" if self.has_relu else "none"
+            result = torch.ops.mkldnn._convolution_pointwise(
+                x, filters, self.bias, *conv_settings, last_function, [], ""
+            )
         else:
-            ending_or_none = ending if self.relu else None
+            last_function_or_none = "relu" if self.has_relu else None
+            factor = 1.0  # The convolution's result is multiplied by this before it is added.
             result = torch.ops.mkldnn._convolution_pointwise_.binary(
-                total, x, weight, self.bias, *shape, "add", 1.0, ending_or_none, [], ""
+                added_map, x, filters, self.bias, *conv_settings, "add", factor, last_function_or_none, [], ""
             )
         return result
 
-    def _reorder_filters(self, x: Tensor, *shape: Any) -> Tensor:
-        """Get the filters in the order that oneDNN prefers for this map. It accepts them for other maps too."""
+    def _get_reordered_filters(self, x: Tensor, *conv_settings: Any) -> Tensor:
+        """Return the filters in oneDNN's order. They are reordered only if they changed since the last call.
+
+        oneDNN chooses the order for the shape of x, but it accepts these filters for maps of other shapes too.
+        """
         weight = self.weight
-        state = (weight.data_ptr(), weight._version, weight.dtype)
-        if self._packed is None or self._packed[0] != state:
-            self._packed = state, torch.ops.mkldnn._reorder_convolution_weight(weight, *shape, list(x.shape))
-        return self._packed[1]
+        # PyTorch increases `_version` with every change in place.
+        version = (weight.data_ptr(), weight._version, weight.dtype)
+        if self._reordered_filters is None or self._reordered_filters[0] != version:
+            reordered = torch.ops.mkldnn._reorder_convolution_weight(weight, *conv_settings, list(x.shape))
+            self._reordered_filters = version, reordered
+        return self._reordered_filters[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}  # A copy reorders its filters itself.
+        # oneDNN's order cannot be stored, so a copy of the layer reorders its filters again.
+        return {**self.__dict__, "_reordered_filters": None}
 
     def extra_repr(self) -> str:
         """Describe the layer in the representation of a network."""
-        return f"{super().extra_repr()}{', relu' if self.relu else ''}"  # type: ignore[no-untyped-call]
+        return f"{super().extra_repr()}{', relu' if self.has_relu else ''}"  # type: ignore[no-untyped-call]
 
 
-def _can_use_onednn(x: Tensor, weight: Tensor, total: Tensor | None) -> bool:
-    if x.device.type != "cpu" or weight.dtype not in _fused_dtypes() or not torch.backends.mkldnn.enabled:
+def _can_use_onednn(x: Tensor, weight: Tensor, added_map: Tensor | None) -> bool:
+    """Tell whether oneDNN can compute a `FusedConv2d` with these filters for these maps."""
+    if x.device.type != "cpu" or weight.dtype not in _list_onednn_dtypes() or not torch.backends.mkldnn.enabled:
         return False
-    # An inference tensor does not count its changes, so changed filters would not be noticed.
+    # An inference tensor has no `_version`, so the layer would not notice that its filters changed.
     if torch.is_autocast_enabled("cpu") or weight.is_inference():
         return False
     return all(
         tensor.dtype == weight.dtype and tensor.is_contiguous(memory_format=torch.channels_last) and tensor.numel() > 0
-        for tensor in ((x,) if total is None else (x, total))
+        for tensor in ((x,) if added_map is None else (x, added_map))
     )
 
 
 @cache
-def _fused_dtypes() -> frozenset[torch.dtype]:
-    """List the types for which this build of PyTorch and this processor have fused convolutions."""
+def _list_onednn_dtypes() -> frozenset[torch.dtype]:
+    """List the dtypes for which this build of PyTorch and this processor have oneDNN's fused convolutions."""
     operators = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not available or not all(hasattr(torch.ops.mkldnn, name) for name in operators):

@@ -16,7 +16,10 @@ from pyramidzoo.inference._fused import fuse, in_place, slice_add
 
 
 def channels_last(graph_module: GraphModule) -> bool:
-    """Store the channels of each pixel next to each other in memory. The numbers stay the same."""
+    """Convert the weights to the memory layout channels_last: the channels of a pixel lie next to each other.
+
+    The numbers stay the same.
+    """
     graph_module.to(memory_format=torch.channels_last)
     return True
 
@@ -36,8 +39,8 @@ PASSES: dict[str, Callable[[GraphModule], bool]] = {
     "channels_last": channels_last,
 }
 
-_OVERWRITING = ("slice_add", "in_place")
-_FOLDED = ("fold_bn", "fold_bn_into_next_conv", "constant_channel")
+_IN_PLACE_PASSES = ("slice_add", "in_place")
+_BN_FOLDING_PASSES = ("fold_bn", "fold_bn_into_next_conv", "constant_channel")
 
 
 def choose_passes(family: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
@@ -51,34 +54,38 @@ def choose_passes(family: str, device: str, dtype: torch.dtype) -> tuple[str, ..
     Returns:
         Names of passes. Some may find nothing to do in a network of the family.
     """
-    half = dtype.itemsize == 2
-    if device != "cpu":  # This choice follows from the number of operations. Nothing was measured here.
-        aligned = ("align8",) if half and family == "pyramidnet" else ()
-        return (*_FOLDED, *aligned, *_OVERWRITING, *(("channels_last",) if half else ()))
-    # In a DenseNet, no convolution is followed by anything that could be fused with it.
-    ending = _OVERWRITING if family == "densenet" else ("fuse", *_OVERWRITING)
-    if half:
-        # Widths that are no multiple of 8 are slowest here. `clamp` and `concat_buffer` save no time.
-        return (*_FOLDED, *(("align8",) if family == "pyramidnet" else ()), *ending, "channels_last")
-    if family == "vgg":  # channels_last is faster, but sums of 4,608 products in a row have 3 times the rounding error.
-        return (*_FOLDED, *_OVERWRITING)
-    return (*_FOLDED, "clamp", "concat_buffer", *ending, "channels_last")
+    has_16_bits = dtype.itemsize == 2
+    # In 16 bits, convolutions are slow if their number of channels is no multiple of 8, as in a PyramidNet.
+    aligning = ("align8",) if has_16_bits and family == "pyramidnet" else ()
+    if device != "cpu":
+        # The choice follows from the number of operations. On a GPU the chosen passes were measured together, for two
+        # networks (docs/inference.md), but not each pass alone.
+        return (*_BN_FOLDING_PASSES, *aligning, *_IN_PLACE_PASSES, *(("channels_last",) if has_16_bits else ()))
+    # `fuse` is left out for a DenseNet: its convolutions are followed neither by a sum nor by ReLU.
+    fusing = () if family == "densenet" else ("fuse",)
+    if has_16_bits:  # In 16 bits, `clamp` and `concat_buffer` save no time.
+        return (*_BN_FOLDING_PASSES, *aligning, *fusing, *_IN_PLACE_PASSES, "channels_last")
+    if family == "vgg":
+        # channels_last would be faster. But in channels_last the 4,608 products of an output (512 channels x 9) are
+        # added one after the other, which makes the rounding error three times as large.
+        return (*_BN_FOLDING_PASSES, *_IN_PLACE_PASSES)
+    return (*_BN_FOLDING_PASSES, "clamp", "concat_buffer", *fusing, *_IN_PLACE_PASSES, "channels_last")
 
 
-def check_passes(form: str | Sequence[str]) -> tuple[str, ...]:
-    """Check the names of passes.
+def check_passes(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Check that there is a pass of each name.
 
     Args:
-        form: One name, or several.
+        names: One name, or several.
 
     Returns:
-        The names.
+        The names as a tuple.
 
     Raises:
-        UsageError: There is no pass of this name.
+        UsageError: A name is not that of a pass.
     """
-    names = (form,) if isinstance(form, str) else tuple(form)
-    for name in names:
+    checked = (names,) if isinstance(names, str) else tuple(names)
+    for name in checked:
         if name not in PASSES:
             raise UsageError(f'no pass is called {name!r}; form is "auto" or some of {", ".join(PASSES)}')
-    return names
+    return checked

@@ -1,4 +1,4 @@
-"""The networks, one family in each file. This package knows no weights and no URLs."""
+"""The networks, one family in each module. This package builds networks; it does not find or load weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pyramidzoo.models._interface import ImageClassifier
 
 
-def model_class(architecture: Architecture) -> type[ImageClassifier]:
+def get_model_class(architecture: Architecture) -> type[ImageClassifier]:
     """Get the class that builds an architecture.
 
-    Only the module of the architecture's own family is imported.
+    This imports the module of the architecture's family, and no other family. So it is quick.
 
     Args:
         architecture: A row of the table of architectures.
@@ -38,21 +38,24 @@ def build(architecture: Architecture, **arguments: Any) -> ImageClassifier:
 
     Args:
         architecture: A row of the table of architectures.
-        **arguments: Arguments of the constructor (`num_classes`, `in_chans`, `drop_rate`, ...).
-            They come on top of those of the row.
+        **arguments: Arguments of the constructor (`num_classes`, `in_chans`, `drop_rate`, ...), in
+            addition to the arguments that the row contains.
 
     Returns:
         The network, in training mode.
 
     Raises:
-        TypeError: The family does not have an argument, or the argument would make another architecture.
-        ValueError: The network cannot take a value.
+        TypeError: The constructor does not have an argument, or the argument would make another architecture.
+        ValueError: The constructor does not accept the value of an argument.
     """
-    network_class = model_class(architecture)
+    network_class = get_model_class(architecture)
     parameters = inspect.signature(network_class).parameters
-    fixed = (arguments.keys() - network_class.overridable_arguments) & parameters.keys()
-    if fixed:
-        raise TypeError(f"{architecture.name} fixes {', '.join(sorted(fixed))}: another value is another architecture")
+    # Arguments such as `depth` belong to the architecture: with another depth the network has another name. An argument
+    # that the constructor does not have at all is left to the constructor, whose TypeError names it.
+    fixed_arguments = (arguments.keys() - network_class.overridable_arguments) & parameters.keys()
+    if fixed_arguments:
+        names = ", ".join(sorted(fixed_arguments))
+        raise TypeError(f"{architecture.name} fixes {names}: another value is another architecture")
     if arguments.get("in_chans", 1) < 1:
         raise ValueError(f"in_chans is {arguments['in_chans']}; images have at least one channel")
     return network_class(**{"num_classes": architecture.num_classes, **architecture.arguments, **arguments})
@@ -62,15 +65,23 @@ def build(architecture: Architecture, **arguments: Any) -> ImageClassifier:
 def skip_initialisation() -> Iterator[None]:
     """Build networks without initialising their tensors, inside a `with` statement and in this thread.
 
-    The tensors hold whatever is in memory, so a file must replace every one of them. This is
-    faster than the meta device, on which PyTorch still runs through each initialisation.
+    The values of the tensors are then whatever was in memory before. So the caller must replace every
+    tensor, for example by the tensors of a file. This is faster than building the network on the meta
+    device, where PyTorch still calls each function that initialises a tensor.
     """
     with _NoInitialisation():
         yield
 
 
 class _NoInitialisation(TorchFunctionMode):
-    # Some functions of torch.nn.init can be intercepted themselves. The others end in these methods of a tensor.
+    """Skip the functions that initialise tensors.
+
+    While this mode is active, PyTorch calls `__torch_function__` instead of each of its functions, and passes the
+    function as `func`. A function that initialises is not called: its tensor is returned as it is.
+    """
+
+    # The functions of torch.nn.init whose names end with "_" change a tensor. Some of them are passed to the mode. The
+    # others are not, but they call one of these four methods of the tensor, and the mode skips the method.
     _SKIPPED = frozenset(
         [value for name, value in vars(torch.nn.init).items() if name.endswith("_") and not name.startswith("_")]
         + [Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_]

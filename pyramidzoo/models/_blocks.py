@@ -1,4 +1,4 @@
-"""Layers, shortcuts and depth rules that several families share."""
+"""What several families of networks use: layers, shortcuts, and the number of blocks for a depth."""
 
 from __future__ import annotations
 
@@ -22,41 +22,42 @@ def conv7x7(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=7, stride=2, padding=3, bias=False)
 
 
-def relu_maxpool(x: Tensor) -> Tensor:
+def apply_relu_and_maxpool(x: Tensor) -> Tensor:
     """End the stem of an ImageNet network: ReLU, then 3x3 max pooling with stride 2."""
     return F.max_pool2d(F.relu(x), 3, stride=2, padding=1)
 
 
 def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
-    """Put zero channels before and after the channels of a map.
+    """Put zero channels before and after the channels of a feature map.
 
     Args:
-        x: Map (N, C, H, W).
-        before: Number of zero channels before those of `x`.
-        after: Number of zero channels after those of `x`.
+        x: Feature map (N, C, H, W).
+        before: Number of zero channels in front of the channels of `x`.
+        after: Number of zero channels behind the channels of `x`.
 
     Returns:
-        Map (N, before + C + after, H, W). It is `x` itself where both numbers are 0.
+        Feature map (N, before + C + after, H, W). It is `x` itself if both numbers are 0.
 
     Raises:
-        ValueError: A number is negative. `F.pad` would cut channels off.
+        ValueError: A number is negative. `F.pad` would then remove channels without an error.
     """
     if before < 0 or after < 0:
-        raise ValueError(f"a shortcut cannot lose channels: {before} before and {after} after its own were asked for")
+        raise ValueError(f"a shortcut cannot lose channels; it got {before} zero channels before and {after} after")
+    # `F.pad` takes two numbers for each dimension, the last dimension first: width, height, channels.
     return F.pad(x, (0, 0, 0, 0, before, after)) if before or after else x
 
 
-def shortcut_a(x: Tensor, stride: int, before: int, after: int) -> Tensor:
+def apply_shortcut_a(x: Tensor, stride: int, before: int, after: int) -> Tensor:
     """Compute the shortcut without parameters, option A of He et al. 2015.
 
     Args:
-        x: Map (N, C, H, W).
+        x: Feature map (N, C, H, W).
         stride: The shortcut takes every `stride`-th pixel of each row and column.
-        before: Number of zero channels before those of `x`.
-        after: Number of zero channels after those of `x`.
+        before: Number of zero channels in front of the channels of `x`.
+        after: Number of zero channels behind the channels of `x`.
 
     Returns:
-        Map (N, before + C + after, H / stride, W / stride), sides rounded up.
+        Feature map (N, before + C + after, H / stride, W / stride), where height and width are rounded up.
     """
     return pad_channels(x[:, :, ::stride, ::stride] if stride > 1 else x, before, after)
 
@@ -84,8 +85,11 @@ class SqueezeExcitation(nn.Module):
         return x * torch.sigmoid(scale)
 
 
-def grouped_width(out_channels: int, cardinality: int, base_width: int) -> int:
-    """Compute the channels of a ResNeXt block's grouped 3x3 convolution.
+def compute_grouped_width(out_channels: int, cardinality: int, base_width: int) -> int:
+    """Compute the number of channels of the grouped 3x3 convolution in a ResNeXt block.
+
+    A group has `base_width` channels in a block with 256 output channels, twice as many in a block with
+    512, and so on: `base_width` is multiplied by (out_channels / 4) / 64, which is out_channels / 256.
 
     Args:
         out_channels: Output channels of the block.
@@ -93,13 +97,13 @@ def grouped_width(out_channels: int, cardinality: int, base_width: int) -> int:
         base_width: Channels of each group in a block with 256 output channels.
 
     Returns:
-        The channels of all groups together.
+        The number of channels of all groups together.
     """
     return cardinality * (out_channels // 4 * base_width // 64)
 
 
-# Depth of an ImageNet network: blocks in each of its four stages.
-_BASIC = {
+# The depth of an ImageNet network, and the number of blocks in each of its four stages.
+_BASIC_BLOCKS_PER_STAGE = {
     10: (1, 1, 1, 1),
     12: (2, 1, 1, 1),
     14: (2, 2, 1, 1),
@@ -108,7 +112,7 @@ _BASIC = {
     26: (3, 3, 3, 3),
     34: (3, 4, 6, 3),
 }
-_BOTTLENECK = {
+_BOTTLENECKS_PER_STAGE = {
     14: (1, 1, 1, 1),
     26: (2, 2, 2, 2),
     38: (3, 3, 3, 3),
@@ -120,13 +124,13 @@ _BOTTLENECK = {
 }
 
 
-def imagenet_blocks_per_stage(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
-    """Look up the blocks in each of the four stages of an ImageNet network.
+def get_imagenet_blocks_per_stage(network: str, depth: int, bottleneck: bool) -> tuple[int, int, int, int]:
+    """Return the number of blocks in each of the four stages of an ImageNet network.
 
     Args:
-        network: What the network is called in the error message.
+        network: Name of the network in the error message.
         depth: Number of convolutions and linear layers, shortcuts not counted.
-        bottleneck: Blocks are bottlenecks (three convolutions), not basic blocks (two).
+        bottleneck: Whether the blocks are bottlenecks (three convolutions) or basic blocks (two).
 
     Returns:
         The number of blocks in each stage.
@@ -134,19 +138,20 @@ def imagenet_blocks_per_stage(network: str, depth: int, bottleneck: bool) -> tup
     Raises:
         ValueError: Nobody published a network of this depth.
     """
-    table = _BOTTLENECK if bottleneck else _BASIC
-    if depth not in table:
-        raise ValueError(f"{network} has no depth {depth}: one of {', '.join(map(str, table))}")
-    return table[depth]
+    blocks_by_depth = _BOTTLENECKS_PER_STAGE if bottleneck else _BASIC_BLOCKS_PER_STAGE
+    if depth not in blocks_by_depth:
+        raise ValueError(f"{network} has no depth {depth}; it must be one of {', '.join(map(str, blocks_by_depth))}")
+    return blocks_by_depth[depth]
 
 
-def cifar_blocks_per_stage(network: str, depth: int, layers_per_block: int) -> int:
-    """Compute the blocks in each of the three stages of a CIFAR network.
+def count_cifar_blocks(network: str, depth: int, layers_per_block: int) -> int:
+    """Compute the number of blocks in each of the three stages of a CIFAR network.
 
-    The stem and the classifier are two layers; the others are spread evenly over the stages.
+    The stem and the classifier are two of the layers. The other layers are divided equally between the
+    three stages.
 
     Args:
-        network: What the network is called in the error message.
+        network: Name of the network in the error message.
         depth: Number of convolutions and linear layers, shortcuts not counted.
         layers_per_block: Convolutions in each block: 2 in a basic block, 3 in a bottleneck.
 
@@ -154,9 +159,9 @@ def cifar_blocks_per_stage(network: str, depth: int, layers_per_block: int) -> i
         The number of blocks in each stage.
 
     Raises:
-        ValueError: The layers cannot be spread evenly.
+        ValueError: The layers cannot be divided equally.
     """
-    blocks, rest = divmod(depth - 2, 3 * layers_per_block)
-    if rest or blocks < 1:
+    blocks_per_stage, remaining_layers = divmod(depth - 2, 3 * layers_per_block)
+    if remaining_layers or blocks_per_stage < 1:
         raise ValueError(f"{network} has no depth {depth}: it must be {3 * layers_per_block}n+2 with n >= 1")
-    return blocks
+    return blocks_per_stage

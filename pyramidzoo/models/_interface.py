@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-
-class Stage(nn.Sequential):
-    """Blocks in order.
-
-    Where `grad_checkpointing` is set, training recomputes each block in the backward pass and does
-    not keep the activations inside it.
-    """
-
-    grad_checkpointing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run all blocks on a map (N, C, H, W)."""
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            for block in self.blocks():
-                x = _run_checkpointed(block, x)
-            return x
-        for layer in self:
-            x = layer(x)
-        return x
-
-    def blocks(self) -> Iterable[nn.Module]:
-        """Iterate over the parts that gradient checkpointing recomputes, each as a whole."""
-        return self
+from pyramidzoo.models._stage import Stage
 
 
 class ImageClassifier(nn.Module):
@@ -41,10 +17,11 @@ class ImageClassifier(nn.Module):
 
     Each family implements `forward_features` and uses the same names for its parts: `conv1` (the
     stem's convolution), `layer1`, `layer2`, ... (the stages), `norm` (the last BN, if there is one)
-    and `fc` (the classifier). Families that torchvision also has keep torchvision's names. They say
-    so in `stem_name` and `classifier_name`.
+    and `fc` (the classifier). Families that torchvision also has use torchvision's names instead.
+    `stem_name` and `classifier_name` are the names of the stem's convolution and of the classifier.
 
-    Images are floats (N, in_chans, H, W), of any size that the strides allow.
+    Images are floats (N, in_chans, H, W). H and W may be any numbers that are large enough for the
+    strides of the network.
 
     Args:
         num_classes: Number of classes; 0 for a network without a classifier.
@@ -53,15 +30,17 @@ class ImageClassifier(nn.Module):
 
     Attributes:
         head_hidden_size: Length of the vector that the classifier reads.
-        grad_checkpointing: Training recomputes activations instead of keeping them.
-        preprocessing: The preprocessing of the loaded weights. The code that loads weights sets it.
+        grad_checkpointing: Whether the backward pass computes activations again instead of keeping them.
+        preprocessing: The preprocessing that the loaded weights were trained with, set by the code that
+            loads weights; None without weights.
         feature_info: One entry for each stage: the channels of its output (`num_chs`), the stride
             relative to the image (`reduction`) and the name of its module (`module`).
     """
 
     stem_name = "conv1"
     classifier_name = "fc"
-    # Any other argument makes another graph, which has a name of its own.
+    # The arguments that a caller may change. Any other argument, such as the depth, would make another graph, and
+    # another graph is another architecture with another name.
     overridable_arguments = frozenset({"num_classes", "in_chans", "drop_rate"})
 
     def __init__(self, *, num_classes: int, num_features: int, drop_rate: float = 0.0) -> None:
@@ -80,7 +59,7 @@ class ImageClassifier(nn.Module):
         """Classify images.
 
         Args:
-            x: Images (N, in_chans, H, W), normalised.
+            x: Images (N, in_chans, H, W), prepared as the attribute `preprocessing` says.
 
         Returns:
             Logits (N, num_classes).
@@ -88,13 +67,13 @@ class ImageClassifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last feature map, after its normalisation.
+        """Compute the last feature map. If the network has a BN behind the last stage, that is included.
 
         Args:
-            x: Images (N, in_chans, H, W), normalised.
+            x: Images (N, in_chans, H, W), prepared as the attribute `preprocessing` says.
 
         Returns:
-            Map (N, num_features, h, w).
+            Feature map (N, num_features, h, w).
         """
         raise NotImplementedError
 
@@ -102,8 +81,8 @@ class ImageClassifier(nn.Module):
         """Classify a feature map.
 
         Args:
-            x: Map (N, num_features, h, w) from `forward_features`.
-            pre_logits: Return the vector in front of the classifier.
+            x: Feature map (N, num_features, h, w) from `forward_features`.
+            pre_logits: Whether to return the vector that the classifier reads, without classifying it.
 
         Returns:
             Logits (N, num_classes), or with `pre_logits` vectors (N, head_hidden_size).
@@ -114,7 +93,7 @@ class ImageClassifier(nn.Module):
         return x if pre_logits else self.get_classifier()(x)
 
     def get_classifier(self) -> nn.Module:
-        """Get the last layer: `nn.Linear`, or `nn.Identity` where `num_classes` is 0."""
+        """Get the last layer: `nn.Linear`, or `nn.Identity` if `num_classes` is 0."""
         return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -122,37 +101,42 @@ class ImageClassifier(nn.Module):
 
         Args:
             num_classes: Number of classes; 0 removes the classifier.
-            global_pool: None or "avg". timm has this argument; these networks have one kind of pooling.
+            global_pool: None or "avg". timm's interface has this argument; these networks can only
+                compute the average.
 
         Raises:
-            ValueError: `num_classes` is negative, or `global_pool` is another kind of pooling.
+            ValueError: `num_classes` is negative, or `global_pool` is any other value.
         """
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool is {global_pool!r}; these networks are pooled by averaging")
         check_num_classes(num_classes)
-        reference = next(self.get_classifier().parameters(), next(self.parameters()))
+        # An `nn.Identity` has no parameter. Then the network's first parameter says which device and dtype to use.
+        old_parameter = next(self.get_classifier().parameters(), next(self.parameters()))
         self.num_classes = num_classes
-        classifier = linear_classifier(self.head_hidden_size, num_classes, reference.device, reference.dtype)
-        parent, _, name = self.classifier_name.rpartition(".")
-        setattr(self.get_submodule(parent), name, classifier)
+        classifier = make_classifier(self.head_hidden_size, num_classes, old_parameter.device, old_parameter.dtype)
+        # A name such as "classifier.6" is the attribute "6" of the module "classifier".
+        parent_name, _, attribute = self.classifier_name.rpartition(".")
+        setattr(self.get_submodule(parent_name), attribute, classifier)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Let training recompute each block in the backward pass, or with `enable` False keep its activations."""
+        """Switch gradient checkpointing on, or with `enable` False off (see `Stage`)."""
         self.grad_checkpointing = enable
         for module in self.modules():
             if isinstance(module, Stage):
                 module.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Get patterns of parameter names from the first layer to the last, as timm's `group_matcher` does.
+        """Get the patterns by which timm divides the parameters into groups, from the first layer to the last.
 
-        timm uses them for learning rates that differ between layers.
+        timm gives each group another learning rate if its option `layer_decay` is set.
 
         Args:
-            coarse: Group by stages instead of blocks.
+            coarse: Each stage is a group. Otherwise each block is a group.
 
         Returns:
-            Regular expressions for the stem and for the blocks.
+            Regular expressions for names of parameters. timm orders the groups by the numbers that an
+            expression finds in a name, such as (1, 0) in `layer1.0.conv1.weight`. The numbers after an
+            expression, such as (99999,), replace these. That puts the last BN after all blocks.
         """
         return {
             "stem": r"^conv1|^bn1",
@@ -160,7 +144,13 @@ class ImageClassifier(nn.Module):
         }
 
     def _add_stage(self, blocks: Iterable[nn.Module], *, channels: int, reduction: int) -> None:
-        """Add the next `layerN`. Its output has so many channels and so many times fewer rows than the image."""
+        """Add the next stage as `layer1`, `layer2`, ..., and its entry to `feature_info`.
+
+        Args:
+            blocks: The blocks of the stage.
+            channels: Channels of the stage's output.
+            reduction: Height of the image divided by the height of the stage's output.
+        """
         name = f"layer{len(self.feature_info) + 1}"
         self.add_module(name, Stage(*blocks))
         self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
@@ -173,29 +163,31 @@ class ImageClassifier(nn.Module):
         return x
 
     def _init_weights(self, mode: Literal["fan_in", "fan_out"]) -> None:
-        """Draw the weights of all convolutions from He's distribution N(0, 2 / fan).
+        """Draw the weights of all convolutions from the normal distribution of He et al. 2015: N(0, 2 / fan).
 
-        Other layers keep PyTorch's defaults, which are Torch7's too: BN has scale 1 and shift 0, and
-        linear weights are drawn from U(-1/sqrt(in), 1/sqrt(in)).
+        2 / fan is the variance. fan is the number of input channels ("fan_in") or of output channels
+        ("fan_out") times the height and the width of the kernel. Other layers keep PyTorch's initial
+        values, which are Torch7's too: BN has scale 1 and shift 0, and the weights of a linear layer are
+        drawn from U(-1/sqrt(in_features), 1/sqrt(in_features)).
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 
-def linear_classifier(
+def make_classifier(
     in_features: int, num_classes: int, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> nn.Module:
     """Make a classifier with random weights and zero bias.
 
     Args:
-        in_features: Length of the vector that it reads.
+        in_features: Length of the vector that the classifier reads.
         num_classes: Number of classes; 0 makes an `nn.Identity`.
-        device: Device of its parameters; None is PyTorch's default.
-        dtype: Type of its parameters; None is PyTorch's default.
+        device: Device of the parameters; None means PyTorch's default.
+        dtype: Type of the parameters; None means PyTorch's default.
 
     Returns:
-        The layer.
+        A linear layer, or `nn.Identity`.
     """
     if not num_classes:
         return nn.Identity()
@@ -220,27 +212,3 @@ def check_num_classes(num_classes: int) -> None:
     """Raise ValueError if a number of classes is negative."""
     if num_classes < 0:
         raise ValueError(f"num_classes is {num_classes}; 0 means no classifier, else it must be positive")
-
-
-def _run_checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a block, and run it again in the backward pass."""
-
-    def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-        return contextlib.nullcontext(), _freeze_running_statistics(block)
-
-    y: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
-    return y
-
-
-@contextlib.contextmanager
-def _freeze_running_statistics(block: nn.Module) -> Iterator[None]:
-    """Do not update BN's running statistics: the second forward pass sees the same batch again."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, counter) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counter

@@ -1,4 +1,7 @@
-"""Pre-activation blocks (He et al. 2016). PreResNet, wide ResNet and SE-PreResNet share them."""
+"""Pre-activation blocks (He et al. 2016), in which BN and ReLU stand in front of a convolution.
+
+PreResNet, wide ResNet and SE-PreResNet are made of them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import SqueezeExcitation, conv1x1, conv3x3, relu_maxpool, shortcut_a
+from pyramidzoo.models._blocks import SqueezeExcitation, apply_relu_and_maxpool, apply_shortcut_a, conv1x1, conv3x3
 from pyramidzoo.models._interface import ImageClassifier, check_choice
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv3x3-BN-ReLU-[dropout]-conv3x3-[BN]-[SE] plus shortcut. Nothing follows the sum.
+    """The basic block: BN-ReLU-conv3x3-BN-ReLU-[dropout]-conv3x3-[BN]-[SE], plus the shortcut.
 
     Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride).
 
@@ -20,14 +23,15 @@ class PreActBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Stride of the first convolution and of the shortcut.
-        shared: The first BN-ReLU feeds the shortcut too. Otherwise the shortcut reads the raw input.
-        projection: The shortcut is a strided conv1x1 where the channels change. Otherwise it takes
-            every `stride`-th pixel and adds zero channels after the others.
+        shared: Whether the shortcut reads the output of the first BN-ReLU, as the convolution does.
+            Otherwise the shortcut reads the input of the block.
+        projection: Whether the shortcut is a strided conv1x1 if the number of channels changes. Otherwise
+            the shortcut takes every `stride`-th pixel and adds zero channels behind the others.
         drop_rate: Probability of dropout in front of the second convolution.
-        first_relu: A ReLU follows the first BN. There always is one where `shared` is set. hysts'
-            ablation has networks without it.
-        last_bn: The branch ends with a BN, as in hysts' ablation.
-        se: The branch ends with squeeze-and-excitation.
+        first_relu: Whether a ReLU follows the first BN. With `shared` there always is one. Some networks
+            of hysts' ablation study have none.
+        last_bn: Whether a BN follows the second convolution, as in hysts' ablation study.
+        se: Whether squeeze-and-excitation (SE) scales the channels before the shortcut is added.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class PreActBlock(nn.Module):
         y = self.bn1(x)
         if self.first_relu:
             y = F.relu(y)
-        shortcut = y if self.shared else x
+        shortcut_input = y if self.shared else x
         y = F.relu(self.bn2(self.conv1(y)))
         if self.drop_rate:
             y = F.dropout(y, self.drop_rate, self.training)
@@ -73,29 +77,31 @@ class PreActBlock(nn.Module):
         if self.se is not None:
             y = self.se(y)
         if self.downsample is not None:
-            return y + self.downsample(shortcut)
-        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
+            return y + self.downsample(shortcut_input)
+        # If the block does not change the shape, this shortcut is its input itself.
+        return y + apply_shortcut_a(shortcut_input, self.stride, before=0, after=self.pad_after)
 
 
 class PreActBottleneck(nn.Module):
-    """BN-ReLU-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-[SE] plus shortcut. Nothing follows the sum.
+    """The bottleneck: BN-ReLU-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-[SE], plus the shortcut.
 
     Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride). Between the 1x1
-    convolutions there are a quarter of the output's channels. The shortcut is a strided conv1x1
-    where the channels change.
+    convolutions there are a quarter of the output's channels. The shortcut is a strided conv1x1 if the
+    number of channels changes, else the input itself.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Stride of the block.
-        shared: The first BN-ReLU feeds the shortcut too. Otherwise the shortcut reads the raw input.
+        shared: Whether the shortcut reads the output of the first BN-ReLU, as the convolution does.
+            Otherwise the shortcut reads the input of the block.
         stride_in: Which convolution is strided: the first "1x1" (He et al.'s code) or the "3x3"
             (fb.resnet.torch and the code that follows it).
-        first_bn: The block begins with BN. Otherwise it begins with the ReLU.
-        se: The branch ends with squeeze-and-excitation.
+        first_bn: Whether the block begins with BN. Otherwise it begins with the ReLU.
+        se: Whether squeeze-and-excitation (SE) scales the channels before the shortcut is added.
 
     Raises:
-        ValueError: `stride_in` has another value.
+        ValueError: `stride_in` is neither "1x1" nor "3x3".
     """
 
     def __init__(
@@ -114,28 +120,29 @@ class PreActBottleneck(nn.Module):
         self.shared = shared
         self.stride = stride
         self.pad_after = out_channels - in_channels
-        inner = out_channels // 4
+        inner_channels = out_channels // 4
         self.bn1 = nn.BatchNorm2d(in_channels) if first_bn else nn.Identity()
-        self.conv1 = conv1x1(in_channels, inner, stride if stride_in == "1x1" else 1)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv2 = conv3x3(inner, inner, stride if stride_in == "3x3" else 1)
-        self.bn3 = nn.BatchNorm2d(inner)
-        self.conv3 = conv1x1(inner, out_channels)
+        self.conv1 = conv1x1(in_channels, inner_channels, stride if stride_in == "1x1" else 1)
+        self.bn2 = nn.BatchNorm2d(inner_channels)
+        self.conv2 = conv3x3(inner_channels, inner_channels, stride if stride_in == "3x3" else 1)
+        self.bn3 = nn.BatchNorm2d(inner_channels)
+        self.conv3 = conv1x1(inner_channels, out_channels)
         self.se = SqueezeExcitation(out_channels) if se else None
         self.downsample = conv1x1(in_channels, out_channels, stride) if in_channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block on a map (N, in_channels, H, W)."""
         y = F.relu(self.bn1(x))
-        shortcut = y if self.shared else x
+        shortcut_input = y if self.shared else x
         y = F.relu(self.bn2(self.conv1(y)))
         y = F.relu(self.bn3(self.conv2(y)))
         y = self.conv3(y)
         if self.se is not None:
             y = self.se(y)
         if self.downsample is not None:
-            return y + self.downsample(shortcut)
-        return y + shortcut_a(shortcut, self.stride, before=0, after=self.pad_after)
+            return y + self.downsample(shortcut_input)
+        # If the block does not change the shape, this shortcut is its input itself.
+        return y + apply_shortcut_a(shortcut_input, self.stride, before=0, after=self.pad_after)
 
 
 class PreActNet(ImageClassifier):
@@ -157,5 +164,5 @@ class ImagePreActNet(PreActNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
-        x = relu_maxpool(self.bn1(self.conv1(x)))
+        x = apply_relu_and_maxpool(self.bn1(self.conv1(x)))
         return F.relu(self.norm(self._run_stages(x)))

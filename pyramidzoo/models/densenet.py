@@ -1,7 +1,7 @@
 """Densely connected networks (Huang et al. 2017, "Densely Connected Convolutional Networks").
 
-Parameter names are torchvision's, so its files for ImageNet networks load without a conversion.
-Facts about the CIFAR networks are from liuzhuang13/DenseNet.
+The parameters have torchvision's names, so torchvision's files for ImageNet networks load without a
+conversion. The CIFAR networks are built as in the authors' code, liuzhuang13/DenseNet.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import conv1x1, conv3x3, conv7x7
-from pyramidzoo.models._interface import ImageClassifier, Stage, check_drop_rate, linear_classifier
+from pyramidzoo.models._interface import ImageClassifier, check_drop_rate, make_classifier
+from pyramidzoo.models._stage import Stage
 
-_IMAGENET_LAYERS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
+# The depth of an ImageNet network, and the number of layers in each of its four dense blocks.
+_LAYERS_PER_BLOCK = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-[conv1x1-dropout-BN-ReLU]-conv3x3-dropout. The result comes after the channels of the input.
+    """BN-ReLU-[conv1x1-dropout-BN-ReLU]-conv3x3-dropout. The new channels are put behind those of the input.
 
     Maps (N, in_channels, H, W) become (N, in_channels + growth_rate, H, W).
 
     Args:
         in_channels: Channels of the input.
         growth_rate: Channels that the layer adds.
-        bottleneck: A conv1x1 with four times `growth_rate` channels comes first.
+        bottleneck: Whether a conv1x1 with four times `growth_rate` output channels comes first.
         drop_rate: Probability of dropout after each convolution.
     """
 
@@ -56,7 +58,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """BN-ReLU-conv1x1-dropout and 2x2 average pooling.
+    """BN-ReLU-conv1x1-dropout and 2x2 average pooling, between two dense blocks.
 
     Maps (N, in_channels, H, W) become (N, out_channels, H / 2, W / 2).
 
@@ -113,14 +115,14 @@ class _DenseNet(ImageClassifier):
             features[name] = Stage(OrderedDict(layers))
             feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"features.{name}"})
             if number < len(layers_per_block):
-                compressed = int(channels * compression)
-                features[f"transition{number}"] = Transition(channels, compressed, drop_rate=drop_rate)
-                channels, reduction = compressed, reduction * 2
+                kept_channels = int(channels * compression)
+                features[f"transition{number}"] = Transition(channels, kept_channels, drop_rate=drop_rate)
+                channels, reduction = kept_channels, reduction * 2
         features["norm5"] = nn.BatchNorm2d(channels)
         super().__init__(num_classes=num_classes, num_features=channels)
         self.feature_info = feature_info
         self.features = nn.Sequential(OrderedDict(features))
-        self.classifier = linear_classifier(channels, num_classes)
+        self.classifier = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class _DenseNet(ImageClassifier):
         return F.relu(self.features(x))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Get patterns of parameter names, see `ImageClassifier.group_matcher`."""
+        """Get the patterns by which timm divides the parameters into groups, see `ImageClassifier.group_matcher`."""
         coarse_blocks = r"^features\.(?:denseblock|transition)(\d+)"
         fine_blocks = [
             (r"^features\.denseblock(\d+)\.denselayer(\d+)", None),
@@ -144,15 +146,15 @@ class _DenseNet(ImageClassifier):
 class CifarDenseNet(_DenseNet):
     """DenseNet for 32x32 images: conv3x3, three dense blocks with transitions between them, BN-ReLU.
 
-    The published plain networks have 16 stem channels and no compression. The BC networks have twice
-    `growth_rate` stem channels and compression 0.5.
+    The paper's DenseNet has 16 stem channels and no compression. Its DenseNet-BC (bottleneck and
+    compression) has twice `growth_rate` stem channels and compression 0.5.
 
     Args:
         depth: 3n+4 for n layers in each dense block; 6n+4 with `bottleneck`.
         growth_rate: Channels that each layer adds.
-        bottleneck: Each layer begins with a conv1x1.
-        compression: Factor for the channels in each transition.
-        stem_channels: Channels of the stem.
+        bottleneck: Whether each layer begins with a conv1x1.
+        compression: Factor by which each transition multiplies the number of channels.
+        stem_channels: Output channels of the stem.
         num_classes: Number of classes.
         in_chans: Channels of the images.
         drop_rate: Probability of dropout after every convolution but the first (the authors use 0.2
@@ -174,10 +176,12 @@ class CifarDenseNet(_DenseNet):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        convolutions = 6 if bottleneck else 3  # for one more layer in each of the three blocks
-        n, rest = divmod(depth - 4, convolutions)
-        if rest or n < 1:
-            raise ValueError(f"A CIFAR DenseNet has no depth {depth}: it must be {convolutions}n+4 with n >= 1")
+        # The stem, two transitions and the classifier are 4 of the layers. One more layer in each of the three dense
+        # blocks means 3 more convolutions, or 6 if a layer has two convolutions.
+        depth_step = 6 if bottleneck else 3
+        n, remaining_convolutions = divmod(depth - 4, depth_step)
+        if remaining_convolutions or n < 1:
+            raise ValueError(f"A CIFAR DenseNet has no depth {depth}: it must be {depth_step}n+4 with n >= 1")
         super().__init__(
             layers_per_block=(n, n, n),
             growth_rate=growth_rate,
@@ -196,20 +200,22 @@ class ImageDenseNet(_DenseNet):
 
     Args:
         depth: 121, 161, 169 or 201.
-        growth_rate: Channels that each layer adds. The stem has twice as many.
+        growth_rate: Channels that each layer adds. The stem has twice as many output channels.
         num_classes: Number of classes.
         in_chans: Channels of the images.
         drop_rate: Probability of dropout after every convolution but the first.
 
     Raises:
-        ValueError: `depth` is another number.
+        ValueError: Nobody published a network of this depth.
     """
 
     def __init__(
         self, *, depth: int, growth_rate: int, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        if depth not in _IMAGENET_LAYERS:
-            raise ValueError(f"An ImageNet DenseNet has no depth {depth}: one of {sorted(_IMAGENET_LAYERS)}")
+        if depth not in _LAYERS_PER_BLOCK:
+            raise ValueError(
+                f"An ImageNet DenseNet has no depth {depth}; it must be one of {sorted(_LAYERS_PER_BLOCK)}"
+            )
         stem_channels = 2 * growth_rate
         stem: dict[str, nn.Module] = {
             "conv0": conv7x7(in_chans, stem_channels),
@@ -218,7 +224,7 @@ class ImageDenseNet(_DenseNet):
             "pool0": nn.MaxPool2d(3, stride=2, padding=1),
         }
         super().__init__(
-            layers_per_block=_IMAGENET_LAYERS[depth],
+            layers_per_block=_LAYERS_PER_BLOCK[depth],
             growth_rate=growth_rate,
             bottleneck=True,
             compression=0.5,

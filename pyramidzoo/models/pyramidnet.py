@@ -1,7 +1,7 @@
 """Pyramidal residual networks (Han, Kim & Kim 2017, "Deep Pyramidal Residual Networks").
 
-Each block is a little wider than the block before it. Facts are from jhkim89/PyramidNet (Torch7)
-and PyramidNet-caffe.
+Each block is a little wider than the block before it: it has more channels. The networks are built
+as in the authors' code, jhkim89/PyramidNet (Torch7) and PyramidNet-caffe.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyramidzoo.models._blocks import (
-    cifar_blocks_per_stage,
+    apply_relu_and_maxpool,
     conv1x1,
     conv3x3,
     conv7x7,
-    imagenet_blocks_per_stage,
+    count_cifar_blocks,
+    get_imagenet_blocks_per_stage,
     pad_channels,
-    relu_maxpool,
 )
-from pyramidzoo.models._interface import ImageClassifier, linear_classifier
+from pyramidzoo.models._interface import ImageClassifier, make_classifier
 
 
-def block_widths(base: int, alpha: float, blocks: int, *, multiplicative: bool = False) -> list[int]:
-    """Compute the channels of each block, which grow in equal steps.
+def compute_block_widths(base: int, alpha: float, blocks: int, *, multiplicative: bool = False) -> list[int]:
+    """Compute the width (number of channels) of each block. It grows in equal steps.
 
-    As in the authors' Lua code, one double accumulates the steps, and only the number that is read
-    from it is rounded, half up. Rounding the accumulator, or computing k * alpha / blocks, gives other
-    networks: of 18 bottlenecks with alpha 31, block 9 would have width 32 instead of 31.
+    As in the authors' Lua code, a double is increased by one step for each block. The width of the block
+    is the rounded double, where a half is rounded up; the double itself is never rounded. Another order
+    of the operations can give another network. With base + k * alpha / blocks as the formula, block 9
+    of 18 bottlenecks with base 16 and alpha 31 would have width 32 instead of 31.
 
     Args:
         base: Width in front of the first block.
-        alpha: What is added to the width over all blocks, or its factor over all blocks.
+        alpha: The last width minus `base`; with `multiplicative`, the last width divided by `base`.
         blocks: Number of blocks.
-        multiplicative: The steps multiply instead of adding.
+        multiplicative: Whether each step multiplies the width. Otherwise each step adds to it.
 
     Returns:
         The width of each block.
     """
-    widths, width = [], float(base)
+    widths, exact_width = [], float(base)
     for _ in range(blocks):
-        width = width * alpha ** (1 / blocks) if multiplicative else width + alpha / blocks
-        widths.append(math.floor(width + 0.5))
+        exact_width = exact_width * alpha ** (1 / blocks) if multiplicative else exact_width + alpha / blocks
+        # Not `round`, which rounds a half to the next even number.
+        widths.append(math.floor(exact_width + 0.5))
     return widths
 
 
-def pyramid_shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
-    """Compute the shortcut of a block: average pooling where it is strided, then zero channels after the others.
+def apply_pyramid_shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
+    """Compute the shortcut of a block: average pooling if the stride is 2, then zero channels behind the others.
 
     Args:
         x: Input of the block (N, C, H, W).
@@ -58,13 +60,13 @@ def pyramid_shortcut(x: Tensor, stride: int, added_channels: int) -> Tensor:
         Map (N, C + added_channels, H / stride, W / stride).
     """
     if stride == 2:
-        # ceil_mode matters for odd sides only. The strided convolution rounds up as well.
+        # The strided convolution of the branch rounds half of an odd height or width up. `ceil_mode` does the same.
         x = F.avg_pool2d(x, 2, ceil_mode=True)
     return pad_channels(x, before=0, after=added_channels)
 
 
 class BasicBlock(nn.Module):
-    """BN-conv3x3-BN-ReLU-conv3x3-BN plus shortcut.
+    """The basic block: BN-conv3x3-BN-ReLU-conv3x3-BN, plus the shortcut.
 
     There is no ReLU in front of the first convolution, and none after the sum. Maps (N, in_channels,
     H, W) become (N, width, H / stride, W / stride).
@@ -92,18 +94,18 @@ class BasicBlock(nn.Module):
         y = self.conv1(self.bn1(x))
         y = self.conv2(F.relu(self.bn2(y)))
         y = self.bn3(y)
-        return y + pyramid_shortcut(x, self.stride, self.added_channels)
+        return y + apply_pyramid_shortcut(x, self.stride, self.added_channels)
 
 
 class Bottleneck(nn.Module):
-    """BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN plus shortcut.
+    """The bottleneck: BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-conv1x1-BN, plus the shortcut.
 
     There is no ReLU in front of the first convolution, and none after the sum. Maps (N, in_channels,
     H, W) become (N, 4 * width, H / stride, W / stride).
 
     Args:
         in_channels: Channels of the input.
-        width: Channels between the 1x1 convolutions, a quarter of the output's.
+        width: Channels between the 1x1 convolutions: a quarter of the output channels.
         stride: Stride of the 3x3 convolution, 1 or 2.
     """
 
@@ -127,24 +129,24 @@ class Bottleneck(nn.Module):
         y = self.conv2(F.relu(self.bn2(y)))
         y = self.conv3(F.relu(self.bn3(y)))
         y = self.bn4(y)
-        return y + pyramid_shortcut(x, self.stride, self.added_channels)
+        return y + apply_pyramid_shortcut(x, self.stride, self.added_channels)
 
 
 class CifarPyramidNet(ImageClassifier):
     """PyramidNet for 32x32 images: conv3x3-BN without ReLU, three stages, BN-ReLU.
 
     Args:
-        depth: 6n+2 for n basic blocks in each stage, 9n+2 for n bottlenecks. 164 is both.
-        alpha: What is added to the width over the whole network, or its factor.
-        bottleneck: Blocks are bottlenecks, not basic blocks.
-        multiplicative: The width is multiplied from block to block instead of added to.
-        stem_channels: Channels of the stem: 64 in one early reimplementation, else 16.
+        depth: 6n+2 for n basic blocks in each stage, 9n+2 for n bottlenecks. 164 is possible with both.
+        alpha: See `compute_block_widths`; the width in front of the first block is 16.
+        bottleneck: Whether the blocks are bottlenecks or basic blocks.
+        multiplicative: Whether the width is multiplied from block to block. Otherwise it is added to.
+        stem_channels: Output channels of the stem: 16; 64 in hysts' code before 2019-09-07.
         num_classes: Number of classes.
         in_chans: Channels of the images.
         drop_rate: Probability of dropout in front of the classifier.
 
     Attributes:
-        block_widths: The width of each block.
+        block_widths: The width of each block, from the first to the last.
 
     Raises:
         ValueError: There is no network of this depth.
@@ -162,8 +164,8 @@ class CifarPyramidNet(ImageClassifier):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        n = cifar_blocks_per_stage("A CIFAR PyramidNet", depth, 3 if bottleneck else 2)
-        widths = block_widths(16, alpha, 3 * n, multiplicative=multiplicative)
+        blocks_per_stage = count_cifar_blocks("A CIFAR PyramidNet", depth, 3 if bottleneck else 2)
+        widths = compute_block_widths(16, alpha, 3 * blocks_per_stage, multiplicative=multiplicative)
         block_class = Bottleneck if bottleneck else BasicBlock
         num_features = widths[-1] * block_class.expansion
         super().__init__(num_classes=num_classes, num_features=num_features, drop_rate=drop_rate)
@@ -173,12 +175,12 @@ class CifarPyramidNet(ImageClassifier):
         channels = stem_channels
         for stage in range(3):
             blocks: list[nn.Module] = []
-            for index, width in enumerate(widths[stage * n : (stage + 1) * n]):
+            for index, width in enumerate(widths[stage * blocks_per_stage : (stage + 1) * blocks_per_stage]):
                 blocks.append(block_class(channels, width, stride=2 if stage > 0 and index == 0 else 1))
                 channels = width * block_class.expansion
             self._add_stage(blocks, channels=channels, reduction=2**stage)
         self.norm = nn.BatchNorm2d(num_features)
-        self.fc = linear_classifier(num_features, num_classes)
+        self.fc = make_classifier(num_features, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -192,14 +194,14 @@ class ImagePyramidNet(ImageClassifier):
 
     Args:
         depth: Number of convolutions and linear layers.
-        alpha: What is added to the width over the whole network.
+        alpha: The width of the last block minus 64, which is the width in front of the first block.
         num_classes: Number of classes.
         in_chans: Channels of the images.
         drop_rate: Probability of dropout in front of the classifier (0.5 in the authors' network
             with alpha 450).
 
     Attributes:
-        block_widths: The width of each block.
+        block_widths: The width of each block, from the first to the last.
 
     Raises:
         ValueError: Nobody published a network of this depth.
@@ -208,25 +210,25 @@ class ImagePyramidNet(ImageClassifier):
     def __init__(
         self, *, depth: int, alpha: float, num_classes: int = 1000, in_chans: int = 3, drop_rate: float = 0.0
     ) -> None:
-        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet PyramidNet", depth, bottleneck=True)
-        widths = block_widths(64, alpha, sum(blocks_per_stage))
+        blocks_per_stage = get_imagenet_blocks_per_stage("An ImageNet PyramidNet", depth, bottleneck=True)
+        widths = compute_block_widths(64, alpha, sum(blocks_per_stage))
         super().__init__(num_classes=num_classes, num_features=4 * widths[-1], drop_rate=drop_rate)
         self.block_widths = tuple(widths)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
-        channels, next_width = 64, iter(widths)
-        for stage, count in enumerate(blocks_per_stage):
+        channels, width_iterator = 64, iter(widths)
+        for stage, block_count in enumerate(blocks_per_stage):
             blocks: list[nn.Module] = []
-            for index in range(count):
-                width = next(next_width)
+            for index in range(block_count):
+                width = next(width_iterator)
                 blocks.append(Bottleneck(channels, width, stride=2 if stage > 0 and index == 0 else 1))
                 channels = 4 * width
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
         self.norm = nn.BatchNorm2d(channels)
-        self.fc = linear_classifier(channels, num_classes)
+        self.fc = make_classifier(channels, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last feature map (N, num_features, h, w) of images (N, in_chans, H, W)."""
-        x = relu_maxpool(self.bn1(self.conv1(x)))
+        x = apply_relu_and_maxpool(self.bn1(self.conv1(x)))
         return F.relu(self.norm(self._run_stages(x)))

@@ -1,8 +1,8 @@
 """ResNeXt (Xie et al. 2017, "Aggregated Residual Transformations for Deep Neural Networks").
 
-The blocks are post-activation, as facebookresearch/ResNeXt builds them. The CIFAR networks of the
-paper were pre-activation. Parameter names are torchvision's, so its files for ImageNet networks
-load without a conversion.
+The blocks are post-activation, as in the authors' code, facebookresearch/ResNeXt. The CIFAR networks of
+the paper were pre-activation. The parameters have torchvision's names, so torchvision's files for
+ImageNet networks load without a conversion.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from torch import nn
 
 from pyramidzoo.models._blocks import (
-    cifar_blocks_per_stage,
+    compute_grouped_width,
     conv3x3,
     conv7x7,
-    grouped_width,
-    imagenet_blocks_per_stage,
+    count_cifar_blocks,
+    get_imagenet_blocks_per_stage,
 )
-from pyramidzoo.models._interface import linear_classifier
+from pyramidzoo.models._interface import make_classifier
 from pyramidzoo.models._postact import Bottleneck, ImagePostActNet, PostActNet
 
 
@@ -46,19 +46,21 @@ class CifarResNeXt(PostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=1024, drop_rate=drop_rate)
-        n = cifar_blocks_per_stage("A CIFAR ResNeXt", depth, 3)
+        blocks_per_stage = count_cifar_blocks("A CIFAR ResNeXt", depth, 3)
         self.conv1 = conv3x3(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
         for stage, width in enumerate((256, 512, 1024)):
-            inner = grouped_width(width, cardinality, base_width)
+            inner_channels = compute_grouped_width(width, cardinality, base_width)
             blocks: list[nn.Module] = []
-            for index in range(n):
+            for index in range(blocks_per_stage):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Bottleneck(channels, width, inner_channels=inner, stride=stride, groups=cardinality))
+                blocks.append(
+                    Bottleneck(channels, width, inner_channels=inner_channels, stride=stride, groups=cardinality)
+                )
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=2**stage)
-        self.fc = linear_classifier(1024, num_classes)
+        self.fc = make_classifier(1024, num_classes)
         self._init_weights("fan_out")
 
 
@@ -88,18 +90,20 @@ class ImageResNeXt(ImagePostActNet):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=2048, drop_rate=drop_rate)
-        blocks_per_stage = imagenet_blocks_per_stage("An ImageNet ResNeXt", depth, bottleneck=True)
+        blocks_per_stage = get_imagenet_blocks_per_stage("An ImageNet ResNeXt", depth, bottleneck=True)
         self.conv1 = conv7x7(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
         channels = 64
-        for stage, count in enumerate(blocks_per_stage):
+        for stage, block_count in enumerate(blocks_per_stage):
             width = 256 * 2**stage
-            inner = grouped_width(width, cardinality, base_width)
+            inner_channels = compute_grouped_width(width, cardinality, base_width)
             blocks: list[nn.Module] = []
-            for index in range(count):
+            for index in range(block_count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Bottleneck(channels, width, inner_channels=inner, stride=stride, groups=cardinality))
+                blocks.append(
+                    Bottleneck(channels, width, inner_channels=inner_channels, stride=stride, groups=cardinality)
+                )
                 channels = width
             self._add_stage(blocks, channels=channels, reduction=4 * 2**stage)
-        self.fc = linear_classifier(2048, num_classes)
+        self.fc = make_classifier(2048, num_classes)
         self._init_weights("fan_out")

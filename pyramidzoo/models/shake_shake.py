@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._blocks import cifar_blocks_per_stage, conv1x1, conv3x3
-from pyramidzoo.models._interface import ImageClassifier, check_choice, linear_classifier
+from pyramidzoo.models._blocks import conv1x1, conv3x3, count_cifar_blocks
+from pyramidzoo.models._interface import ImageClassifier, check_choice, make_classifier
 
 ForwardRule = Literal["shake", "even"]
 BackwardRule = Literal["shake", "even", "keep"]
@@ -17,7 +17,7 @@ Level = Literal["image", "batch"]
 
 
 class Branch(nn.Module):
-    """ReLU-conv3x3-BN-ReLU-conv3x3-BN.
+    """One of the two branches of a block: ReLU-conv3x3-BN-ReLU-conv3x3-BN.
 
     Args:
         in_channels: Channels of the input.
@@ -33,35 +33,38 @@ class Branch(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        """Turn a map (N, in_channels, H, W) into a map (N, out_channels, H / stride, W / stride)."""
         x = F.relu(self.bn1(self.conv1(F.relu(x))))
         return self.bn2(self.conv2(x))
 
 
 class Shortcut(nn.Module):
-    """ReLU, two conv1x1 with half of the output's channels each, and BN.
+    """The shortcut of a block that changes the number of channels: ReLU, two conv1x1, and BN.
 
-    The first convolution reads every `stride`-th pixel of each row and column. The second reads the
-    diagonal neighbours of these pixels.
+    Each convolution computes half of the output channels. The first one reads every `stride`-th pixel of
+    each row and column. The second one reads a diagonal neighbour of each of these pixels.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Stride of the block.
-        offset: -1 takes the neighbours above and to the left (Gastaldi), +1 those below and to the
-            right (hysts). Pixels outside the map are zero.
+        offset: -1 takes the neighbour above and to the left (Gastaldi), +1 the neighbour below and to
+            the right (hysts). A neighbour outside the map is zero.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, offset: Literal[-1, 1]) -> None:
         super().__init__()
         self.stride = stride
+        # The numbers of columns and rows that `F.pad` adds: left, right, top, bottom. A negative number removes some.
+        # With offset -1, one row and column of zeros come in front. So each pixel moves down and to the right by one,
+        # and the neighbour above and to the left stands in its place.
         self.padding = (-offset, offset, -offset, offset)
         self.conv1 = conv1x1(in_channels, out_channels // 2)
         self.conv2 = conv1x1(in_channels, out_channels // 2)
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        """Turn a map (N, in_channels, H, W) into a map (N, out_channels, H / stride, W / stride)."""
         x = F.relu(x)
         pixels = x[:, :, :: self.stride, :: self.stride]
         neighbours = F.pad(x, self.padding)[:, :, :: self.stride, :: self.stride]
@@ -69,21 +72,22 @@ class Shortcut(nn.Module):
 
 
 class ShakeShakeBlock(nn.Module):
-    """The shortcut plus a * branch1 + (1 - a) * branch2.
+    """A block of two branches: a * branch1 + (1 - a) * branch2, plus the shortcut.
 
-    In training, a is a random number from U(0, 1), and the backward pass uses another number b in its
-    place. In evaluation both are 0.5. Maps (N, in_channels, H, W) become (N, out_channels, H / stride,
-    W / stride).
+    In training, a is a random number from U(0, 1). The gradients of the branches are computed with another
+    random number b in the place of a. In evaluation a is 0.5.
+
+    Maps (N, in_channels, H, W) become (N, out_channels, H / stride, W / stride).
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Stride of the branches and of the shortcut.
-        offset: See `Shortcut`.
-        last_relu: A ReLU follows the sum, as in pytorchcv.
-        forward_rule: "shake" draws a, "even" is 0.5.
-        backward_rule: "shake" draws b, "even" is 0.5, "keep" uses a.
-        level: Draw a number for each "image", or one for the whole "batch".
+        offset: Which neighbours the shortcut reads, see `Shortcut`.
+        last_relu: Whether a ReLU follows the sum, as in pytorchcv.
+        forward_rule: How training chooses a: "shake" draws it, "even" takes 0.5.
+        backward_rule: How training chooses b: "shake" draws it, "even" takes 0.5, "keep" takes a.
+        level: Whether each "image" has its own random numbers, or the whole "batch" has the same.
     """
 
     def __init__(
@@ -113,41 +117,43 @@ class ShakeShakeBlock(nn.Module):
         return F.relu(y) if self.last_relu else y
 
     def _mix(self, y1: Tensor, y2: Tensor) -> Tensor:
-        """Mix the results of the two branches."""
+        """Mix the results of the two branches, maps (N, C, H, W). The class says what a and b are."""
         if not self.training:
             return 0.5 * (y1 + y2)
+        # One element for each image, (N, 1, 1, 1), or one for the batch, (1, 1, 1, 1). Only its shape, device and dtype
+        # are used: the random numbers have the same.
         like = y1[:, :1, :1, :1] if self.level == "image" else y1[:1, :1, :1, :1]
         a = torch.rand_like(like) if self.forward_rule == "shake" else torch.full_like(like, 0.5)
         if self.backward_rule == "keep":
             return a * y1 + (1 - a) * y2
         b = torch.rand_like(like) if self.backward_rule == "shake" else torch.full_like(like, 0.5)
         mixed_with_b = b * y1 + (1 - b) * y2
-        # The correction turns the value into that with a. It has no gradient, so the gradient is that with b.
+        # a * y1 + (1 - a) * y2 equals mixed_with_b + (a - b) * (y1 - y2). `detach` removes the gradient of the second
+        # term. So the value is the mixture with a, and the gradient is that of the mixture with b.
         return mixed_with_b + ((a - b) * (y1 - y2)).detach()
 
 
 class CifarShakeShake(ImageClassifier):
     """Shake-shake network of two branches for 32x32 images: conv3x3-BN, three stages.
 
-    The three variants have equal parameters but compute different functions. "gastaldi" has 16 stem
-    channels, no ReLU after the stem, and a ReLU after the last stage. "hysts" (before 2020-04-18) has
-    a stem of `width` channels with ReLU, no projection in the first stage, the other neighbours in the
-    shortcuts, and no ReLU at the end. "pytorchcv" has 16 stem channels with ReLU, and a ReLU after
-    every sum.
+    There are three variants. "gastaldi" has a stem of 16 channels without ReLU, and a ReLU after the last
+    stage. "hysts" (his code before 2020-04-18) has a stem of `width` channels with ReLU, so the first stage
+    needs no shortcut with parameters; its shortcuts read the neighbours below and to the right; it has no
+    ReLU after the last stage. "pytorchcv" has a stem of 16 channels with ReLU, and a ReLU after every sum.
 
     Args:
         depth: 6n+2 for n blocks in each stage.
         width: Channels of each branch in the first stage.
-        variant: Whose graph it is.
+        variant: Whose code the network follows.
         forward_rule: How training mixes the branches in the forward pass; see `ShakeShakeBlock`.
-        backward_rule: How training mixes the gradients.
-        level: Whether training draws random numbers for each image or for each batch.
+        backward_rule: How training mixes the gradients of the branches; see `ShakeShakeBlock`.
+        level: Whether each "image" has its own random numbers, or the whole "batch" has the same.
         num_classes: Number of classes.
         in_chans: Channels of the images.
         drop_rate: Probability of dropout in front of the classifier.
 
     Raises:
-        ValueError: There is no network of this depth, or an argument has another value.
+        ValueError: There is no network of this depth, or an argument has a value that is not listed above.
     """
 
     overridable_arguments = ImageClassifier.overridable_arguments | {"forward_rule", "backward_rule", "level"}
@@ -166,7 +172,7 @@ class CifarShakeShake(ImageClassifier):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, num_features=4 * width, drop_rate=drop_rate)
-        n = cifar_blocks_per_stage("A shake-shake network", depth, 2)
+        blocks_per_stage = count_cifar_blocks("A shake-shake network", depth, 2)
         check_choice("variant", variant, "gastaldi", "hysts", "pytorchcv")
         check_choice("forward_rule", forward_rule, "shake", "even")
         check_choice("backward_rule", backward_rule, "shake", "even", "keep")
@@ -176,12 +182,12 @@ class CifarShakeShake(ImageClassifier):
         channels = width if variant == "hysts" else 16
         self.conv1 = conv3x3(in_chans, channels)
         self.bn1 = nn.BatchNorm2d(channels)
-        for stage, out in enumerate((width, 2 * width, 4 * width)):
+        for stage, out_channels in enumerate((width, 2 * width, 4 * width)):
             blocks: list[nn.Module] = []
-            for index in range(n):
+            for index in range(blocks_per_stage):
                 block = ShakeShakeBlock(
                     channels,
-                    out,
+                    out_channels,
                     stride=2 if stage > 0 and index == 0 else 1,
                     offset=1 if variant == "hysts" else -1,
                     last_relu=variant == "pytorchcv",
@@ -190,9 +196,9 @@ class CifarShakeShake(ImageClassifier):
                     level=level,
                 )
                 blocks.append(block)
-                channels = out
+                channels = out_channels
             self._add_stage(blocks, channels=channels, reduction=2**stage)
-        self.fc = linear_classifier(4 * width, num_classes)
+        self.fc = make_classifier(4 * width, num_classes)
         self._init_weights("fan_out")
 
     def forward_features(self, x: Tensor) -> Tensor:

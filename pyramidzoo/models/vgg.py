@@ -1,7 +1,7 @@
 """VGG with BN (Simonyan & Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image Recognition").
 
-The layers of `features` have torchvision's numbers, so its files for ImageNet networks load without
-a conversion.
+The layers of `features` have the same numbers as in torchvision, so torchvision's files for ImageNet
+networks load without a conversion.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyramidzoo.models._interface import ImageClassifier, Stage, linear_classifier
+from pyramidzoo.models._interface import ImageClassifier, make_classifier
+from pyramidzoo.models._stage import Stage
 
-# Depth of a network: convolutions in each of its five stages.
-STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-_WIDTHS = (64, 128, 256, 512, 512)
+# The depth of a network, and the number of convolutions in each of its five stages.
+CONVOLUTIONS_PER_STAGE = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+# Output channels of the convolutions in each of the five stages.
+_STAGE_CHANNELS = (64, 128, 256, 512, 512)
 
 
 class _Features(Stage):
-    """All layers in one sequence, as in torchvision. Each pooling ends a block."""
+    """All layers of the five stages in one sequence, as in torchvision."""
 
     def blocks(self) -> Iterator[nn.Module]:
-        """Iterate over the parts that gradient checkpointing recomputes."""
-        ends = [index + 1 for index, layer in enumerate(self) if isinstance(layer, nn.MaxPool2d)]
-        return (self[start:end] for start, end in itertools.pairwise((0, *ends)))
+        """Iterate over the five stages, each as a sequence of layers. Gradient checkpointing treats them as blocks."""
+        stage_ends = [index + 1 for index, layer in enumerate(self) if isinstance(layer, nn.MaxPool2d)]
+        return (self[start:end] for start, end in itertools.pairwise((0, *stage_ends)))
 
 
 class _Vgg(ImageClassifier):
-    """Five stages of conv3x3-BN-ReLU. Each ends with 2x2 max pooling.
+    """Five stages of conv3x3-BN-ReLU. Each stage ends with 2x2 max pooling.
 
     With `one_relu`, only the first convolution of each stage has a ReLU.
     """
@@ -47,11 +49,11 @@ class _Vgg(ImageClassifier):
         in_chans: int,
         drop_rate: float,
     ) -> None:
-        super().__init__(num_classes=num_classes, num_features=_WIDTHS[-1], drop_rate=drop_rate)
+        super().__init__(num_classes=num_classes, num_features=_STAGE_CHANNELS[-1], drop_rate=drop_rate)
         layers: list[nn.Module] = []
         channels = in_chans
-        for stage, (count, width) in enumerate(zip(stages, _WIDTHS, strict=True)):
-            for index in range(count):
+        for stage, (convolution_count, width) in enumerate(zip(stages, _STAGE_CHANNELS, strict=True)):
+            for index in range(convolution_count):
                 layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=conv_bias))
                 layers.append(nn.BatchNorm2d(width))
                 if index == 0 or not one_relu:
@@ -67,7 +69,7 @@ class _Vgg(ImageClassifier):
         return self.features(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Get patterns of parameter names, see `ImageClassifier.group_matcher`."""
+        """Get the patterns by which timm divides the parameters into groups, see `ImageClassifier.group_matcher`."""
         return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
 
     def _zero_conv_biases(self) -> None:
@@ -80,10 +82,10 @@ class CifarVgg(_Vgg):
     """VGG with BN for 32x32 images: five stages and one linear layer.
 
     Args:
-        stages: Convolutions in each stage: 13 in all for depth 14 and 15, 16 for depth 17 and 19.
-        conv_bias: Convolutions have a bias.
-        one_relu: Only the first convolution of each stage has a ReLU. This is hysts' network before
-            2020-09-03: all ReLUs of a stage had the same name, so only the first one existed.
+        stages: Number of convolutions in each stage: together 13 in "VGG-15", 16 in VGG-19.
+        conv_bias: Whether convolutions have a bias.
+        one_relu: Whether only the first convolution of each stage has a ReLU. So it was in hysts' code
+            before 2020-09-03: all ReLUs of a stage had the same name, so only the first one existed.
         num_classes: Number of classes.
         in_chans: Channels of the images.
         drop_rate: Probability of dropout in front of the classifier.
@@ -107,12 +109,13 @@ class CifarVgg(_Vgg):
             in_chans=in_chans,
             drop_rate=drop_rate,
         )
-        self.fc = linear_classifier(_WIDTHS[-1], num_classes)
+        self.fc = make_classifier(_STAGE_CHANNELS[-1], num_classes)
         self._init_weights("fan_out")
         self._zero_conv_biases()
         for module in self.modules():
             if one_relu and isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight)  # hysts' networks of that time started with these scales.
+                # hysts' code before 2020-09-03 drew the initial scale of each BN channel from U(0, 1).
+                nn.init.uniform_(module.weight)
 
 
 class ImageVgg(_Vgg):
@@ -122,16 +125,17 @@ class ImageVgg(_Vgg):
 
     Args:
         depth: 11, 13, 16 or 19.
-        conv_bias: Convolutions have a bias.
-        pool: Rows and columns of the map that the linear layers read: 7 in the paper, 1 in
-            chenyaofo's networks.
-        hidden: Features of the first two linear layers: 4096 in the paper, 512 in chenyaofo's networks.
+        conv_bias: Whether convolutions have a bias.
+        pool: Height and width of the map that the linear layers read, after average pooling: 7 in the
+            paper, 1 in chenyaofo's networks.
+        hidden: Output features of the first two linear layers: 4096 in the paper, 512 in chenyaofo's
+            networks.
         num_classes: Number of classes.
         in_chans: Channels of the images.
         drop_rate: Probability of dropout after each of the first two linear layers (the authors use 0.5).
 
     Raises:
-        ValueError: `depth` is another number.
+        ValueError: Nobody published a network of this depth.
     """
 
     classifier_name = "classifier.6"
@@ -147,21 +151,27 @@ class ImageVgg(_Vgg):
         in_chans: int = 3,
         drop_rate: float = 0.0,
     ) -> None:
-        if depth not in STAGES:
-            raise ValueError(f"A VGG has no depth {depth}: one of {', '.join(map(str, STAGES))}")
+        if depth not in CONVOLUTIONS_PER_STAGE:
+            raise ValueError(
+                f"A VGG has no depth {depth}; it must be one of {', '.join(map(str, CONVOLUTIONS_PER_STAGE))}"
+            )
         super().__init__(
-            stages=STAGES[depth], conv_bias=conv_bias, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate
+            stages=CONVOLUTIONS_PER_STAGE[depth],
+            conv_bias=conv_bias,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            drop_rate=drop_rate,
         )
         self.pool = pool
         self.head_hidden_size = hidden
         self.classifier = nn.Sequential(
-            nn.Linear(_WIDTHS[-1] * pool * pool, hidden),
+            nn.Linear(_STAGE_CHANNELS[-1] * pool * pool, hidden),
             nn.ReLU(),
             nn.Dropout(drop_rate),
             nn.Linear(hidden, hidden),
             nn.ReLU(),
             nn.Dropout(drop_rate),
-            linear_classifier(hidden, num_classes),
+            make_classifier(hidden, num_classes),
         )
         self._init_weights("fan_out")
         self._zero_conv_biases()
@@ -170,6 +180,7 @@ class ImageVgg(_Vgg):
         """Classify a feature map (N, 512, h, w), see `ImageClassifier.forward_head`."""
         x = F.adaptive_avg_pool2d(x, self.pool).flatten(1)
         for name, layer in self.classifier.named_children():
+            # `classifier_name` ends with the number of the last layer. The vector in front of that layer is wanted.
             if pre_logits and self.classifier_name.endswith(name):
                 break
             x = layer(x)

@@ -17,7 +17,7 @@ from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.evaluation.engine import report_out_of_memory
 from pyramidzoo.files import make_folder
-from pyramidzoo.models import model_class
+from pyramidzoo.models import get_model_class
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
@@ -133,7 +133,7 @@ def train_together(
     make_folder(output)
     failures: list[IntegrityError] = []
     with (
-        strict_arithmetic(fixed=fixed_algorithms),
+        strict_arithmetic(deterministic=fixed_algorithms),
         torch.enable_grad(),
         concurrent.futures.ThreadPoolExecutor(1) as executor,
         contextlib.ExitStack() as stack,
@@ -228,7 +228,7 @@ def _check_changes(recipe: Recipe, *, is_streamed: bool) -> None:
 
 def _check_arguments(task: Task) -> None:
     """Raise UsageError if the recipe gives the network an argument that it cannot take from a recipe."""
-    network_class = model_class(get_architecture(task.architecture))
+    network_class = get_model_class(get_architecture(task.architecture))
     # the dataset decides the other two
     allowed = network_class.overridable_arguments - {"num_classes", "in_chans"}
     unknown = sorted(task.recipe.arguments.keys() - allowed)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from pyramidzoo.catalog.weights_entry import Hub, Origin
+from pyramidzoo.catalog.weights_entry import HubFile, Origin
 from pyramidzoo.checkpoints.archives import MAX_BYTES
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.weights._session import http_library, watched_session
@@ -30,7 +30,7 @@ _ATTEMPTS_WITHOUT_DATA = 3  # how often it is tried if not a single byte has arr
 _FIRST_WAIT_SECONDS = 1.0  # the pause before the second attempt; each later pause is twice as long
 
 
-def from_hub(hub: Hub, revision: str, *, force: bool) -> Path:
+def from_hub(hub: HubFile, revision: str, *, force: bool) -> Path:
     """Let the Hub's client download a file into its own cache.
 
     Args:

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
+from pyramidzoo.catalog.weights_entry import HubFile, WeightsEntry
 from pyramidzoo.checkpoints.hashes import cached_file_hash, compute_published_hash, matches_published_hash, require_hash
 from pyramidzoo.checkpoints.loading import read_weights
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
@@ -188,7 +188,7 @@ def _fetch_from_hub(entry: WeightsEntry, force: bool) -> WeightsFile | None:
         raise
 
 
-def _download_from_hub(entry: WeightsEntry, hub: Hub, force: bool) -> Path:
+def _download_from_hub(entry: WeightsEntry, hub: HubFile, force: bool) -> Path:
     """Download a file from the Hub and compare its hash with the manifest's. Return its path in the client's cache.
 
     The Hub's client compares only the size of a file in its cache. So a file with a wrong hash may be one that was
@@ -238,7 +238,7 @@ def _fetch_from_origin(entry: WeightsEntry, force: bool) -> WeightsFile | None:
         return _convert(entry, origin.layout, downloaded_path, "origin", origin.url)
 
 
-def _accept_hub_file(entry: WeightsEntry, hub: Hub, path: Path, source: str) -> WeightsFile:
+def _accept_hub_file(entry: WeightsEntry, hub: HubFile, path: Path, source: str) -> WeightsFile:
     """Verify a file that was published on the Hub, and convert it if it is a checkpoint of another project.
 
     If the manifest does not name the hash or the commit of the file, they are written to the sidecar, so that later

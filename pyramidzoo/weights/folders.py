@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyramidzoo.catalog.weights_entry import Hub, Origin, WeightsEntry
+from pyramidzoo.catalog.weights_entry import HubFile, Origin, WeightsEntry
 from pyramidzoo.checkpoints.hashes import cached_file_hash, matches_published_hash
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.files import expand_user_path
@@ -92,7 +92,7 @@ def _iterate_files(folder: Path) -> Iterator[Path]:
         yield from (path for name in sorted(names) if (path := Path(parent, name)).is_file())
 
 
-def _is_hub_file(path: Path, entry: WeightsEntry, hub: Hub) -> bool:
+def _is_hub_file(path: Path, entry: WeightsEntry, hub: HubFile) -> bool:
     """Decide whether a file is the one that the entry has on the Hub. The quick comparison of sizes comes first."""
     expected_sha256 = hub.sha256 or read_sidecar_for(entry, hub.url).get("source_sha256")
     has_right_size = hub.bytes is None or path.stat().st_size == hub.bytes

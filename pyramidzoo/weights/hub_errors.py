@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyramidzoo.catalog.weights_entry import Hub
+from pyramidzoo.catalog.weights_entry import HubFile
 from pyramidzoo.errors import NotWritableError, UnavailableError
 
 OFFLINE_REASON = "the variable HF_HUB_OFFLINE forbids downloads (offline mode)"
@@ -40,7 +40,7 @@ def suggest_next_step(error: Exception) -> str:
     return _NEXT_STEPS.get(http_status(error), "try again later")
 
 
-def explain_hub_error(error: Exception, requested_file: Hub, revision: str) -> UnavailableError:
+def explain_hub_error(error: Exception, requested_file: HubFile, revision: str) -> UnavailableError:
     """Turn an error of the Hub's client into an error whose message says what has failed and what the user can do.
 
     Args:

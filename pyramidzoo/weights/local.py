@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyramidzoo.catalog.weights_entry import Hub, WeightsEntry
+from pyramidzoo.catalog.weights_entry import HubFile, WeightsEntry
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.files import expand_user_path, package_path
 from pyramidzoo.weights.cache import cache_dir, cache_paths, read_sidecar, read_sidecar_for
@@ -127,7 +127,7 @@ def hub_cache_dir() -> Path:
     return expand_user_path(os.path.expandvars(home)) / "hub"
 
 
-def _find_in_hub_cache(entry: WeightsEntry, hub: Hub) -> LocalFile | None:
+def _find_in_hub_cache(entry: WeightsEntry, hub: HubFile) -> LocalFile | None:
     """Find a file in the cache of the Hub's client, as the client's `try_to_load_from_cache` does."""
     sidecar = read_sidecar_for(entry, hub.url)
     expected_sha256 = hub.sha256 or sidecar.get("source_sha256")
@@ -142,7 +142,7 @@ def _find_in_hub_cache(entry: WeightsEntry, hub: Hub) -> LocalFile | None:
     return LocalFile("hub", path, expected_sha256) if path.is_file() else None
 
 
-def _get_repository_folder(hub: Hub) -> str:
+def _get_repository_folder(hub: HubFile) -> str:
     """Return the name of the folder in which the Hub's client keeps the files of a repository."""
     return f"models--{hub.repo_id.replace('/', '--')}"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pyramidzoo.catalog.manifest import Manifest, load_manifest, own_manifest
+from pyramidzoo.catalog.manifest import Manifest, load_manifest, load_package_manifest
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.loading import forget_verified, read_weights
 from pyramidzoo.checkpoints.safetensors_file import read_tensors
@@ -92,7 +92,7 @@ def verify_file(path: Path) -> FileStatus:
     except PyramidzooError as error:
         return FileStatus(name, "altered", path, str(error))
     manifest, tensors_hash = load_manifest(), tensors_sha256(tensors)
-    entry = manifest.with_file(sha256) or manifest.with_tensors(tensors_hash)
+    entry = manifest.find_by_file_hash(sha256) or manifest.find_by_tensors_hash(tensors_hash)
     if entry is None:
         return FileStatus(
             name,
@@ -112,7 +112,7 @@ def find_unknown_files(manifest: Manifest) -> list[FileStatus]:
         manifest: The manifest in use. Files of the package's manifest are not listed either, because all manifests
             share one cache.
     """
-    entries = [*manifest.entries.values(), *own_manifest().entries.values()]
+    entries = [*manifest.entries.values(), *load_package_manifest().entries.values()]
     expected_paths = {path for entry in entries for path in cache_paths(entry)}
     one_day_ago = time.time() - _SECONDS_PER_DAY
     return [

@@ -31,7 +31,7 @@ from pyramidzoo.convert.layout import Layout, TensorSource
 from pyramidzoo.convert.layouts import _folded
 from pyramidzoo.convert.layouts._densenet import parse_place
 from pyramidzoo.convert.layouts._shared import CIFAR10_CONSTANTS, IMAGENET_224, PLAIN_OR_WRAPPED, TRAINING_STATE
-from pyramidzoo.models.vgg import STAGES as VGG_STAGES
+from pyramidzoo.models.vgg import CONVOLUTIONS_PER_STAGE as VGG_STAGES
 
 # The foreign names of the stem's convolution and BN, behind "features.".
 _STEM_IN_BLOCK = ("init_block.conv", "init_block.bn")

@@ -21,7 +21,7 @@ from __future__ import annotations
 from pyramidzoo.catalog.architectures import Architecture
 from pyramidzoo.convert.layout import Layout
 from pyramidzoo.convert.layouts._shared import IMAGENET_224_BICUBIC
-from pyramidzoo.models._blocks import imagenet_blocks_per_stage
+from pyramidzoo.models._blocks import get_imagenet_blocks_per_stage
 
 # The classes whose convolutions are followed by BN. In the others a BN comes before the convolution.
 _POSTACTIVATION_CLASSES = ("ImageResNet", "ImageWideResNet", "ImageResNeXt")
@@ -55,7 +55,9 @@ def _find_place(module: str, architecture: Architecture) -> str:
     """
     is_postactivation = architecture.class_name in _POSTACTIVATION_CLASSES
     has_bottlenecks = architecture.class_name != "ImageResNet" or bool(architecture.arguments.get("bottleneck"))
-    blocks_per_stage = imagenet_blocks_per_stage(architecture.name, architecture.arguments["depth"], has_bottlenecks)
+    blocks_per_stage = get_imagenet_blocks_per_stage(
+        architecture.name, architecture.arguments["depth"], has_bottlenecks
+    )
     if not module.startswith("layer"):
         after_last_block = f"before{sum(blocks_per_stage) + 1}"
         return {
