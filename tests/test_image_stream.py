@@ -122,7 +122,7 @@ def test_an_interruption_within_an_epoch(
 
 
 def test_the_log_counts_as_evaluate_does(folder: Path, whole: TrainingResult) -> None:
-    record = evaluate(EvaluationTarget.of_file(whole.path), open_few(folder, "val"), ComputeSettings(CPU))
+    record = evaluate(EvaluationTarget.from_file(whole.path), open_few(folder, "val"), ComputeSettings(CPU))
     assert whole.last["test_error"] == round(record.top1_error, 4)
 
 
@@ -248,7 +248,7 @@ def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatc
     command = ["train", "wrn_16_1", "--recipe", "small", "--epochs", "1", "--output", str(tmp_path), "--format", "json"]
     assert cli.main([*command, "-j", "1", "--data-dir", str(tmp_path / "data")]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    target = EvaluationTarget.of_file(Path(row["path"]))
+    target = EvaluationTarget.from_file(Path(row["path"]))
     record = evaluate(target, open_split("imagenet1k", None, tmp_path / "data"), ComputeSettings(CPU))
     assert round(record.top1_error, 4) == row["test_error"]
 

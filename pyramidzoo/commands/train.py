@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     names = [get_architecture(name).name for name in options.arch]
 
     from pyramidzoo.data.datasets import default_data_dir, get_dataset, open_split
-    from pyramidzoo.evaluation.environment import keep_memory, pick_device, usable_cores
+    from pyramidzoo.evaluation.environment import keep_memory, pick_device, count_usable_cores
     from pyramidzoo.training.device_images import join_splits
     from pyramidzoo.training.logged_run import Task
     from pyramidzoo.training.loop import train_together
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_seconds=_GPU_CHECKPOINT_SECONDS if device.type == "cuda" else 0.0,
         accumulate=options.accumulate,
         grad_checkpointing=options.grad_checkpointing,
-        workers=usable_cores() if options.jobs is None else options.jobs,
+        workers=count_usable_cores() if options.jobs is None else options.jobs,
         report=_report_epoch_of_many if len(tasks) > 1 else _report_epoch,
     )
     errors = [None if result is None else result.last["test_error"] for result in results]
