@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     names = [get_architecture(name).name for name in options.arch]
 
     from pyramidzoo.data.datasets import default_data_dir, get_dataset, open_split
-    from pyramidzoo.evaluation.environment import keep_memory, pick_device, count_usable_cores
+    from pyramidzoo.evaluation.environment import count_usable_cores, keep_memory, pick_device
     from pyramidzoo.training.device_images import join_splits
     from pyramidzoo.training.logged_run import Task
     from pyramidzoo.training.loop import train_together
