@@ -34,11 +34,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pyramidzoo import create_model
+from pyramidzoo.catalog.recipes import get_recipe
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.evaluation.environment import keep_memory, pick_device
 from pyramidzoo.training.device_images import TrainingImages
-from pyramidzoo.training.recipes import get_recipe
 from pyramidzoo.training.step import Precision, TrainingRun
 
 RECIPE = get_recipe("he2015_cifar10")

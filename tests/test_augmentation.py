@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.recipes import Recipe, get_recipe
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.training.augmentation import Draws, compute_mixed_loss_and_errors, draw_epoch, join_draws, prepare_batch
-from pyramidzoo.training.recipes import Recipe, get_recipe
 
 PLAIN = dataclasses.replace(
     get_recipe("he2015_cifar10"),

@@ -17,6 +17,7 @@ import torch
 import pyramidzoo
 from pyramidzoo import cli
 from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.recipes import get_recipe
 from pyramidzoo.checkpoints.safetensors_file import read_metadata
 from pyramidzoo.data import digits
 from pyramidzoo.data.datasets import load_dataset
@@ -24,7 +25,6 @@ from pyramidzoo.data.transforms import Normalize, eval_transform
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.files import package_path
 from pyramidzoo.training.logged_run import METADATA_KEY
-from pyramidzoo.training.recipes import get_recipe
 
 BUNDLED = {"wrn_16_1.digits_zoo": (14, 897), "resnet20.digits_zoo": (31, 899)}  # wrong, top-5 correct
 

@@ -18,7 +18,9 @@ from torchvision.transforms import InterpolationMode, v2
 from training_tools import Watch, load_few_digits
 
 from pyramidzoo import cli
+from pyramidzoo.catalog import recipes
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.recipes import Recipe, get_recipe
 from pyramidzoo.data import imagenet
 from pyramidzoo.data._encoded import EncodedSet
 from pyramidzoo.data.datasets import open_split
@@ -26,11 +28,9 @@ from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.evaluation.compute_settings import ComputeSettings
 from pyramidzoo.evaluation.evaluate import evaluate
 from pyramidzoo.evaluation.evaluation_target import EvaluationTarget
-from pyramidzoo.training import recipes
 from pyramidzoo.training.image_stream import ImageStream, StreamedImages, draw_lighting, draw_order, make_image_seed
 from pyramidzoo.training.logged_run import Task, TrainingResult
 from pyramidzoo.training.loop import train_together
-from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")

@@ -79,7 +79,7 @@ def test_model_files_stay_short() -> None:
 def test_the_basics_and_the_catalog_need_no_torch() -> None:
     files = [PACKAGE / f"{name}.py" for name in ORDER[: ORDER.index("catalog")]]
     files += [
-        *(PACKAGE / "catalog").glob("*.py"),
+        *(PACKAGE / "catalog").rglob("*.py"),
         PACKAGE / "checkpoints" / "archives.py",
         *(PACKAGE / "weights" / f"{name}.py" for name in ("cache", "context", "local")),
     ]

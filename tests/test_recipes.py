@@ -14,12 +14,12 @@ import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.published_tables import PublishedNumber, load_published_tables
+from pyramidzoo.catalog.recipes import RECIPES, Recipe, get_recipe
 from pyramidzoo.cli import main
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import get_dataset
 from pyramidzoo.errors import UsageError
 from pyramidzoo.training.device_images import TrainingImages
-from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe
 from pyramidzoo.training.schedule import Schedule
 from pyramidzoo.training.step import TrainingRun
 

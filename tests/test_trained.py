@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import pyramidzoo
+from pyramidzoo.catalog.recipes import RECIPES, get_recipe
 from pyramidzoo.checkpoints.safetensors_file import read_metadata
 from pyramidzoo.training.checkpoints import load_checkpoint
-from pyramidzoo.training.recipes import RECIPES, get_recipe
 
 TRAINED = Path(__file__).parents[1] / "trained"
 FILES = sorted(TRAINED.glob("*/*.safetensors"))

@@ -21,6 +21,7 @@ from training_tools import Watch, load_few_digits
 
 import pyramidzoo
 from pyramidzoo import cli
+from pyramidzoo.catalog.recipes import Recipe, get_recipe
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors, write_tensors
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
@@ -36,7 +37,6 @@ from pyramidzoo.training.checkpoints import save_checkpoint
 from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, Task, TrainingResult
 from pyramidzoo.training.loop import train, train_together
-from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.schedule import cosine_rates
 from pyramidzoo.training.step import TrainingRun
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from training_tools import load_few_digits
 
+from pyramidzoo.catalog.recipes import Recipe, get_recipe
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.training.captured_step import CapturedStep
 from pyramidzoo.training.device_images import TrainingImages
-from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from pyramidzoo.catalog import recipes
+from pyramidzoo.catalog.recipes import RECIPES, apply_overrides, get_recipe, parse_overrides
 from pyramidzoo.checkpoints.safetensors_file import read_metadata
 from pyramidzoo.cli import main
 from pyramidzoo.errors import UsageError
-from pyramidzoo.training import recipes
 from pyramidzoo.training.logged_run import METADATA_KEY, Task
 from pyramidzoo.training.progress import describe_time_left
-from pyramidzoo.training.recipes import RECIPES, apply_overrides, get_recipe, parse_overrides
 from pyramidzoo.training.step import TrainingRun
 from pyramidzoo.training.summary import summarize_seeds
 

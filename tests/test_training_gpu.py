@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from training_tools import Watch
 
+from pyramidzoo.catalog.recipes import Recipe, get_recipe
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
@@ -20,7 +21,6 @@ from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.logged_run import Task, TrainingResult
 from pyramidzoo.training.loop import train, train_together
-from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.step import Precision, TrainingRun
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyramidzoo.catalog.recipes import Recipe, get_recipe
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.device_images import TrainingImages
-from pyramidzoo.training.recipes import Recipe, get_recipe
 from pyramidzoo.training.schedule import Schedule
 from pyramidzoo.training.step import TrainingRun
 

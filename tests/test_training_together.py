@@ -15,14 +15,15 @@ import torch
 from training_tools import Watch, load_few_digits
 
 from pyramidzoo import cli
+from pyramidzoo.catalog import recipes
+from pyramidzoo.catalog.recipes import RECIPES, Recipe, get_recipe
 from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.errors import IntegrityError, UsageError
-from pyramidzoo.training import logged_run, loop, recipes
+from pyramidzoo.training import logged_run, loop
 from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, Task, TrainingResult
 from pyramidzoo.training.loop import train, train_together
-from pyramidzoo.training.recipes import RECIPES, Recipe, get_recipe
 
 CPU = torch.device("cpu")
 SHORT = dataclasses.replace(get_recipe("digits"), epochs=3)

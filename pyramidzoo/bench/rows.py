@@ -133,7 +133,19 @@ def _compute_speed(name: str, runs: Mapping[str, list[float]], images: int, base
 def _find_baseline(
     name: str, runs: Mapping[str, list[float]], precisions: Mapping[str, str], peers: Sequence[str]
 ) -> str | None:
-    """Find the name of the baseline that a variant or peer is compared with (see `compute_speeds`)."""
+    """Find the name of the baseline that a variant or peer is compared with.
+
+    It is the fastest peer in the same precision, else the fastest peer in fp32, else the plain network.
+
+    Args:
+        name: Name of the variant or peer.
+        runs: The seconds of each run, by the name of what ran.
+        precisions: The precision of each, by name.
+        peers: Names of the peers.
+
+    Returns:
+        The name of the baseline; None if neither a peer nor the plain network was measured.
+    """
     for precision in (precisions[name], "fp32"):
         measured = [peer for peer in peers if peer in runs and precisions[peer] == precision]
         if measured:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import architectures
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.training_record import Training, make_training
 from pyramidzoo.json_records import InvalidRecordError, describe_value, make_record, require_hex
 
 # The hash algorithms, and the number of hex digits of their hashes. `git_blob_sha1` is the hash by which git names the
@@ -247,7 +248,8 @@ class WeightsEntry:
         claims: The errors that were published for these weights.
         results: The results of evaluations with pyramidzoo.
         license: The licenses of the authors' code and of the weights.
-        training: How the weights were trained, in words; None if it is not known.
+        training: How the weights were trained: the record of the training if it used a recipe of this package, else
+            words; None if it is not known.
         citation: The authors to cite, and where they published the weights; None if it is not known.
     """
 
@@ -265,7 +267,7 @@ class WeightsEntry:
     claims: tuple[Claim, ...]
     results: tuple[Result, ...]
     license: License
-    training: str | None
+    training: str | Training | None
     citation: str | None
 
     def __post_init__(self) -> None:
@@ -283,6 +285,11 @@ class WeightsEntry:
             raise InvalidRecordError("nothing says where the file is: bundled, hub or origin is needed")
         if self.tensors_sha256 is not None:
             require_hex(self.tensors_sha256, 64)
+        has_words = isinstance(self.training, str) and self.training.isprintable()
+        if not (self.training is None or has_words or isinstance(self.training, Training)):
+            raise InvalidRecordError(
+                f"training: {describe_value(self.training)} is neither words nor the record of a training"
+            )
 
     @property
     def tag(self) -> str:
@@ -347,6 +354,8 @@ def _convert_field(name: str, value: Any) -> Any:
         if not isinstance(value, list):
             raise InvalidRecordError(f"{describe_value(value)} is not a list")
         return tuple(make_record(_LISTS_OF_RECORDS[name], _convert_fields(item)) for item in value)
+    if name == "training" and isinstance(value, dict):
+        return make_training(value)
     if name in ("top1_error", "top5_error") and value is not None:
         return _parse_published_error(value)
     if isinstance(value, list):

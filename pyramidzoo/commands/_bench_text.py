@@ -105,7 +105,7 @@ def _write_explanation(
     sentences = [
         f"Measured on {conditions['device']}, {conditions['date']}, {versions}: medians of {rounds} in which all "
         "variants took turns, with the lowest and the highest speed.",
-        "ms: the time of one forward pass of the whole batch, while further passes wait in the queue of the device.",
+        "ms: the time of one forward pass of the whole batch, measured over many passes without a pause between them.",
         "MiB: the most memory that a pass needs at one time, without the images and the weights.",
         _explain_ratios(rows, peers),
     ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.training_record import describe_training
 from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands._cells import compute_top1_error, get_weights_license
 from pyramidzoo.files import package_path
@@ -50,7 +51,7 @@ def write_weights_page(entry: WeightsEntry) -> str:
             "license",
             [f"weights: {get_weights_license(entry)}, {permission}", f"code: {entry.license.code or 'unknown'}"],
         ),
-        ("training", entry.training),
+        ("training", describe_training(entry.training)),
         ("citation", entry.citation),
         ("published", _write_source_lines(entry)),
         ("tensors", entry.tensors_sha256 and f"sha256 {entry.tensors_sha256}"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyramidzoo.catalog.architectures import architectures, get_architecture, suggest_names
 from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.training_record import make_training, read_training
 from pyramidzoo.commands._architecture_page import collect_architecture_facts, write_architecture_page
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._weights_page import (
@@ -106,6 +107,8 @@ def _collect_file_facts(path: Path) -> dict[str, Any]:
     file_sha256, tensors_hash = cached_file_hash(path), tensors_sha256(content.tensors)
     manifest = load_manifest()
     entry = manifest.find_by_file_hash(file_sha256) or manifest.find_by_tensors_hash(tensors_hash)
+    if description is not None and entry is None and (training := read_training(content.metadata, path)) is not None:
+        description_facts["training"] = make_plain_json(training)
     return {
         "path": str(path),
         **description_facts,
@@ -118,4 +121,7 @@ def _collect_file_facts(path: Path) -> dict[str, Any]:
 
 def _write_file_page(file_facts: Mapping[str, Any]) -> str:
     """Write the facts about a file as a page for people. Facts that are not known are left out."""
-    return render_facts([(name, value) for name, value in file_facts.items() if value not in (None, {})])
+    pairs = {name: value for name, value in file_facts.items() if value not in (None, {})}
+    if "training" in pairs:
+        pairs["training"] = make_training(pairs["training"]).describe()
+    return render_facts(pairs.items())

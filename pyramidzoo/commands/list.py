@@ -279,7 +279,10 @@ def _make_short_weights_row(entry: WeightsEntry, local_source: str | None) -> _R
 
 
 def _make_weights_row(entry: WeightsEntry, local_source: str | None) -> _Row:
-    """Return a row for programs, with all errors. `local_source` says where the file is on this machine."""
+    """Return a row for programs, with all measured and all published error rates.
+
+    `local_source` says where the file is on this machine.
+    """
     return {
         "weights": entry.id,
         "architecture": entry.architecture,

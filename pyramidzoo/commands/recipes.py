@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pyramidzoo.catalog.recipes import Recipe, find_recipes
 from pyramidzoo.text_output import line_width, render, show, wrap_text
-from pyramidzoo.training.recipes import Recipe, find_recipes
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pyramidzoo.errors import UsageError
 from pyramidzoo.text_output import line_width, render, show
 
 if TYPE_CHECKING:
+    from pyramidzoo.catalog.recipes import Recipe
     from pyramidzoo.training.logged_run import Epoch, Task, TrainingResult
-    from pyramidzoo.training.recipes import Recipe
     from pyramidzoo.training.step import Precision
     from pyramidzoo.training.summary import SeedSummary
 
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="KEY=VALUE",
-        help="other values for settings of the recipe, such as learning_rate=0.05 milestones=60,80. They are recorded, "
-        "and the result answers no published row; `pyramidzoo recipes NAME` shows the settings",
+        help="other values for settings of the recipe, such as learning_rate=0.05 milestones=60,80. They are recorded. "
+        "The result is then not compared with published errors. `pyramidzoo recipes NAME` shows the settings",
     )
     parser.add_argument(
         "--precision", default="fp32", choices=("fp32", "bf16"), help="bf16 trains under autocast (default: fp32)"
@@ -131,12 +131,12 @@ def run(args: argparse.Namespace) -> int:
     options = TrainOptions.from_args(args)
     names = [get_architecture(name).name for name in options.arch]
 
+    from pyramidzoo.catalog.recipes import apply_overrides
     from pyramidzoo.data.datasets import default_data_dir, get_dataset, open_split
     from pyramidzoo.evaluation.environment import count_usable_cores, keep_memory, pick_device
     from pyramidzoo.training.device_images import join_splits
     from pyramidzoo.training.logged_run import Task
     from pyramidzoo.training.loop import train_together
-    from pyramidzoo.training.recipes import apply_overrides
     from pyramidzoo.training.summary import summarize_seeds
 
     overrides = _parse_overrides(options)
@@ -165,13 +165,13 @@ def run(args: argparse.Namespace) -> int:
         report=_report_epoch_of_many if len(tasks) > 1 else _report_epoch,
     )
     errors = [None if result is None else result.last["test_error"] for result in results]
-    _print_results(results, summarize_seeds(tasks, errors, len(test)), options.format)
+    _print_results(results, summarize_seeds(tasks, errors, len(test), accumulate=options.accumulate), options.format)
     return 0
 
 
 def _parse_overrides(options: TrainOptions) -> dict[str, Any]:
     """Return the settings that differ from the recipes': those of `--set` and of `--epochs`."""
-    from pyramidzoo.training.recipes import parse_overrides
+    from pyramidzoo.catalog.recipes import parse_overrides
 
     overrides = parse_overrides(options.set or ())
     if options.epochs is not None:
@@ -183,7 +183,7 @@ def _parse_overrides(options: TrainOptions) -> dict[str, Any]:
 
 def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str, ...]]:
     """Return the recipes, and the one dataset and the splits that they are for."""
-    from pyramidzoo.training.recipes import get_recipe
+    from pyramidzoo.catalog.recipes import get_recipe
 
     recipes = [get_recipe(name) for name in options.recipe or [options.dataset]]
     datasets = sorted({recipe.dataset for recipe in recipes})
@@ -230,8 +230,10 @@ def _print_results(results: Sequence[TrainingResult | None], summaries: Sequence
                 f"{result.path}: test error {result.last['test_error']:.2f} % after {result.last['epoch']} epochs\n"
                 f"`pyramidzoo evaluate {result.path}` counts it, {result.log} has every epoch"
             )
-        rows = [row for summary in summaries for row in _summary_rows(summary)]
-        if len(rows) > 1 or any(len(summary.errors) > 1 or summary.published for summary in summaries):
+        rows = [row for summary in summaries for row in _make_summary_rows(summary)]
+        # A single seed without a published error needs no table: the line above says everything.
+        has_several_seeds = any(len(summary.errors) > 1 for summary in summaries)
+        if len(summaries) > 1 or has_several_seeds or any(summary.published for summary in summaries):
             show("\n" + render(rows, format, width=line_width()))
     else:
         show(render([{"path": str(result.path), "log": str(result.log), **result.last} for result in finished], format))
@@ -242,7 +244,7 @@ def _print_results(results: Sequence[TrainingResult | None], summaries: Sequence
         )
 
 
-def _summary_rows(summary: SeedSummary) -> list[dict[str, Any]]:
+def _make_summary_rows(summary: SeedSummary) -> list[dict[str, Any]]:
     """Return a line for each published number that the trainings answer, or one line if there is none."""
     changed = "".join(f" {key}={value}" for key, value in summary.overrides.items())
     cells = {

@@ -124,9 +124,9 @@ class Layout:
 
         Args:
             checkpoint: All tensors of the file, by their path in it.
-            stem_name: The foreign name of the network's first weight. The state dict's prefix is
-                the one with which the file has a tensor of this name. If there is no such tensor,
-                it is the first of the layout's prefixes.
+            stem_name: The foreign name of the network's first weight. It shows which of the layout's
+                prefixes the file uses: the first prefix for which the file has a tensor named
+                prefix + stem_name. If there is none, the first prefix of the layout is used.
             source_name: The name of the file, for the error message.
 
         Returns:

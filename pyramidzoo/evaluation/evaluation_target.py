@@ -11,10 +11,12 @@ from typing import Any
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.manifest import load_manifest
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.training_record import Training, read_training
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.hashes import cached_file_hash
 from pyramidzoo.checkpoints.loading import read_weights
+from pyramidzoo.checkpoints.safetensors_file import read_metadata
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.data._splits import Split
 from pyramidzoo.data.transforms import Override
@@ -40,6 +42,7 @@ class EvaluationTarget:
         file_sha256: Hash of the file.
         entry: The manifest's entry that the file was fetched for; None for a file of the user. The
             entry's recorded results and claims apply to these weights.
+        training: How the network was trained, if the file's metadata have it; None for the file of an entry.
     """
 
     name: str
@@ -50,6 +53,7 @@ class EvaluationTarget:
     path: Path
     file_sha256: str
     entry: WeightsEntry | None = None
+    training: Training | None = None
 
     @classmethod
     def from_entry(cls, entry: WeightsEntry) -> EvaluationTarget:
@@ -97,7 +101,8 @@ class EvaluationTarget:
                 f"{path} is not a safetensors file; `pyramidzoo convert {path} --dataset ... --output ...` makes one "
                 "that can be evaluated"
             )
-        description = Description.from_file(path)
+        metadata = read_metadata(path)
+        description = Description.from_file(path, metadata)
         if description is None:
             raise UsageError(
                 f"{path} has no description of its weights (architecture, dataset, preprocessing); "
@@ -114,6 +119,7 @@ class EvaluationTarget:
             preprocessing=description.preprocessing,
             path=path,
             file_sha256=sha256,
+            training=read_training(metadata, path),
         )
 
 

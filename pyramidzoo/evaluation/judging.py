@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo.catalog.manifest import hash_foreign_manifest
+from pyramidzoo.catalog.training_record import get_record
 from pyramidzoo.evaluation import records
 from pyramidzoo.evaluation.environment import device_name, versions
 from pyramidzoo.evaluation.metrics import (
@@ -134,6 +135,7 @@ def _make_record(job: Job, predictions: Predictions, changes: PredictionChanges 
         manifest=hash_foreign_manifest(),
         against_strict=changes,
         claims=claims,
+        training=get_record(entry.training) if entry else target.training,  # The manifest decides for weights it knows.
     )
 
 

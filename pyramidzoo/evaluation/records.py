@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyramidzoo.catalog.training_record import Training, make_training
 from pyramidzoo.errors import IntegrityError, UnavailableError
 from pyramidzoo.evaluation.metrics import ERROR, PredictionChanges, error_percent, wilson_interval
 from pyramidzoo.files import write_text
@@ -17,6 +18,7 @@ from pyramidzoo.json_records import InvalidRecordError, make_record
 
 FORMAT = 1
 FILE_NAME = "record.json"
+_SUFFIX = f".{FILE_NAME}"  # of records that lie beside their weights, as NAME.record.json
 
 # The flags of a record that make an evaluation not strict, and the words for each that people read.
 # Each flag stands for a way to compute that is faster and changes logits slightly.
@@ -85,6 +87,7 @@ class Record:
             one. None for the manifest of the zoo.
         against_strict: The differences from the strict predictions. None if they were not compared.
         claims: Published errors of these weights beside ours.
+        training: How the network was trained. None if it is not known as data; the JSON then has no such field.
     """
 
     format: int
@@ -117,6 +120,7 @@ class Record:
     manifest: str | None
     against_strict: PredictionChanges | None
     claims: tuple[ClaimCheck, ...]
+    training: Training | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1_correct <= self.top5_correct <= self.images > 0:
@@ -178,7 +182,10 @@ class Record:
             "top5_error": self.top5_error,
             "top1_error_interval": [low, high],
         }
-        return dataclasses.asdict(self) | derived
+        fields = dataclasses.asdict(self)
+        if self.training is None:
+            del fields["training"]
+        return fields | derived
 
 
 def is_strict(precision: str, flags: Mapping[str, Any]) -> bool:
@@ -217,7 +224,7 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Read all records in a folder and its subfolders.
+    """Read all records in a folder and its subfolders: files called `record.json` or `NAME.record.json`.
 
     Args:
         folder: The folder.
@@ -230,7 +237,10 @@ def read_records(folder: Path) -> list[Record]:
         UnavailableError: A folder cannot be read.
     """
     paths = [
-        Path(place, FILE_NAME) for place, _, names in os.walk(folder, onerror=_raise_unreadable) if FILE_NAME in names
+        Path(place, name)
+        for place, _, names in os.walk(folder, onerror=_raise_unreadable)
+        for name in names
+        if name == FILE_NAME or name.endswith(_SUFFIX)
     ]
     return sorted(map(_read_record, sorted(paths)), key=lambda record: record.weights)
 
@@ -247,11 +257,14 @@ def _read_record(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, not {FORMAT}")
-        fields: dict[str, Any] = {"manifest": None, "against_strict": None}  # Older records do not have these two.
+        # Older records do not have these.
+        fields: dict[str, Any] = {"manifest": None, "against_strict": None, "training": None}
         fields |= {name: value for name, value in content.items() if name in names}
         if fields["against_strict"] is not None:
             moved = tuple(map(tuple, fields["against_strict"]["moved"]))
             fields["against_strict"] = make_record(PredictionChanges, fields["against_strict"] | {"moved": moved})
+        if fields["training"] is not None:
+            fields["training"] = make_training(fields["training"])
         fields["claims"] = tuple(make_record(ClaimCheck, claim) for claim in fields["claims"])
         return make_record(Record, fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pyramidzoo.catalog.answered_rows import answers_number, describe_difference, find_quoted_number
 from pyramidzoo.catalog.architectures import architectures, get_architecture
 from pyramidzoo.catalog.manifest import Manifest
 from pyramidzoo.catalog.published_tables import (
@@ -21,12 +22,16 @@ from pyramidzoo.catalog.published_tables import (
     get_table_title,
     load_published_tables,
 )
+from pyramidzoo.catalog.training_record import Training, get_record
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.data.datasets import DATASETS
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.records import ClaimCheck, Record
 from pyramidzoo.evaluation.verdicts import check_claims, find_recorded_result, paper_verdict
 from pyramidzoo.models import build
+
+OTHER_TRAINING = "same network, other training"
+_TRAINING_COLUMNS = ("training", "counted")  # They are left out if the training of no network is known.
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Measurement:
         strict: Whether the arithmetic was strict. If not, no claim is judged.
         claims: Published errors of these weights beside ours.
         is_whole_split: Whether all images of the published split were evaluated.
+        training: How the network was trained; None if it is not known as data, as for the weights
+            of the tables' authors.
     """
 
     weights: str
@@ -59,6 +66,7 @@ class Measurement:
     strict: bool
     claims: tuple[ClaimCheck, ...]
     is_whole_split: bool = True
+    training: Training | None = None
 
 
 def measurements_from_records(records: Iterable[Record]) -> list[Measurement]:
@@ -84,6 +92,7 @@ def measurements_from_records(records: Iterable[Record]) -> list[Measurement]:
             strict=record.strict,
             claims=record.claims,
             is_whole_split=record.unofficial_reason is None,
+            training=record.training,
         )
         for record in records
     ]
@@ -119,6 +128,7 @@ def measurements_from_manifest(manifest: Manifest) -> list[Measurement]:
                 recorded="as recorded",
                 strict=True,
                 claims=check_claims(entry, split, statistics, result.images),
+                training=get_record(entry.training),
             )
         )
     return measurements
@@ -130,6 +140,10 @@ def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measu
     A published row becomes one line for each set of weights that was measured, or one line that
     says why there is none. Columns that are named after people hold the errors that they published,
     in percent, as top-1 / top-5.
+
+    A network whose training is known fills only the rows of its recipe. In every other row of the
+    same network and dataset it has a line below the others, "same network, other training", which
+    is not counted. If any training is known, all lines have the columns "training" and "counted".
 
     Args:
         table: Id of the table.
@@ -144,7 +158,16 @@ def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measu
     """
     get_table_title(table)  # Raises UsageError if there is no such table.
     if table == UNPUBLISHED_TABLE:
-        return _lines_without_published_row(measurements)
+        lines = _make_lines_without_published_row(measurements)
+    else:
+        lines = _make_lines_of_table(table, manifest, measurements)
+    if any(measurement.training for measurement in measurements):
+        return lines
+    return [{name: cell for name, cell in line.items() if name not in _TRAINING_COLUMNS} for line in lines]
+
+
+def _make_lines_of_table(table: str, manifest: Manifest, measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Return the lines of a table of published rows."""
     numbers = [number for number in load_published_tables()["targets"] if number["table"] == table]
     people = list(dict.fromkeys(number["by"] for number in numbers))
     rows: dict[tuple[int, str], list[PublishedNumber]] = {}
@@ -164,15 +187,36 @@ def make_table_rows(table: str, manifest: Manifest, measurements: Sequence[Measu
 def _network_cells(
     numbers: list[PublishedNumber], manifest: Manifest, measurements: Sequence[Measurement]
 ) -> list[dict[str, Any]]:
-    """Return the cells for one network: one line for each measurement, else one line without."""
-    cells = [
-        _measured_cells(measurement, numbers) for measurement in measurements if _has_published(measurement, numbers)
-    ]
-    if cells:
-        return cells
-    network = numbers[0]["architecture"], numbers[0]["dataset"]
-    entries = [entry for entry in manifest.entries.values() if (entry.architecture, entry.dataset) == network]
-    return [_unmeasured_cells(numbers, entries)]
+    """Return the cells for one network in one row.
+
+    They are one line for each measurement that answers the row, or one line that says why there is
+    none. Below it is one line for each measurement of the same network after another training.
+    """
+    counted, others = [], []
+    for measurement in measurements:
+        if not _has_published(measurement, numbers):
+            continue
+        answered = _find_answered(measurement, numbers)
+        if answered:
+            counted.append(_measured_cells(measurement, answered))
+        else:
+            others.append(_other_training_cells(measurement, numbers))
+    if not counted:
+        network = numbers[0]["architecture"], numbers[0]["dataset"]
+        entries = [entry for entry in manifest.entries.values() if (entry.architecture, entry.dataset) == network]
+        counted = [_unmeasured_cells(numbers, entries)]
+    return counted + others
+
+
+def _find_answered(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> list[PublishedNumber]:
+    """Return the published numbers of a network that a measurement is compared with.
+
+    Where the training is not known, these are all numbers of this network.
+    """
+    training = measurement.training
+    if training is None:
+        return list(numbers)
+    return [number for number in numbers if answers_number(number, measurement.architecture, training)]
 
 
 def _has_published(measurement: Measurement, numbers: Iterable[PublishedNumber]) -> bool:
@@ -192,13 +236,13 @@ def _published_split(dataset: str) -> str:
     return DATASETS[dataset].splits[0] if dataset in DATASETS else "test"
 
 
-def _lines_without_published_row(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+def _make_lines_without_published_row(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     lines = []
     for measurement in measurements:
         if not _has_published(measurement, load_published_tables()["targets"]):
             images = "" if measurement.is_whole_split else f", {measurement.images:,} images"
             first_cells = {"row": None, "data set": f"{measurement.dataset} {measurement.split}{images}"}
-            lines.append(first_cells | _measured_cells(measurement, []))
+            lines.append(first_cells | _measured_cells(measurement, []) | {"counted": None})
     return lines
 
 
@@ -253,17 +297,33 @@ def _measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]
         # weights.
         if number["metric"] == "top1_error" and number["by"] not in claimed_by:
             verdict = paper_verdict(Decimal(number["value"]), number["spread"], ours, (low, high))
-            verdicts.append(f"{number['by']} {number['value']}: {verdict}, other weights")
+            whose = "other weights" if measurement.training is None else "trained by the recipe of this row"
+            verdicts.append(f"{number['by']} {number['value']}: {verdict}, {whose}")
     return {
         "network": measurement.architecture,
         "parameters": measurement.parameters,
         "weights": measurement.weights,
+        "training": measurement.training and f"{measurement.training.recipe}, seed {measurement.training.seed}",
         "ours": f"{ours:.2f}",
         "95 % interval": f"{low:.2f} to {high:.2f}",
         "recorded": measurement.recorded,
         "claim": (verdicts or "none") if measurement.strict else "not judged",
+        "counted": measurement.strict,
         "elsewhere": None,
     }
+
+
+def _other_training_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> dict[str, Any]:
+    """Return the cells of a line below a row: the same network, but not trained by the recipe of the row."""
+    training = measurement.training
+    assert training is not None  # Where no training is known, the measurement is compared with all numbers.
+    claim = f"{OTHER_TRAINING}: recipe {training.recipe}"
+    if difference := describe_difference(training):
+        claim += f", {difference}"
+    quoted = [find_quoted_number(number, measurement.architecture, training) for number in numbers]
+    if row := next(filter(None, quoted), None):
+        claim = f"not counted: this row quotes row {row}, and the number is counted there"
+    return _measured_cells(measurement, []) | {"claim": claim, "counted": False}
 
 
 def _unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[WeightsEntry]) -> dict[str, Any]:
@@ -280,10 +340,12 @@ def _unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[WeightsE
         "network": architecture or first["network"],
         "parameters": count_parameters(architecture, dataset, first["arguments"]),
         "weights": weights,
+        "training": None,
         "ours": None,
         "95 % interval": None,
         "recorded": "none",
         "claim": "none",
+        "counted": None,
         "elsewhere": load_published_tables()["elsewhere"].get(architecture or "", {}).get(dataset),
     }
 

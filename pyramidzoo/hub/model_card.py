@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from pyramidzoo import __version__
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
 from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.training_record import describe_training
 from pyramidzoo.catalog.weights_entry import Claim, License, Result, WeightsEntry
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
 from pyramidzoo.evaluation.verdicts import claim_verdict
@@ -233,8 +234,8 @@ def _write_introduction(entry: WeightsEntry, architecture: Architecture, file: P
     if entry.arguments:
         arguments = ", ".join(f"{name}={value!r}" for name, value in entry.arguments.items())
         paragraphs.append(f"It was built with {arguments}.")
-    if entry.training:
-        paragraphs.append(f"Training: {entry.training.rstrip('.')}.")
+    if training := describe_training(entry.training):
+        paragraphs.append(f"Training: {training.rstrip('.')}.")
     return "\n\n".join(paragraphs)
 
 

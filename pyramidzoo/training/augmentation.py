@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data.transforms import Normalize
-from pyramidzoo.training.recipes import Recipe
 
 # The constants of random erasing in hysts' code
 _ERASING_ATTEMPTS = 20

@@ -52,13 +52,13 @@ class CapturedStep:
         with self.run.on_stream():
             if self.graph is None:
                 self.draws, self.rates = draws.to(self.run.device), rates.to(self.run.device)
-                self.next_step = torch.zeros(1, dtype=torch.int64, device=self.run.device)
+                self.step_in_epoch = torch.zeros(1, dtype=torch.int64, device=self.run.device)
                 self.batch_rows = torch.arange(self.run.recipe.batch_size, device=self.run.device)
                 self._capture()
             else:
                 self.draws.copy_from(draws)
                 self.rates.copy_(rates, non_blocking=True)
-            self.next_step.zero_()
+            self.step_in_epoch.zero_()
 
     def replay(self) -> None:
         """Queue one step on the stream."""
@@ -67,11 +67,11 @@ class CapturedStep:
             self.graph.replay()
 
     def _run_next_step(self) -> None:
-        """Run the step that `next_step` names, and add one to it. Only tensor operations, so it can be captured."""
+        """Run the step that `step_in_epoch` names, and add one to it. Only tensor operations, so it can be captured."""
         for group in self.run.optimizer.param_groups:
-            group["lr"].copy_(self.rates.index_select(0, self.next_step)[0])
-        self.run.compute_step(self.draws.select(self.batch_rows + self.next_step * self.run.recipe.batch_size))
-        self.next_step.add_(1)
+            group["lr"].copy_(self.rates.index_select(0, self.step_in_epoch)[0])
+        self.run.compute_step(self.draws.select(self.batch_rows + self.step_in_epoch * self.run.recipe.batch_size))
+        self.step_in_epoch.add_(1)
 
     def _capture(self) -> None:
         """Run a few steps, capture one, and restore everything that these steps changed."""
@@ -79,7 +79,8 @@ class CapturedStep:
         before = {name: tensor.clone() for name, tensor in run.state().items()}
         for _ in range(_WARM_UP_STEPS):
             self._run_next_step()
-            self.next_step.zero_()  # an epoch may have fewer steps than the warm-up
+            # Without this, the warm-up could read behind the draws of a very short epoch.
+            self.step_in_epoch.zero_()
         run.optimizer.zero_grad(set_to_none=True)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):

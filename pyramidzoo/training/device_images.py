@@ -8,9 +8,9 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
+from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data._splits import ImageSet, Split
 from pyramidzoo.errors import UsageError
-from pyramidzoo.training.recipes import Recipe
 
 _GPU_TEST_BATCH = 1000
 

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data._decoding import Decoder
 from pyramidzoo.data._encoded import DecodedBatches, EncodedImages, EncodedSet, decode_batches
 from pyramidzoo.data._splits import ReaderOptions
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.errors import UnavailableError
 from pyramidzoo.training.augmentation import Draws
-from pyramidzoo.training.recipes import Recipe
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)  # width over height of the part of an image that is cut out
 # Number of row groups of Parquet files that are shuffled together. They have 1,600 images of ImageNet.

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyramidzoo.catalog.recipes import Recipe
+from pyramidzoo.catalog.training_record import METADATA_KEY
 from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.finite_values import check_finite
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, write_tensors
@@ -30,11 +32,7 @@ from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
-from pyramidzoo.training.recipes import Recipe
 from pyramidzoo.training.step import Precision, TrainingRun
-
-# The key in the metadata of a weights file under which the training is described: settings, devices, last epoch.
-METADATA_KEY = "training"
 
 # A longer text of overrides is replaced by its hash: file systems allow 255 bytes in a name.
 _LONGEST_OVERRIDES = 100

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data._encoded import EncodedSet
 from pyramidzoo.data._splits import ImageSet, Split
 from pyramidzoo.errors import IntegrityError, UsageError
@@ -22,7 +23,6 @@ from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
 from pyramidzoo.training.progress import TrainingProgress
-from pyramidzoo.training.recipes import Recipe
 from pyramidzoo.training.step import Precision
 
 # Completes the sentence "cuda:0 has no memory for ...".

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pyramidzoo.training.recipes import Recipe
+from pyramidzoo.catalog.recipes import Recipe
 
 
 class Schedule:

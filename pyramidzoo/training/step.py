@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data.transforms import Normalize
 from pyramidzoo.factory import create_model
 from pyramidzoo.training.augmentation import (
@@ -29,7 +30,6 @@ from pyramidzoo.training.augmentation import (
 from pyramidzoo.training.captured_step import CapturedStep
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import ImageStream, StreamedImages, StreamedTestImages
-from pyramidzoo.training.recipes import Recipe
 from pyramidzoo.training.schedule import Schedule
 
 Precision = Literal["fp32", "bf16"]

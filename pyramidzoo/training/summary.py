@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from pyramidzoo.catalog.answered_rows import is_number_of_recipe
 from pyramidzoo.catalog.published_tables import PublishedNumber, load_published_tables
 from pyramidzoo.evaluation.metrics import wilson_interval
 from pyramidzoo.evaluation.verdicts import ClaimVerdict, paper_verdict
@@ -48,7 +49,8 @@ class SeedSummary:
         median: The median of the errors.
         mean: The mean of the errors.
         deviation: The standard deviation of the errors (divided by n - 1); None for one seed.
-        published: The published errors that this recipe answers. Empty if there are overrides.
+        published: The published errors that this recipe answers. Empty if the training was not exactly that of the
+            recipe.
     """
 
     architecture: str
@@ -61,13 +63,16 @@ class SeedSummary:
     published: tuple[PublishedComparison, ...]
 
 
-def summarize_seeds(tasks: Sequence[Task], errors: Sequence[float | None], images: int) -> list[SeedSummary]:
+def summarize_seeds(
+    tasks: Sequence[Task], errors: Sequence[float | None], images: int, *, accumulate: int = 1
+) -> list[SeedSummary]:
     """Summarize trainings: one summary for each network and recipe.
 
     Args:
-        tasks: What was trained.
+        tasks: The trainings.
         errors: Test error of each in percent; None for a training that has not ended.
         images: Number of test images.
+        accumulate: Number of parts of each batch. If there are several, the training is not that of the recipe.
 
     Returns:
         The summaries, in the order of the tasks. A network without any error has none.
@@ -79,10 +84,13 @@ def summarize_seeds(tasks: Sequence[Task], errors: Sequence[float | None], image
         first_tasks.setdefault(key, task)
         if error is not None:
             errors_by_network.setdefault(key, {})[task.seed] = error
-    return [_summarize(first_tasks[key], of_seeds, images) for key, of_seeds in errors_by_network.items()]
+    return [
+        _summarize(first_tasks[key], errors_by_seed, images, is_by_recipe=accumulate == 1)
+        for key, errors_by_seed in errors_by_network.items()
+    ]
 
 
-def _summarize(task: Task, errors: Mapping[int, float], images: int) -> SeedSummary:
+def _summarize(task: Task, errors: Mapping[int, float], images: int, *, is_by_recipe: bool) -> SeedSummary:
     values = list(errors.values())
     return SeedSummary(
         architecture=task.architecture,
@@ -92,7 +100,7 @@ def _summarize(task: Task, errors: Mapping[int, float], images: int) -> SeedSumm
         median=statistics.median(values),
         mean=statistics.fmean(values),
         deviation=statistics.stdev(values) if len(values) > 1 else None,
-        published=() if task.overrides else _compare_with_published(task, values, images),
+        published=_compare_with_published(task, values, images) if is_by_recipe and not task.overrides else (),
     )
 
 
@@ -100,7 +108,8 @@ def _compare_with_published(task: Task, errors: Sequence[float], images: int) ->
     """Compare errors with each published number that the recipe answers for this network."""
     comparisons = []
     for number in load_published_tables()["targets"]:
-        if _is_answered(number, task):
+        is_answered = is_number_of_recipe(number, task.architecture, task.recipe)
+        if is_answered and number["metric"] == "top1_error":
             ours = _statistic_of(number["statistic"])(errors)
             interval = wilson_interval(round(ours * images / 100), images)
             comparisons.append(
@@ -114,14 +123,6 @@ def _compare_with_published(task: Task, errors: Sequence[float], images: int) ->
                 )
             )
     return tuple(comparisons)
-
-
-def _is_answered(number: PublishedNumber, task: Task) -> bool:
-    """Return whether the recipe answers this number, for this network."""
-    rows = task.recipe.rows
-    row = f"{number['table']}:{number['row']}"
-    is_row = task.architecture in (rows.get(row), rows.get(f"{row} {number['by']}"))
-    return is_row and number["metric"] == "top1_error" and number["dataset"] == task.recipe.dataset
 
 
 def _statistic_of(name: str) -> Callable[[Sequence[float]], float]:

@@ -33,6 +33,11 @@ def _get_foreign_name(name: str, architecture: Architecture) -> str:
 
 
 def _locate_special_tensor(name: str, signature: Signature, architecture: Architecture) -> TensorSource | None:
+    """Return the source of a BN's tensor; None for a tensor of another layer.
+
+    The file has no BN any more. The shift of a folded BN is the bias of its convolution, and the other tensors of the
+    BN get constant values, so that the BN only adds the shift.
+    """
     module, _, tensor_name = name.rpartition(".")
     if not _folded.is_norm(module):
         return None

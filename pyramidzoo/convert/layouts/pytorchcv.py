@@ -189,6 +189,11 @@ def _has_folded_norms(architecture: Architecture) -> bool:
 
 
 def _locate_special_tensor(name: str, signature: Signature, architecture: Architecture) -> TensorSource | None:
+    """Return the source of a BN's tensor in a network whose BN is folded; None for any other tensor.
+
+    The shift of a folded BN is the bias of its convolution, and the other tensors of the BN get constant values, so
+    that the BN only adds the shift.
+    """
     module, _, tensor_name = name.rpartition(".")
     if not _has_folded_norms(architecture) or not _folded.is_norm(module):
         return None

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyramidzoo.training.recipes._normalization import CIFAR10_FB, CIFAR100_FB, IMAGENET
-from pyramidzoo.training.recipes._recipe import Recipe
+from pyramidzoo.catalog.recipes._normalization import CIFAR10_FB, CIFAR100_FB, IMAGENET
+from pyramidzoo.catalog.recipes._recipe import Recipe
 
 _SOURCE = "jhkim89/PyramidNet, README.md (section Usage) and facebookarchive/fb.resnet.torch, opts.lua and train.lua"
 

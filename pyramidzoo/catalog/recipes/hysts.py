@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.training.recipes._normalization import CIFAR10_HYSTS, FASHION_MNIST_HYSTS, MNIST_HYSTS
-from pyramidzoo.training.recipes._recipe import Recipe
+from pyramidzoo.catalog.recipes._normalization import CIFAR10_HYSTS, FASHION_MNIST_HYSTS, MNIST_HYSTS
+from pyramidzoo.catalog.recipes._recipe import Recipe
 
 _SOURCE = "hysts/pytorch_image_classification at b7ad09d (2018-11-06)"
 _COSINE: dict[str, Any] = {"schedule": "cosine", "milestones": (), "first_cosine_step": 1}

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pyramidzoo.catalog.recipes._recipe import Recipe
 from pyramidzoo.errors import UsageError
-from pyramidzoo.training.recipes._recipe import Recipe
 
 # These say what a recipe is and which images it is for, not how it trains.
 _FIXED_FIELDS = {"name", "dataset", "splits", "preprocessing", "source", "notes", "rows", "quoted"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyramidzoo.training.recipes._normalization import CIFAR10_FB
-from pyramidzoo.training.recipes._recipe import Recipe
+from pyramidzoo.catalog.recipes._normalization import CIFAR10_FB
+from pyramidzoo.catalog.recipes._recipe import Recipe
 
 
 def recipes() -> Iterator[Recipe]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyramidzoo.training.recipes._normalization import CIFAR10_FB, SVHN_UNIT
-from pyramidzoo.training.recipes._recipe import Recipe
+from pyramidzoo.catalog.recipes._normalization import CIFAR10_FB, SVHN_UNIT
+from pyramidzoo.catalog.recipes._recipe import Recipe
 
 _SOURCE = "szagoruyko/wide-residual-networks, scripts/train_cifar.sh and train.lua"
 _MILESTONES = "The learning rate falls at the start of epochs 60, 120 and 160, counted from 1: after 59, 119 and 159."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyramidzoo.training.recipes._normalization import CIFAR10_FATTORIB, CIFAR10_FB, CIFAR100_FB, IMAGENET
-from pyramidzoo.training.recipes._recipe import Recipe
+from pyramidzoo.catalog.recipes._normalization import CIFAR10_FATTORIB, CIFAR10_FB, CIFAR100_FB, IMAGENET
+from pyramidzoo.catalog.recipes._recipe import Recipe
 
 _HE15 = "He et al. 2015, Deep Residual Learning for Image Recognition (arXiv:1512.03385), section 4.2"
 _HE16 = "He et al. 2016, Identity Mappings in Deep Residual Networks (arXiv:1603.05027), appendix"

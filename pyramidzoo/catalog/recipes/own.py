@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pyramidzoo.catalog.preprocessing import Preprocessing
-from pyramidzoo.training.recipes._normalization import (
+from pyramidzoo.catalog.recipes._normalization import (
     CIFAR10_FB,
     CIFAR100_FB,
     FASHION_MNIST_HYSTS,
     MNIST_HYSTS,
     SVHN_UNIT,
 )
-from pyramidzoo.training.recipes._recipe import Recipe
+from pyramidzoo.catalog.recipes._recipe import Recipe
 
 
 def recipes() -> Iterator[Recipe]:

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
+from pyramidzoo.catalog.recipes import hysts, other_authors, own, pyramidnet, resnet, wide_resnet
+from pyramidzoo.catalog.recipes._overrides import apply_overrides, parse_overrides
+from pyramidzoo.catalog.recipes._recipe import Recipe
 from pyramidzoo.errors import UsageError
-from pyramidzoo.training.recipes import hysts, other_authors, own, pyramidnet, resnet, wide_resnet
-from pyramidzoo.training.recipes._overrides import apply_overrides, parse_overrides
-from pyramidzoo.training.recipes._recipe import Recipe
 
 __all__ = ["RECIPES", "Recipe", "apply_overrides", "find_recipes", "get_recipe", "parse_overrides"]
 
