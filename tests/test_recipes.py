@@ -250,9 +250,3 @@ def test_the_command_lists_and_explains_recipes(capsys: pytest.CaptureFixture[st
     assert [recipe["name"] for recipe in json.loads(capsys.readouterr().out)] == list(RECIPES)
     assert main(["recipes", "wrn_cifar11"]) == 2
     assert "did you mean wrn_cifar10" in capsys.readouterr().err
-
-
-def test_imagenet_is_refused_by_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["train", "wide_resnet50_2", "--recipe", "fb_imagenet", "--output", str(tmp_path)])
-    assert code == 2
-    assert "fb_imagenet is for ImageNet" in capsys.readouterr().err

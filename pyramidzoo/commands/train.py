@@ -75,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, metavar="M", help="stop within this time; the same command continues the training"
     )
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="how many processes decode large images for each training (default: one for each core)",
+    )
     add_data_dir_argument(parser)
     add_device_argument(parser)
 
@@ -96,6 +103,7 @@ class TrainOptions(CommandOptions):
     minutes: float | None
     accumulate: int
     grad_checkpointing: bool
+    jobs: int | None
     data_dir: Path | None
     device: str
 
@@ -107,6 +115,8 @@ class TrainOptions(CommandOptions):
             raise UsageError(f"--epochs {self.epochs} trains nothing; it must be positive")
         if self.accumulate < 1:
             raise UsageError(f"--accumulate {self.accumulate} is not a number of parts; it must be positive")
+        if self.jobs is not None and self.jobs < 0:
+            raise UsageError(f"-j {self.jobs}: the number of processes cannot be negative; 0 decodes in this one")
         if self.minutes is not None and not self.minutes > 0:  # written so that "nan" is refused too
             raise UsageError(f"--minutes {self.minutes} leaves no time; it must be positive")
 
@@ -122,8 +132,8 @@ def run(args: argparse.Namespace) -> int:
     names = [get_architecture(name).name for name in options.arch]
 
     from pyramidzoo.catalog.recipes import apply_overrides
-    from pyramidzoo.data.datasets import default_data_dir, load_dataset
-    from pyramidzoo.evaluation.environment import keep_memory, pick_device
+    from pyramidzoo.data.datasets import default_data_dir, get_dataset, open_split
+    from pyramidzoo.evaluation.environment import count_usable_cores, keep_memory, pick_device
     from pyramidzoo.training.device_images import join_splits
     from pyramidzoo.training.logged_run import Task
     from pyramidzoo.training.loop import train_together
@@ -132,8 +142,8 @@ def run(args: argparse.Namespace) -> int:
     overrides = _parse_overrides(options)
     recipes, dataset, splits = _select_recipes(options)
     data_dir = options.data_dir or default_data_dir()
-    images = join_splits([load_dataset(dataset, split, data_dir) for split in splits])
-    test = load_dataset(dataset, "test", data_dir)
+    images = join_splits([open_split(dataset, split, data_dir) for split in splits])
+    test = open_split(dataset, get_dataset(dataset).splits[0], data_dir)
     recipes = [apply_overrides(recipe, overrides, len(images)) for recipe in recipes]
     tasks = [Task(name, recipe, seed, overrides) for name in names for recipe in recipes for seed in options.all_seeds]
 
@@ -151,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_seconds=_GPU_CHECKPOINT_SECONDS if device.type == "cuda" else 0.0,
         accumulate=options.accumulate,
         grad_checkpointing=options.grad_checkpointing,
+        workers=count_usable_cores() if options.jobs is None else options.jobs,
         report=_report_epoch_of_many if len(tasks) > 1 else _report_epoch,
     )
     errors = [None if result is None else result.last["test_error"] for result in results]
@@ -183,11 +194,6 @@ def _select_recipes(options: TrainOptions) -> tuple[list[Recipe], str, tuple[str
     splits = sorted({recipe.splits for recipe in recipes})
     if len(splits) > 1:
         raise UsageError("these recipes train on different splits; train them in separate commands")
-    if datasets[0] == "imagenet1k":
-        raise UsageError(
-            f"recipe {recipes[0].name} is for ImageNet, and `train` takes datasets of small images only; "
-            f"`pyramidzoo recipes {recipes[0].name}` shows its settings"
-        )
     return recipes, datasets[0], splits[0]
 
 

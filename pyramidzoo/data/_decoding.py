@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,19 @@ class Decoder:
     Args:
         preprocessing: How images are resized and cropped.
         tensor_resize: Whether images are resized as tensors (faster) and not as Pillow images (as published).
+        steps: Steps that change each Pillow image instead. A training uses them; `preprocessing` has no effect then.
     """
 
-    def __init__(self, preprocessing: Preprocessing, *, tensor_resize: bool) -> None:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        *,
+        tensor_resize: bool,
+        steps: Sequence[Callable[[Any], Any]] | None = None,
+    ) -> None:
         self._tensor_resize = tensor_resize
         make_steps = make_tensor_resize_steps if tensor_resize else make_resize_steps
-        self._steps: list[Callable[[Any], Any]] = [*make_steps(preprocessing)]
+        self._steps: list[Callable[[Any], Any]] = [*(make_steps(preprocessing) if steps is None else steps)]
 
     def __call__(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode one image.

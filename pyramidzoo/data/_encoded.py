@@ -10,7 +10,7 @@ import signal
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,13 @@ class EncodedImages(ABC):
             UnavailableError: A file cannot be read.
             OSError: The operating system cannot read a file.
         """
+
+    def get_group_starts(self) -> Sequence[int] | None:
+        """Return the position of the first image of each group that can only be read as a whole.
+
+        None means that each image can be read alone.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -113,30 +120,52 @@ class EncodedSet(Split):
     ) -> Generator[Tensor, None, None]:
         """Decode images in batches, and move them to a device; see `Split.read_batches`."""
         decoder = Decoder(preprocessing, tensor_resize=reader_options.tensor_resize)
-        with _restore_sigchld_handler(), warnings.catch_warnings():
-            # PyTorch warns of more processes than cores, and Python of a fork in a program with threads.
-            warnings.simplefilter("ignore")
-            loader = DataLoader(
-                _DecodedSpans(self.encoded_images, decoder),
-                batch_size=None,  # Each item of `_DecodedSpans` is already a whole batch.
-                sampler=list(spans),
-                num_workers=reader_options.workers,
-                prefetch_factor=_PREFETCHED_BATCHES if reader_options.workers else None,
-                pin_memory=device.type == "cuda",
-                # Without a generator of its own, the loader would draw a number from PyTorch's global generator.
-                generator=torch.Generator(),
-            )
-            batches: Any = iter(loader)
-        batch: Tensor | PyramidzooError | None
-        try:
-            while isinstance(batch := _get_next_batch(batches), Tensor):
-                yield batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        finally:
-            # The processes of the loader end when the last reference to its iterator is gone. The traceback of an error
-            # would keep the local variable alive, so it is deleted here.
-            del batches
-        if batch is not None:
-            raise batch
+        decoded_spans = _DecodedSpans(self.encoded_images, decoder)
+        return decode_batches(decoded_spans, list(spans), device, reader_options.workers)
+
+
+def decode_batches(
+    batches: DecodedBatches, keys: Sequence[Any], device: torch.device, workers: int
+) -> Generator[Tensor, None, None]:
+    """Decode images in batches, and move them to a device. The caller closes the generator.
+
+    Args:
+        batches: The dataset that decodes a batch.
+        keys: The key of each batch in `batches`.
+        device: The device for the batches.
+        workers: Number of processes that decode images; 0 decodes in this process.
+
+    Yields:
+        A batch of uint8 images (n, C, H, W) for each key, in order.
+
+    Raises:
+        IntegrityError: An image is damaged.
+        UnavailableError: An image cannot be read, or a process that decodes images has ended.
+    """
+    with _restore_sigchld_handler(), warnings.catch_warnings():
+        # PyTorch warns of more processes than cores, and Python of a fork in a program with threads.
+        warnings.simplefilter("ignore")
+        loader = DataLoader(
+            batches,
+            batch_size=None,  # Each item of `batches` is already a whole batch.
+            sampler=keys,
+            num_workers=workers,
+            prefetch_factor=_PREFETCHED_BATCHES if workers else None,
+            pin_memory=device.type == "cuda",
+            # Without a generator of its own, the loader would draw a number from PyTorch's global generator.
+            generator=torch.Generator(),
+        )
+        decoded: Any = iter(loader)
+    batch: Tensor | PyramidzooError | None
+    try:
+        while isinstance(batch := _get_next_batch(decoded), Tensor):
+            yield batch.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    finally:
+        # The processes of the loader end when the last reference to its iterator is gone. The traceback of an error
+        # would keep the local variable alive, so it is deleted here.
+        del decoded
+    if batch is not None:
+        raise batch
 
 
 @contextlib.contextmanager
@@ -162,7 +191,7 @@ def _get_next_batch(batches: Any) -> Tensor | PyramidzooError | None:
     try:
         batch: Tensor | PyramidzooError | None = next(batches, None)
         return batch
-    # The connection to a process failed. An error of an image is no exception here, see `_DecodedSpans`.
+    # The connection to a process failed. An error of an image is no exception here, see `DecodedBatches`.
     except (RuntimeError, OSError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
@@ -173,22 +202,42 @@ def _get_next_batch(batches: Any) -> Tensor | PyramidzooError | None:
         )
 
 
-class _DecodedSpans(Dataset[Any]):
-    """The batches of a split, as a dataset for PyTorch's data loader.
+class DecodedBatches(Dataset[Any], ABC):
+    """Batches of decoded images, as a dataset for PyTorch's data loader.
 
-    The key of a batch is a span: the position of its first image, and the position after its last image. A batch is a
-    uint8 tensor (n, H, W, 3). If an image is damaged, the item is the error itself. If the error was raised, the data
-    loader would replace its message by a traceback.
+    The key of a batch says which images it has. A batch is a uint8 tensor (n, H, W, 3). If an image is damaged, the
+    item is the error itself. If the error was raised, the data loader would replace its message by a traceback.
+    """
+
+    @abstractmethod
+    def decode(self, key: Any) -> list[NDArray[np.uint8]]:
+        """Decode the images of a batch, each (H, W, 3).
+
+        Args:
+            key: The key of the batch.
+
+        Returns:
+            The images.
+        """
+
+    def __getitem__(self, key: Any) -> Tensor | PyramidzooError:
+        try:
+            return torch.from_numpy(np.stack(self.decode(key)))
+        except PyramidzooError as error:
+            return error
+        except OSError as error:
+            return UnavailableError.from_os_error(error)
+
+
+class _DecodedSpans(DecodedBatches):
+    """The batches of a split.
+
+    The key of a batch is a span: the position of its first image, and the position after its last image.
     """
 
     def __init__(self, encoded_images: EncodedImages, decoder: Decoder) -> None:
         self.encoded_images, self.decoder = encoded_images, decoder
 
-    def __getitem__(self, span: Any) -> Tensor | PyramidzooError:
-        try:
-            images = [self.decoder(content, name) for name, content in self.encoded_images.read(*span)]
-            return torch.from_numpy(np.stack(images))
-        except PyramidzooError as error:
-            return error
-        except OSError as error:
-            return UnavailableError.from_os_error(error)
+    def decode(self, key: Any) -> list[NDArray[np.uint8]]:
+        """Decode the images of a span."""
+        return [self.decoder(content, name) for name, content in self.encoded_images.read(*key)]

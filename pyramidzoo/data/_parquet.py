@@ -57,13 +57,17 @@ class ParquetImages(EncodedImages):
         """Read consecutive images; see `EncodedImages.read`."""
         named_images: list[tuple[str, bytes]] = []
         # The last row group that begins at or before row `start`.
-        group_index = bisect_right([group.start for group in self.groups], start) - 1
+        group_index = bisect_right(self.get_group_starts(), start) - 1
         while start < stop:
             group, images = self.groups[group_index], self._read_group(group_index)
             for row in range(start - group.start, min(stop - group.start, len(images))):
                 named_images.append((f"image {row} of row group {group.number} in {group.shard}", images[row]))
             start, group_index = group.start + len(images), group_index + 1
         return named_images
+
+    def get_group_starts(self) -> Sequence[int]:
+        """Return the number of the first row of each row group."""
+        return [group.start for group in self.groups]
 
     def _read_group(self, group_index: int) -> list[bytes]:
         """Read the images of a row group, or take them from the cache of this process."""

@@ -1,4 +1,4 @@
-"""ImageNet's validation images, read from image files in a folder for each class, or from the Hub's Parquet files."""
+"""ImageNet's images, read from image files in a folder for each class, or from the Hub's Parquet files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 IMAGES, CLASSES = 50_000, 1_000
 # The folders in `data_dir` that may contain ImageNet. "." is `data_dir` itself.
 _FOLDERS = (".", "imagenet", "imagenet1k", "imagenet-1k", "imagenet_1k", "ImageNet", "ILSVRC2012")
-_TREES = ("val", "validation")  # the folders in such a folder that may contain a folder for each class
-_SHARDS = ("data/validation-*.parquet", "validation-*.parquet")  # the Parquet files in such a folder
+# The folders in such a folder that may contain a folder for each class, by split.
+_TREES = {"val": ("val", "validation"), "train": ("train",)}
+# The Parquet files in such a folder, by split.
+_SHARDS = {
+    "val": ("data/validation-*.parquet", "validation-*.parquet"),
+    "train": ("data/train-*.parquet", "train-*.parquet"),
+}
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\D")
 _WORDNET_ID = re.compile(r"n\d{8}(?!\d)")
-_HOW_TO_NAME_FOLDER = (
-    "name the folder that contains val/CLASS/*.JPEG, or the Hub's data/validation-*.parquet (ILSVRC/imagenet-1k), with "
-    "--data-dir or PYRAMIDZOO_DATA"
-)
+_TRAINING_IMAGES_REASON = "they are training images, and published results are of the validation images"
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,28 @@ class ImageFiles(EncodedImages):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet(DatasetSource):
-    """The source of the validation images of ILSVRC 2012. Class 0 has the first WordNet id, n01440764."""
+    """The source of the images of ILSVRC 2012. Class 0 has the first WordNet id, n01440764."""
 
     title: str = "ImageNet"
     classes: int = CLASSES
     image_size: tuple[int, int, int] = (3, 224, 224)
-    splits: tuple[str, ...] = ("val",)
+    splits: tuple[str, ...] = ("val", "train")
 
     def open(
         self, name: str, split: str, data_dir: Path | None, *, download: bool, class_order: str | Path | None = None
     ) -> EncodedSet:
-        """Search the folders in which ImageNet usually is, and open the first validation images that are found.
+        """Search the folders in which ImageNet usually is, and open the first images of the split that are found.
 
         These images may be files in a folder for each class ("tree"), or Parquet files. `download` has no effect,
         because a download needs an account. See also `DatasetSource.open`.
         """
         if data_dir is None:
-            raise UnavailableError(f"it is not known where {self.title} is; {_HOW_TO_NAME_FOLDER}")
+            raise UnavailableError(f"it is not known where {self.title} is; {_explain_folder(split)}")
         unsorted_images = None  # the first folder that contains images without their classes
         for folder in (data_dir / name for name in _FOLDERS):
-            for tree in [*(folder / name for name in _TREES), folder]:
+            trees = [folder / name for name in _TREES[split]]
+            # The validation images may also be in a folder of another name.
+            for tree in [*trees, folder] if split == "val" else trees:
                 if not tree.is_dir():
                     continue
                 # `folder` itself may also contain other folders than those of classes, such as other datasets.
@@ -76,7 +80,7 @@ class ImageNet(DatasetSource):
                     return _open_tree(name, split, tree, class_order)
                 if any(tree.glob("ILSVRC2012_val_*")) or any(tree.glob("ILSVRC2012_img_val.tar")):
                     unsorted_images = unsorted_images or tree
-            for pattern in _SHARDS:
+            for pattern in _SHARDS[split]:
                 if shards := sorted(folder.glob(pattern)):
                     if class_order is not None:
                         raise UsageError(
@@ -91,7 +95,8 @@ class ImageNet(DatasetSource):
                 "`python -c \"from torchvision.datasets import ImageNet; ImageNet('DIR', 'val')\"` makes DIR/val with "
                 "a folder for each class"
             )
-        raise UnavailableError(f"{self.title} is not in {data_dir}; {_HOW_TO_NAME_FOLDER}")
+        what = f"{self.title} is" if split == "val" else f"the training images of {self.title} are"
+        raise UnavailableError(f"{what} not in {data_dir}; {_explain_folder(split)}")
 
 
 IMAGENET1K = ImageNet()
@@ -118,6 +123,14 @@ def find_unofficial_reason(names: Sequence[str], labels: NDArray[np.int64]) -> s
     if any(match is None or match[0] != wordnet_ids[label] for match, label in zip(matches, labels, strict=True)):
         return "the WordNet ids in the names of folders or images are not those of the classes"
     return None
+
+
+def _explain_folder(split: str) -> str:
+    """Explain which folder the user should name for a split, for error messages."""
+    return (
+        f"name the folder that contains {split}/CLASS/*.JPEG, or the Hub's {_SHARDS[split][0]} (ILSVRC/imagenet-1k), "
+        "with --data-dir or PYRAMIDZOO_DATA"
+    )
 
 
 def _has_class_folders(folder: Path, *, must_be_wordnet_ids: bool) -> bool:
@@ -152,7 +165,7 @@ def _open_tree(name: str, split: str, tree: Path, class_order: str | Path | None
     else:
         label_by_folder = np.array([sorted_folders.index(folder) for folder in folders])
     if not image_folder.samples:
-        raise UnavailableError(f"the folders of {tree} contain no images; {_HOW_TO_NAME_FOLDER}")
+        raise UnavailableError(f"the folders of {tree} contain no images; {_explain_folder(split)}")
     # A sample is the path of an image and the number of its folder. The sort keeps torchvision's order within a class.
     samples = sorted(image_folder.samples, key=lambda sample: label_by_folder[sample[1]])
     paths = [Path(path) for path, _ in samples]
@@ -166,7 +179,7 @@ def _open_tree(name: str, split: str, tree: Path, class_order: str | Path | None
         encoded_images=ImageFiles(paths),
         labels=torch.from_numpy(labels),
         fingerprint=_compute_fingerprint(zip(names, sizes, labels.tolist(), strict=True)),
-        unofficial_reason=find_unofficial_reason(names, labels),
+        unofficial_reason=find_unofficial_reason(names, labels) if split == "val" else _TRAINING_IMAGES_REASON,
         class_order=(
             None if sorted_folders is None or class_order is None else describe_order(sorted_folders, class_order)
         ),
@@ -232,7 +245,7 @@ def _open_shards(name: str, split: str, shards: list[Path]) -> EncodedSet:
         labels=torch.from_numpy(labels),
         fingerprint=_compute_fingerprint([*images, *files]),
         index_by_position=index_by_row,
-        unofficial_reason=find_unofficial_reason(names, labels),
+        unofficial_reason=find_unofficial_reason(names, labels) if split == "val" else _TRAINING_IMAGES_REASON,
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
+from torch import Tensor
 
-from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.catalog.recipes import Recipe
+from pyramidzoo.data._splits import ImageSet, Split
+from pyramidzoo.errors import UsageError
 
 _GPU_TEST_BATCH = 1000
 
@@ -57,8 +60,19 @@ class TestImages:
         self.images, self.labels = images.images.to(device), images.labels.to(device)
         self.batch_size = _GPU_TEST_BATCH if device.type == "cuda" else None
 
+    def batches(self, recipe: Recipe) -> Generator[Tensor, None, None]:
+        """Divide the images into batches.
 
-def join_splits(splits: Sequence[ImageSet]) -> ImageSet:
+        Args:
+            recipe: The recipe whose batch size is used on a CPU.
+
+        Yields:
+            uint8 images (n, C, H, W).
+        """
+        yield from torch.split(self.images, self.batch_size or recipe.batch_size)
+
+
+def join_splits(splits: Sequence[Split]) -> Split:
     """Join the splits that a recipe trains on into one, in order.
 
     Args:
@@ -67,15 +81,21 @@ def join_splits(splits: Sequence[ImageSet]) -> ImageSet:
     Returns:
         One split with all images. Its fingerprint is the sha256 of the fingerprints of the splits. A single split is
         returned as it is.
+
+    Raises:
+        UsageError: There are several splits, and they are not in memory.
     """
     first = splits[0]
     if len(splits) == 1:
         return first
+    in_memory = [split for split in splits if isinstance(split, ImageSet)]
+    if len(in_memory) < len(splits):
+        raise UsageError(f"several splits of {first.name} cannot be joined; name a recipe that trains on one split")
     return ImageSet(
         name=first.name,
         split="+".join(split.split for split in splits),
         classes=first.classes,
-        images=torch.cat([split.images for split in splits]),
+        images=torch.cat([split.images for split in in_memory]),
         labels=torch.cat([split.labels for split in splits]),
         fingerprint=hashlib.sha256("".join(split.fingerprint for split in splits).encode()).hexdigest(),
     )

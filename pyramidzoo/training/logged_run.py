@@ -31,6 +31,7 @@ from pyramidzoo.text_output import render
 from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.device_images import TestImages, TrainingImages
+from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.step import Precision, TrainingRun
 
 # A longer text of overrides is replaced by its hash: file systems allow 255 bytes in a name.
@@ -172,7 +173,7 @@ class LoggedRun:
 
     training: TrainingRun
 
-    def __init__(self, task: Task, data: TrainingImages, settings: RunSettings) -> None:
+    def __init__(self, task: Task, data: TrainingImages | StreamedImages, settings: RunSettings) -> None:
         self.task, self.data, self.settings = task, data, settings
         self.path = settings.output / f"{task.stem}.safetensors"
         self.log = settings.output / f"{task.stem}.csv"
@@ -245,7 +246,7 @@ class LoggedRun:
             self._next_draws = executor.submit(training.draw_epoch)
         return steps
 
-    def finish_epoch(self, test: TestImages) -> Epoch:
+    def finish_epoch(self, test: TestImages | StreamedTestImages) -> Epoch:
         """Measure the test error, and write the logs and a checkpoint. After the last epoch, write the weights.
 
         Raises:

@@ -12,13 +12,15 @@ import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.recipes import Recipe
-from pyramidzoo.data._splits import ImageSet
+from pyramidzoo.data._encoded import EncodedSet
+from pyramidzoo.data._splits import ImageSet, Split
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.evaluation.engine import report_out_of_memory
 from pyramidzoo.files import make_folder
 from pyramidzoo.models import get_model_class
 from pyramidzoo.training.device_images import TestImages, TrainingImages
+from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
 from pyramidzoo.training.progress import TrainingProgress
 from pyramidzoo.training.step import Precision
@@ -76,8 +78,8 @@ def train(
 
 def train_together(
     tasks: Sequence[Task],
-    images: ImageSet,
-    test: ImageSet,
+    images: Split,
+    test: Split,
     *,
     device: torch.device,
     output: Path,
@@ -87,6 +89,7 @@ def train_together(
     checkpoint_seconds: float = 0.0,
     accumulate: int = 1,
     grad_checkpointing: bool = False,
+    workers: int = 0,
     report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
 ) -> list[TrainingResult | None]:
     """Train several networks on the same images, side by side. On a GPU each has its own stream.
@@ -105,6 +108,8 @@ def train_together(
         accumulate: Number of parts into which each batch is divided (see `TrainingRun`). It changes the result.
         grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass instead of being
             kept in memory. The result is the same.
+        workers: Number of processes that decode the images of each run, if the images are too large for memory. 0
+            decodes in this process. The result is the same.
         report: Is called with the task and the epoch at the end of each epoch.
 
     Returns:
@@ -113,14 +118,14 @@ def train_together(
     Raises:
         UsageError: `output` has weights or a checkpoint of another run under one of the names, two tasks would write
             files of the same name, or a recipe is not for these images.
-        IntegrityError: A checkpoint is damaged, or a loss or a weight became NaN or infinite. In the second case the
-            other runs are completed first.
+        IntegrityError: A checkpoint or an image is damaged, or a loss or a weight became NaN or infinite. In the last
+            case the other runs are completed first.
         NotWritableError: A file cannot be written.
-        UnavailableError: The device has too little memory.
+        UnavailableError: The device has too little memory, an image cannot be read, or a class has no images.
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
-    training_images, test_images = TrainingImages(images, device), TestImages(test, device)
+    training_images, test_images = _open_images(images, test, device, workers)
     settings = RunSettings(
         device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing
     )
@@ -174,7 +179,18 @@ def _apply(
     return active
 
 
-def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> None:
+def _open_images(
+    images: Split, test: Split, device: torch.device, workers: int
+) -> tuple[TrainingImages | StreamedImages, TestImages | StreamedTestImages]:
+    """Put the images on the device. Images that are too large for memory stay in their files."""
+    if isinstance(images, EncodedSet) and isinstance(test, EncodedSet):
+        return StreamedImages(images, device, workers), StreamedTestImages(test, device, workers)
+    assert isinstance(images, ImageSet)
+    assert isinstance(test, ImageSet)
+    return TrainingImages(images, device), TestImages(test, device)
+
+
+def _check_tasks(tasks: Sequence[Task], images: Split, test: Split) -> None:
     """Raise UsageError if two tasks would write the same file, or if a recipe is not for these images."""
     stems = [task.stem for task in tasks]
     for task in tasks:
@@ -189,12 +205,25 @@ def _check_tasks(tasks: Sequence[Task], images: ImageSet, test: ImageSet) -> Non
             if split.name != recipe.dataset:
                 raise UsageError(f"recipe {recipe.name} trains on {recipe.dataset}, but these images are {split.name}")
             split.check_preprocessing(recipe.preprocessing, f"recipe {recipe.name}")
+        _check_changes(recipe, is_streamed=isinstance(images, EncodedSet))
         used = len(images) - recipe.hold_out
         if used < 1 or recipe.steps_per_epoch(used) == 0:
             left_out = f" after {recipe.hold_out} are left out" if recipe.hold_out else ""
             raise UsageError(
                 f"recipe {recipe.name} takes {recipe.batch_size} images a step; there are {max(used, 0)}{left_out}"
             )
+
+
+def _check_changes(recipe: Recipe, *, is_streamed: bool) -> None:
+    """Raise UsageError if a recipe has a random change that is not made to images of this kind."""
+    only_large = ("random_area", "color_jitter", "lighting")
+    only_small = ("padding", "cutout", "random_erasing", "mixup", "hold_out")
+    wrong_names = [name for name in (only_small if is_streamed else only_large) if getattr(recipe, name)]
+    if wrong_names:
+        kind = "in memory" if is_streamed else "in files, such as ImageNet's"
+        raise UsageError(f"recipe {recipe.name} has {', '.join(wrong_names)}, which is only for images {kind}")
+    if is_streamed and recipe.random_area is None:
+        raise UsageError(f"recipe {recipe.name} has no random_area, which a training on {recipe.dataset} needs")
 
 
 def _check_arguments(task: Task) -> None:

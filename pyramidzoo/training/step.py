@@ -29,6 +29,7 @@ from pyramidzoo.training.augmentation import (
 )
 from pyramidzoo.training.captured_step import CapturedStep
 from pyramidzoo.training.device_images import TestImages, TrainingImages
+from pyramidzoo.training.image_stream import ImageStream, StreamedImages, StreamedTestImages
 from pyramidzoo.training.schedule import Schedule
 
 Precision = Literal["fp32", "bf16"]
@@ -60,14 +61,15 @@ class TrainingRun:
         schedule: The learning rates.
         used_images: Places of the training images that are used, int64; None if all are used.
         done_steps: Number of steps since the start of the training.
-        captured: The step as a CUDA graph; None on a CPU.
+        captured: The step as a CUDA graph; None on a CPU, and if the images are in files.
+        stream: The training images of this run; None if they are in memory.
     """
 
     def __init__(
         self,
         architecture: str,
         recipe: Recipe,
-        data: TrainingImages,
+        data: TrainingImages | StreamedImages,
         seed: int,
         device: torch.device,
         precision: Precision = "fp32",
@@ -87,7 +89,9 @@ class TrainingRun:
             model = create_model(architecture, num_classes=data.classes, in_chans=data.channels, **recipe.arguments)
         model.set_grad_checkpointing(grad_checkpointing)
         self.model = model.to(device, dtype).to(memory_format=self.memory_format)
-        is_captured = device.type == "cuda"
+        self.stream = ImageStream(data, recipe, seed) if isinstance(data, StreamedImages) else None
+        # a captured graph cannot wait for images that are still being decoded
+        is_captured = device.type == "cuda" and self.stream is None
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=torch.zeros((), device=device) if is_captured else recipe.learning_rate,
@@ -115,6 +119,9 @@ class TrainingRun:
 
     def draw_epoch(self) -> list[Draws]:
         """Draw the random numbers of the next epoch, batch by batch."""
+        if self.stream is not None:
+            return self.stream.draw_epoch(self.generator)
+        assert isinstance(self.data, TrainingImages)
         batches = draw_epoch(self.recipe, len(self.data) - self.recipe.hold_out, self.data.size, self.generator)
         if self.used_images is None:
             return batches
@@ -138,6 +145,8 @@ class TrainingRun:
             full = [batch for batch in batches if len(batch.index) == self.recipe.batch_size]
             rates = [self.schedule.learning_rate(self.done_steps + step) for step in range(min(steps, len(full)))]
             self.captured.load(join_draws(full), torch.tensor(rates + [0.0] * (len(full) - len(rates))))
+        if self.stream is not None:
+            self.stream.start_epoch(self.done_steps // self.schedule.steps_per_epoch, batches[:steps])
         with self.on_stream():
             self.loss_sum.zero_()
             self.wrong_sum.zero_()
@@ -172,7 +181,7 @@ class TrainingRun:
 
     def compute_step(self, draws: Draws) -> None:
         """Compute one step: change the images, forward, loss, backward, update."""
-        pixels = prepare_batch(self.data.images, draws, self.recipe, self.normalize)
+        pixels = self._make_inputs(draws)
         # `clone` and not `to`: images with one channel fit both memory formats, and `to` would leave them as they are.
         pixels = pixels.clone(memory_format=self.memory_format).to(self.dtype)
         labels = self.data.labels.index_select(0, draws.index)
@@ -196,6 +205,13 @@ class TrainingRun:
             self.wrong_sum += wrong
         self.optimizer.step()
 
+    def _make_inputs(self, draws: Draws) -> Tensor:
+        """Make the inputs of one step, float32 (n, C, H, W)."""
+        if self.stream is not None:
+            return self.stream.next_inputs(self.normalize)
+        assert isinstance(self.data, TrainingImages)
+        return prepare_batch(self.data.images, draws, self.recipe, self.normalize)
+
     def on_stream(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context manager: GPU operations inside it run on the stream of the captured step.
 
@@ -213,11 +229,10 @@ class TrainingRun:
             return self.loss_sum.item(), int(self.wrong_sum)
 
     @torch.inference_mode()
-    def count_wrong(self, test: TestImages) -> int:
+    def count_wrong(self, test: TestImages | StreamedTestImages) -> int:
         """Count the wrong predictions on all test images, in fp32."""
         self.model.eval()
-        with self.on_stream():
-            batches = torch.split(test.images, test.batch_size or self.recipe.batch_size)
+        with self.on_stream(), contextlib.closing(test.batches(self.recipe)) as batches:
             inputs = (self.normalize(pixels).to(memory_format=self.memory_format) for pixels in batches)
             predicted = torch.cat([self.model(pixels).argmax(1) for pixels in inputs])
             return int((predicted != test.labels).sum())
