@@ -72,7 +72,7 @@ def test_one_failure_does_not_stop_the_rest(run_command: RunCommand, converted_f
         (("nothing.safetensors",), 5, "there is no file nothing.safetensors"),
         (("old.pth",), 2, "`pyramidzoo convert old.pth"),
         (("wrn_16_1.cifar10",), 5, "--data-dir or PYRAMIDZOO_DATA"),
-        (("wrn_16_1.cifar10", "--data-dir", "nowhere"), 5, "there is no nowhere"),
+        (("wrn_16_1.cifar10", "--data-dir", "nowhere"), 5, "not in nowhere"),
         (("wrn_16_1", "-b", "0"), 2, "-b must be positive"),
         (("wrn_16_1", "--amp-dtype", "fp16"), 2, "give both"),
         (("./",), 2, "is a folder with no safetensors file"),

@@ -856,9 +856,9 @@ def test_each_row_group_is_read_once(thousand: ThousandClasses, monkeypatch: pyt
     row_groups: list[int] = []
     read_row_group = ParquetFile.read_row_group
 
-    def read_and_record(self: Any, number: int, *arguments: Any) -> Any:
+    def read_and_record(self: Any, number: int, *arguments: Any, **options: Any) -> Any:
         row_groups.append(number)
-        return read_row_group(self, number, *arguments)
+        return read_row_group(self, number, *arguments, **options)
 
     monkeypatch.setattr(ParquetFile, "read_row_group", read_and_record)
     images = open_imagenet(thousand.shards)

@@ -38,7 +38,7 @@ from pyramidzoo.training.device_images import TrainingImages
 from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, Task, TrainingResult
 from pyramidzoo.training.loop import train, train_together
 from pyramidzoo.training.schedule import cosine_rates
-from pyramidzoo.training.step import TrainingRun
+from pyramidzoo.training.step import TrainingRun, has_random_layers, seed_global_generators
 
 CPU = torch.device("cpu")
 SHORT = dataclasses.replace(get_recipe("digits"), epochs=3)
@@ -88,8 +88,10 @@ def test_a_seed_decides_every_bit(few: ImageSet, tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)  # the caller's own random numbers
 
 
-def training_run(few: ImageSet, recipe: Recipe = SHORT, seed: int = 0) -> TrainingRun:
-    return TrainingRun("wrn_16_1", recipe, TrainingImages(few, CPU), seed, CPU)
+def training_run(
+    few: ImageSet, recipe: Recipe = SHORT, seed: int = 0, *, architecture: str = "wrn_16_1"
+) -> TrainingRun:
+    return TrainingRun(architecture, recipe, TrainingImages(few, CPU), seed, CPU)
 
 
 def test_the_order_depends_on_the_seed(few: ImageSet) -> None:
@@ -271,6 +273,44 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(few: ImageSet, tm
         "wrn_16_1.digits.safetensors",
     ]
     assert [int(line["epoch"]) for line in csv.DictReader(resumed.log.read_text().splitlines())] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("architecture", "arguments"), [("wrn_16_1", {"drop_rate": 0.3}), ("shakeshake26_2x32d", {})])
+def test_random_layers_draw_by_the_seed(
+    architecture: str, arguments: dict[str, Any], few: ImageSet, tmp_path: Path
+) -> None:
+    """Dropout and shake-shake draw from global generators. Neither their state, nor a stop, nor a neighbour matters."""
+    recipe = dataclasses.replace(SHORT, epochs=2, arguments=arguments)
+    assert has_random_layers(training_run(few, recipe, architecture=architecture).model)
+
+    def train_once(folder: str, *, stop_after: int | None = None) -> bytes:
+        settings: dict[str, Any] = {"seed": 0, "device": CPU, "output": tmp_path / folder}
+        report = Watch(stop_after)
+        return train(architecture, recipe, few, few, report=report, **settings).path.read_bytes()
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    whole = train_once("whole")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    with pytest.raises(KeyboardInterrupt):
+        train_once("cut", stop_after=1)
+    torch.manual_seed(3)
+    assert train_once("cut") == whole
+    tasks = [Task(architecture, dataclasses.replace(recipe, name="other"), 5), Task(architecture, recipe, 0)]
+    beside = train_together(tasks, few, few, device=CPU, output=tmp_path / "beside")[1]
+    assert beside is not None
+    assert beside.path.read_bytes() == whole
+
+
+def test_random_layers_draw_other_numbers_in_each_step(few: ImageSet) -> None:
+    draws = []
+    for numbers in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        with seed_global_generators(CPU, numbers):
+            draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[3])
+    assert len({tuple(draw.tolist()) for draw in draws}) == 3
+    assert not has_random_layers(training_run(few).model)
 
 
 def test_an_interruption_within_an_epoch(few: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

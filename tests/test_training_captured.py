@@ -73,7 +73,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def capture_step(self: Any) -> None:
         real(self)
-        self.graph.step = self._step
+        self.graph.step = self._run_next_step
 
     monkeypatch.setattr(CapturedStep, "_capture", capture_step)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data.transforms import Normalize
@@ -61,7 +62,8 @@ class TrainingRun:
         schedule: The learning rates.
         used_images: Places of the training images that are used, int64; None if all are used.
         done_steps: Number of steps since the start of the training.
-        captured: The step as a CUDA graph; None on a CPU, and if the images are in files.
+        captured: The step as a CUDA graph. None on a CPU, if the images are in files, and if the network itself draws
+            random numbers.
         stream: The training images of this run; None if they are in memory.
     """
 
@@ -79,7 +81,7 @@ class TrainingRun:
         grad_checkpointing: bool = False,
     ) -> None:
         self.recipe, self.data, self.device, self.precision, self.dtype = recipe, data, device, precision, dtype
-        self.accumulate = accumulate
+        self.seed, self.accumulate = seed, accumulate
         self.used_images = choose_images(recipe.hold_out, len(data), seed) if recipe.hold_out else None
         self.schedule = Schedule(recipe, len(data) - recipe.hold_out)
         self.normalize = Normalize(recipe.preprocessing).to(device)
@@ -90,8 +92,10 @@ class TrainingRun:
         model.set_grad_checkpointing(grad_checkpointing)
         self.model = model.to(device, dtype).to(memory_format=self.memory_format)
         self.stream = ImageStream(data, recipe, seed) if isinstance(data, StreamedImages) else None
-        # a captured graph cannot wait for images that are still being decoded
-        is_captured = device.type == "cuda" and self.stream is None
+        # A captured graph cannot wait for images that are still being decoded. Graphs that draw random numbers share
+        # one generator, so their draws would depend on the other trainings of the command.
+        can_be_captured = self.stream is None and not has_random_layers(model)
+        is_captured = device.type == "cuda" and can_be_captured
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=torch.zeros((), device=device) if is_captured else recipe.learning_rate,
@@ -153,14 +157,22 @@ class TrainingRun:
         return steps
 
     def run_step(self, step: int) -> None:
-        """Run one step of the epoch, counted from 0."""
+        """Run one step of the epoch.
+
+        Layers such as dropout draw from PyTorch's global generators. These get a new seed for each step. So the draws
+        depend on the seed of the training and on the number of the step only: neither on interruptions nor on other
+        trainings.
+
+        Args:
+            step: Number of the step in this epoch, from 0.
+        """
         if self.recipe.reset_momentum and self.schedule.starts_after_milestone(self.done_steps):
             self.reset_momentum()
         batch = self._batches[step]
         if self.captured is not None and len(batch.index) == self.recipe.batch_size:
             self.captured.replay()
         else:
-            with self.on_stream():
+            with self.on_stream(), seed_global_generators(self.device, (self.seed, self.done_steps)):
                 self.set_learning_rate(self.schedule.learning_rate(self.done_steps))
                 self.compute_step(batch.to(self.device))
         self.done_steps += 1
@@ -257,6 +269,33 @@ class TrainingRun:
             # the fused optimizer needs the momentum in the parameter's memory format
             self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum).detach()
         self.done_steps = done_steps
+
+
+def has_random_layers(model: nn.Module) -> bool:
+    """Return whether layers of a network draw random numbers in training: dropout, or the shares of shake-shake."""
+    return any(
+        getattr(module, "drop_rate", 0) > 0
+        or getattr(module, "head_drop_rate", 0) > 0
+        or "shake" in (getattr(module, "forward_rule", None), getattr(module, "backward_rule", None))
+        for module in model.modules()
+    )
+
+
+@contextlib.contextmanager
+def seed_global_generators(device: torch.device, numbers: Sequence[int]) -> Iterator[None]:
+    """Seed PyTorch's global generators inside a `with` block. After it they have their old states again.
+
+    Args:
+        device: The device that computes. Its generator is seeded too.
+        numbers: Numbers from which the seed is computed.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
