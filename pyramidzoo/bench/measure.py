@@ -171,7 +171,10 @@ class _Measurement:
         }
 
     def count_memory(self) -> None:
-        """Count the bytes of the activations of each variant and peer that is not a CUDA graph."""
+        """Count the bytes of the activations of each variant and peer.
+
+        CUDA graphs are left out (`hides_memory`): a replay allocates no memory, so there is nothing to count.
+        """
         for name, network in self.networks.items():
             is_hidden = isinstance(network, Variant) and network.hides_memory
             if name in self.errors or name in self.activation_bytes or is_hidden:

@@ -66,9 +66,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a sealed file: a safetensors file whose metadata hold the hash of its tensors and other metadata.
 
-    The manifest has the hashes of published weights, but none of files such as training
-    checkpoints. The hash in a sealed file shows damage of such a file. Arguments and errors are
-    those of `write_tensors`.
+    If the file is damaged later, `read_sealed` notices it by the hash. Published weights do not need this, because the
+    manifest has their hashes. Training checkpoints are in no manifest. Arguments and errors are those of
+    `write_tensors`.
     """
     write_tensors(path, tensors, {**metadata, _CONTENT_HASH_KEY: content_sha256(tensors, metadata)})
 

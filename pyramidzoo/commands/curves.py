@@ -7,24 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyramidzoo.commands._arguments import path_argument
+from pyramidzoo.commands._options import CommandOptions
 
 
 @dataclass(frozen=True)
-class CurvesOptions:
-    """The options of `curves`.
-
-    Attributes:
-        logs: CSV files that `train` wrote.
-        output: The figure.
-    """
+class CurvesOptions(CommandOptions):
+    """The options of `curves`; `add_arguments` says what each means."""
 
     logs: tuple[Path, ...]
     output: Path
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> CurvesOptions:
-        """Make the options from parsed arguments."""
-        return cls(tuple(args.logs), args.output)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,25 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyramidzoo.catalog.recipes import Recipe, find_recipes
+from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.text_output import line_width, render, show, wrap_text
 
 
 @dataclass(frozen=True)
-class RecipesOptions:
-    """The options of `recipes`.
-
-    Attributes:
-        pattern: Which recipes.
-        format: How to print them.
-    """
+class RecipesOptions(CommandOptions):
+    """The options of `recipes`; `add_arguments` says what each means."""
 
     pattern: str
-    format: str
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> RecipesOptions:
-        """Make the options from parsed arguments."""
-        return cls(args.pattern, args.format)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +35,17 @@ def run(args: argparse.Namespace) -> int:
     options = RecipesOptions.from_args(args)
     recipes = find_recipes(options.pattern)
     if options.format == "json":
-        show(json.dumps([_describe(recipe) for recipe in recipes], indent=1, ensure_ascii=False))
+        show(json.dumps([_make_json_object(recipe) for recipe in recipes], indent=1, ensure_ascii=False))
     elif options.format == "human" and len(recipes) == 1:
-        show(_explain(recipes[0]))
+        show(_write_page(recipes[0]))
     else:
         width = line_width() if options.format == "human" else None
-        show(render([_row(recipe) for recipe in recipes], options.format, width=width))
+        show(render([_make_row(recipe) for recipe in recipes], options.format, width=width))
     return 0
 
 
-def _row(recipe: Recipe) -> dict[str, Any]:
-    """One line of the list."""
+def _make_row(recipe: Recipe) -> dict[str, Any]:
+    """Return the line of a recipe in the list."""
     length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs} epochs"
     return {
         "recipe": recipe.name,
@@ -67,8 +57,8 @@ def _row(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _describe(recipe: Recipe) -> dict[str, Any]:
-    """Everything about a recipe, for JSON."""
+def _make_json_object(recipe: Recipe) -> dict[str, Any]:
+    """Return everything about a recipe, for JSON."""
     return {
         "name": recipe.name,
         "dataset": recipe.dataset,
@@ -80,25 +70,29 @@ def _describe(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _explain(recipe: Recipe) -> str:
-    """A recipe in full, for people."""
-    settings = _describe(recipe)["settings"]
+def _write_page(recipe: Recipe) -> str:
+    """Write everything about a recipe for people: its settings, the published rows, the source and the notes.
+
+    There are two kinds of rows. "answers" are the rows of the published tables that this recipe reproduces. "quoted in"
+    are rows of other tables, which print the same published numbers once more.
+    """
+    settings = _make_json_object(recipe)["settings"]
     preprocessing = settings.pop("preprocessing")
     lines = [f"{recipe.name}: trains on {recipe.dataset}", ""]
-    lines += [f"{name:20}{_plain(value)}" for name, value in settings.items()]
-    lines += [f"{'mean':20}{_plain(preprocessing['mean'])}", f"{'std':20}{_plain(preprocessing['std'])}", ""]
-    lines += [f"{'rows':20}{row}: {architecture}" for row, architecture in recipe.rows.items()]
+    lines += [f"{name:20}{_write_value(value)}" for name, value in settings.items()]
+    lines += [f"{name:20}{_write_value(preprocessing[name])}" for name in ("mean", "std")]
+    lines += ["", *(f"{'answers':20}{row}: {architecture}" for row, architecture in recipe.rows.items())]
     lines += [f"{'quoted in':20}{row}: {architecture}" for row, architecture in recipe.quoted.items()]
     lines += ["", wrap_text(f"Source: {recipe.source}", width=min(100, line_width()))]
     lines += [wrap_text(f"- {note}", width=min(100, line_width())) for note in recipe.notes]
-    lines += ["", f"`pyramidzoo train ARCH --recipe {recipe.name} --output DIR` trains by it"]
+    lines += ["", f"To use it: `pyramidzoo train ARCH --recipe {recipe.name} --output DIR`"]
     return "\n".join(lines)
 
 
-def _plain(value: Any) -> str:
-    """A value as people read it."""
+def _write_value(value: Any) -> str:
+    """Write a value as people read it: lists without brackets, numbers without needless digits."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
+        return ", ".join(f"{name} {_write_value(part)}" for name, part in value.items())
     if isinstance(value, (list, tuple)):
-        return " ".join(map(_plain, value))
+        return " ".join(map(_write_value, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

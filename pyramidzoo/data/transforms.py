@@ -171,10 +171,11 @@ class ToPicture:
     def _check_size(self, height: int, width: int) -> None:
         """Raise UsageError if an image must have the size of the network's input and has another size."""
         if self._has_fixed_size and (height, width) != self._network_size:
+            expected_height, expected_width = self._network_size
             raise UsageError(
                 f"the image has {height}x{width} pixels (height x width), and these weights were trained on images of "
-                "{}x{}; resize it, or let eval_transform(..., resize=True) resize the shorter side (bicubic) and crop "
-                "the centre".format(*self._network_size)
+                f"{expected_height}x{expected_width}; resize it, or let eval_transform(..., resize=True) resize the "
+                "shorter side (bicubic) and crop the centre"
             )
 
     def _resize_to_network(self, image: Any) -> Any:

@@ -108,6 +108,7 @@ class Engine:
         batch_size = settings.batch_size
         if not _can_continue_after_out_of_memory(settings.device):
             return batch_size
+        # This loop ends: if a batch of one image does not fit, `_fits_into_memory` raises UnavailableError.
         while not self._fits_into_memory(prepared, input_size, batch_size):
             batch_size //= 2
             self._cached = None  # Free the memory of the program for the larger batch size.

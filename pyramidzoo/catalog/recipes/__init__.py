@@ -53,15 +53,15 @@ def find_recipes(pattern: str = "*") -> list[Recipe]:
     Raises:
         UsageError: It fits none.
     """
-    found = [
+    matching_recipes = [
         recipe
         for recipe in RECIPES.values()
         if any(
             fnmatchcase(text, pattern) for text in (recipe.name, recipe.dataset, *recipe.rows.values(), *recipe.rows)
         )
     ]
-    if not found:
+    if not matching_recipes:
         similar = difflib.get_close_matches(pattern, RECIPES, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(similar)}?" if similar else "`pyramidzoo recipes` lists all of them"
         raise UsageError(f"no recipe fits {pattern!r}; {hint}")
-    return found
+    return matching_recipes

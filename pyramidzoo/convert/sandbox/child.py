@@ -201,7 +201,7 @@ def _remove_interfaces(libc: Any) -> bool:
     if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         return False
     # In the new namespace the process keeps its user and group, because libraries ask for the user's
-    # name or home folder. The kernel requires "deny" before it accepts the group.
+    # name or home folder. The kernel accepts a line in gid_map only after "deny" was written to setgroups.
     with contextlib.suppress(OSError):
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")

@@ -90,6 +90,8 @@ def read(source: Path, allowed: int) -> dict[str, torch.Tensor]:
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         raise NotACheckpointError(_describe_failure(error, source)) from error
+    # `torch.load` does not compare the checksums in the zip archive. It is called first, because its messages about
+    # files of other kinds are clearer.
     _require_checksums(source)
     collector = _TensorCollector(allowed)
     collector.collect(content)
