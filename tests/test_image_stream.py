@@ -151,6 +151,31 @@ def read_epoch(folder: Path, recipe: Recipe, seed: int, epoch: int) -> dict[int,
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        (recipe.name, architecture)
+        for recipe in recipes.RECIPES.values()
+        if recipe.dataset == "imagenet1k"
+        for architecture in recipe.rows.values()
+    ],
+)
+def test_two_steps_of_each_recipe(folder: Path, name: str, architecture: str) -> None:
+    """With images of 224 pixels, in batches of four."""
+    recipe = get_recipe(name).replace(batch_size=4)
+    training = TrainingRun(architecture, recipe, StreamedImages(open_few(folder, "train"), CPU, 0), 0, CPU)
+    before = {name: parameter.detach().clone() for name, parameter in training.model.named_parameters()}
+    training.start_epoch(training.draw_epoch())
+    for step in range(2):
+        training.run_step(step)
+    loss, wrong = training.read_sums()
+    assert 0 < loss < float("inf")
+    assert 0 <= wrong <= 8
+    # Weight decay alone changes every weight.
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in training.model.named_parameters())
+
+
 @pytest.mark.parametrize("color_jitter", [0.0, 0.4])
 def test_images_are_changed_as_by_torchvision(folder: Path, color_jitter: float) -> None:
     recipe = RECIPE.replace(color_jitter=color_jitter, lighting=0.0)
