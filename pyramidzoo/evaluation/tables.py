@@ -288,6 +288,7 @@ def _format_published_numbers(numbers: list[PublishedNumber]) -> str:
 
 
 def _make_measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> dict[str, Any]:
+    """Return the cells of a measurement, with a verdict for each published number that it is compared with."""
     low, high = wilson_interval(measurement.wrong, measurement.images)
     ours = error_percent(measurement.wrong, measurement.images)
     verdicts = [f"{c.by} {c.published}: {c.verdict}, {c.ours:.3f} by its statistic" for c in measurement.claims]
@@ -337,7 +338,7 @@ def _make_unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[Wei
     if architecture is None:
         weights = f"no weights: {first['variant']}"
     elif entries:
-        weights = f"not measured: {', '.join(map(_with_claims, entries))}"
+        weights = f"not measured: {', '.join(map(_name_with_claims, entries))}"
     else:
         weights = "no weights"
     return {
