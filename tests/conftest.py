@@ -52,6 +52,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; their ch
 # read before any test changes the environment
 _ORIGINS = os.environ.get("PYRAMIDZOO_ORIGINS")
 _DATA = os.environ.get("PYRAMIDZOO_DATA")
+
 _LARGE_PROCESS = 2 << 30  # bytes
 _skipped: list[str] = []
 _unpickled: dict[str, dict[str, Tensor]] = {}
