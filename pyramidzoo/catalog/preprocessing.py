@@ -6,9 +6,12 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from pyramidzoo.json_records import InvalidRecordError
+from pyramidzoo.json_records import OPTIONAL, InvalidRecordError, describe_value
+
+WHITENINGS = ("gcn_zca",)
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class Preprocessing:
         resize: Length of the shorter side after resizing, in pixels; None if the image is not resized.
         crop: Side of the square that is cut out of the center, in pixels; None if the image is not cropped.
         interpolation: "bilinear" or "bicubic"; None if the image is not resized.
+        whitening: "gcn_zca" for global contrast normalization and ZCA whitening (`data/whitening.py`). Whitening
+            replaces the normalization, so each mean is then 0 and each deviation is 1. None if the image is not
+            whitened. Then the field is not written to JSON, so that files and hashes are the same as before the field
+            existed.
 
     Raises:
         InvalidRecordError: If a size or a normalization is impossible. InvalidRecord is a UsageError. Code that reads a
@@ -34,6 +41,7 @@ class Preprocessing:
     resize: int | None = None
     crop: int | None = None
     interpolation: str | None = None
+    whitening: str | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
@@ -41,16 +49,36 @@ class Preprocessing:
         if not len(self.mean) == len(self.std) == self.input_size[0]:
             raise InvalidRecordError("input_size, mean and std do not have the same number of channels")
         require_plausible_normalization(self.mean, self.std)
+        if self.whitening is not None:
+            self._check_whitening()
+
+    def _check_whitening(self) -> None:
+        """Raise InvalidRecordError if the whitening is unknown, or does not go with the other fields."""
+        if self.whitening not in WHITENINGS:
+            raise InvalidRecordError(
+                f"whitening {describe_value(self.whitening)} is not one of {', '.join(WHITENINGS)}"
+            )
+        if any(self.mean) or set(self.std) != {1.0}:
+            raise InvalidRecordError("whitening replaces the normalization; each mean must be 0 and each std must be 1")
+        if self.resize is not None or self.crop is not None:
+            raise InvalidRecordError("images that are resized or cropped cannot be whitened")
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the fields by name, as JSON can hold them. `whitening` is left out if it is None."""
+        data = dataclasses.asdict(self)
+        if self.whitening is None:
+            del data["whitening"]
+        return data
 
     def sha256(self) -> str:
-        """Compute the hash of all fields.
+        """Compute the hash of all fields that `as_data` returns.
 
         The fields are written as JSON with sorted names and without spaces, so that equal fields give equal text.
 
         Returns:
             64 hex digits. Equal hashes mean equal preprocessing.
         """
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.as_data(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -59,7 +59,7 @@ class Description:
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata with which a safetensors file holds this description."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        content |= {"arguments": dict(self.arguments), "preprocessing": dataclasses.asdict(self.preprocessing)}
+        content |= {"arguments": dict(self.arguments), "preprocessing": self.preprocessing.as_data()}
         # timm, transformers and the viewer of the Hugging Face Hub read "format"; "pt" means PyTorch.
         return {"format": "pt", _METADATA_KEY: json.dumps(content, sort_keys=True)}
 

@@ -73,6 +73,9 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
         steps.append(f"resized to {preprocessing.resize} ({preprocessing.interpolation or 'bilinear'})")
     if preprocessing.crop is not None:
         steps.append(f"the middle {preprocessing.crop} cropped")
+    if preprocessing.whitening is not None:
+        steps.append("global contrast normalization and ZCA whitening, fitted on the training images")
+        return ", ".join(steps)
     mean, std = (" ".join(map(str, values)) for values in (preprocessing.mean, preprocessing.std))
     return f"{', '.join(steps)}; less the mean {mean}, divided by the std {std}"
 
@@ -82,6 +85,8 @@ def make_plain_json(value: Any) -> Any:
 
     `dataclasses.asdict` cannot be used, because it fails for read-only mappings.
     """
+    if isinstance(value, Preprocessing):
+        value = value.as_data()
     if dataclasses.is_dataclass(value):
         return {field.name: make_plain_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from collections.abc import Iterable
@@ -150,7 +149,7 @@ def _make_record_flags(job: Job) -> dict[str, Any]:
     if job.batch_size != job.settings.batch_size:
         flags["batch_size_asked"] = job.settings.batch_size
     if job.preprocessing != job.target.preprocessing:
-        flags["preprocessing"] = dataclasses.asdict(job.preprocessing)
+        flags["preprocessing"] = job.preprocessing.as_data()
     if job.images.unofficial_reason:
         flags["not_the_split"] = job.images.unofficial_reason
     return flags

@@ -148,6 +148,11 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
         steps.append(f"the shorter side resized to {preprocessing.resize} pixels ({interpolation})")
     if preprocessing.crop is not None:
         steps.append(f"the central {preprocessing.crop} x {preprocessing.crop} pixels cropped")
+    if preprocessing.whitening is not None:
+        return (
+            f"{', '.join(steps)}. Global contrast normalization and ZCA whitening prepare the images, as in pylearn2 "
+            "(scale 55, filter bias 0.1). The whitening is fitted on the training images."
+        )
     channel_names = {1: ["gray"], 3: ["red", "green", "blue"]}.get(channels, [str(k) for k in range(channels)])
     constants = render_table(
         ["channel", "mean", "standard deviation"],

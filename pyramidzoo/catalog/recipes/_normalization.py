@@ -23,3 +23,6 @@ CIFAR10_FATTORIB = Preprocessing(_SMALL, (0.485, 0.456, 0.406), (0.229, 0.224, 0
 
 # Pixels divided by 255 and nothing else.
 SVHN_UNIT = Preprocessing(_SMALL, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+# lisa-lab/pylearn2, scripts/datasets/make_cifar10_gcn_whitened.py and make_cifar100_gcn_whitened.py.
+CIFAR_WHITENED = Preprocessing(_SMALL, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), whitening="gcn_zca")
