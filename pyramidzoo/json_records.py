@@ -1,7 +1,7 @@
 """Make frozen dataclasses ("records") from JSON objects, and check the names and the types of all fields.
 
-An object must have every field of the dataclass. Only optional fields (`OPTIONAL`) may be missing. No value is
-converted to another type.
+An object must have every field of the dataclass. No value is converted to another type, and no default is used for a
+missing field.
 """
 
 from __future__ import annotations
@@ -16,11 +16,6 @@ from typing import Any, TypeVar
 from pyramidzoo.errors import UsageError
 
 T = TypeVar("T")
-
-# The metadata of an optional field of a dataclass: `field(default=None, metadata=OPTIONAL)`. If a JSON object does not
-# have this field, the record has the default value.
-OPTIONAL: Mapping[str, bool] = {"optional": True}
-
 _HEX_DIGITS = re.compile(r"[0-9a-f]*")
 
 
@@ -65,7 +60,7 @@ _TYPE_CHECKS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def make_record(cls: type[T], content: Any) -> T:
-    """Make a frozen record from a JSON object that has every field of the class, except optional ones, and no other.
+    """Make a frozen record from a JSON object that has every field of the class and no other.
 
     Args:
         cls: A frozen dataclass.
@@ -75,15 +70,14 @@ def make_record(cls: type[T], content: Any) -> T:
         An instance of `cls`.
 
     Raises:
-        InvalidRecordError: If `content` is not an object, a field is unknown, a field that is not optional is
-            missing, or a value does not have the type that the dataclass declares for its field.
+        InvalidRecordError: If `content` is not an object, a field is missing or unknown, or a value does not have the
+            type that the dataclass declares for its field.
     """
     if not isinstance(content, Mapping):
         raise InvalidRecordError(f"{cls.__name__} must be an object, not {type(content).__name__}")
     types = _get_field_types(cls)  # type: ignore[arg-type]
-    missing = sorted(types.keys() - content.keys() - _get_optional_fields(cls))  # type: ignore[arg-type]
-    extra = sorted(content.keys() - types.keys())
-    if missing or extra:
+    if types.keys() != content.keys():
+        missing, extra = sorted(types.keys() - content.keys()), sorted(content.keys() - types.keys())
         raise InvalidRecordError(f"{cls.__name__} lacks {missing} and has unknown {describe_value(extra)}")
     for name, value in content.items():
         is_of_type = _TYPE_CHECKS.get(types[name])
@@ -96,12 +90,6 @@ def make_record(cls: type[T], content: Any) -> T:
 def _get_field_types(cls: type) -> dict[str, str]:
     """Return the annotation of each field of a dataclass as text. The modules of records postpone annotations."""
     return {field.name: str(field.type) for field in dataclasses.fields(cls)}
-
-
-@cache
-def _get_optional_fields(cls: type) -> frozenset[str]:
-    """Return the names of the fields of a dataclass that a JSON object may lack."""
-    return frozenset(field.name for field in dataclasses.fields(cls) if field.metadata.get("optional"))
 
 
 def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

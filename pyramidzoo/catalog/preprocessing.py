@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pyramidzoo.json_records import OPTIONAL, InvalidRecordError, describe_value
+from pyramidzoo.json_records import InvalidRecordError, describe_value, make_record
 
 WHITENINGS = ("gcn_zca",)
 
@@ -25,10 +25,6 @@ class Preprocessing:
         resize: Length of the shorter side after resizing, in pixels; None if the image is not resized.
         crop: Side of the square that is cut out of the center, in pixels; None if the image is not cropped.
         interpolation: "bilinear" or "bicubic"; None if the image is not resized.
-        whitening: "gcn_zca" for global contrast normalization and ZCA whitening (`data/whitening.py`). Whitening
-            replaces the normalization, so each mean is then 0 and each deviation is 1. None if the image is not
-            whitened. Then the field is not written to JSON, so that files and hashes are the same as before the field
-            existed.
 
     Raises:
         InvalidRecordError: If a size or a normalization is impossible. InvalidRecord is a UsageError. Code that reads a
@@ -41,7 +37,6 @@ class Preprocessing:
     resize: int | None = None
     crop: int | None = None
     interpolation: str | None = None
-    whitening: str | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 3 or not all(isinstance(n, int) and n > 0 for n in self.input_size):
@@ -49,37 +44,59 @@ class Preprocessing:
         if not len(self.mean) == len(self.std) == self.input_size[0]:
             raise InvalidRecordError("input_size, mean and std do not have the same number of channels")
         require_plausible_normalization(self.mean, self.std)
-        if self.whitening is not None:
-            self._check_whitening()
-
-    def _check_whitening(self) -> None:
-        """Raise InvalidRecordError if the whitening is unknown, or does not go with the other fields."""
-        if self.whitening not in WHITENINGS:
-            raise InvalidRecordError(
-                f"whitening {describe_value(self.whitening)} is not one of {', '.join(WHITENINGS)}"
-            )
-        if any(self.mean) or set(self.std) != {1.0}:
-            raise InvalidRecordError("whitening replaces the normalization; each mean must be 0 and each std must be 1")
-        if self.resize is not None or self.crop is not None:
-            raise InvalidRecordError("images that are resized or cropped cannot be whitened")
-
-    def as_data(self) -> dict[str, Any]:
-        """Return the fields by name, as JSON can hold them. `whitening` is left out if it is None."""
-        data = dataclasses.asdict(self)
-        if self.whitening is None:
-            del data["whitening"]
-        return data
 
     def sha256(self) -> str:
-        """Compute the hash of all fields that `as_data` returns.
+        """Compute the hash of all fields.
 
         The fields are written as JSON with sorted names and without spaces, so that equal fields give equal text.
 
         Returns:
             64 hex digits. Equal hashes mean equal preprocessing.
         """
-        text = json.dumps(self.as_data(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class WhitenedPreprocessing(Preprocessing):
+    """The preprocessing of weights that were trained on whitened images.
+
+    Whitening replaces the normalization. So each mean is 0 and each standard deviation is 1. This is a class of its own
+    and not a field of `Preprocessing`, so that the JSON and the hashes of all other weights have no field for it.
+
+    Attributes:
+        whitening: "gcn_zca": global contrast normalization and ZCA, fitted on the training split (`data/whitening.py`).
+
+    Raises:
+        InvalidRecordError: As for `Preprocessing`. Or if the whitening is unknown, or the other fields do not go with
+            it.
+    """
+
+    whitening: str = "gcn_zca"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.whitening not in WHITENINGS:
+            raise InvalidRecordError(f"whitening {describe_value(self.whitening)} is unknown; known: {WHITENINGS[0]}")
+        if any(self.mean) or set(self.std) != {1.0}:
+            raise InvalidRecordError("whitening replaces the normalization, so each mean must be 0 and each std 1")
+        if self.resize is not None or self.crop is not None:
+            raise InvalidRecordError("images that are resized or cropped cannot be whitened")
+
+
+def make_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
+    """Make a preprocessing from the fields of a JSON object, whose lists are tuples already.
+
+    Args:
+        fields: The fields. If `whitening` is one of them, the result is a `WhitenedPreprocessing`.
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        InvalidRecordError: A field is missing, unknown or wrong.
+    """
+    return make_record(WhitenedPreprocessing if "whitening" in fields else Preprocessing, fields)
 
 
 def require_plausible_normalization(mean: Sequence[float], std: Sequence[float]) -> None:

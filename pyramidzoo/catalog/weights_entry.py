@@ -281,10 +281,6 @@ class WeightsEntry:
             raise InvalidRecordError(f"no architecture is called {describe_value(self.architecture)}")
         if not isinstance(self.preprocessing, Preprocessing) or not isinstance(self.license, License):
             raise InvalidRecordError("preprocessing and license must be known")
-        if self.preprocessing.whitening is not None:
-            raise InvalidRecordError(
-                "weights for whitened images have no entry, because timm and `eval_transform` cannot whiten an image"
-            )
         if not (self.bundled or self.hub or self.origin):
             raise InvalidRecordError("nothing says where the file is: bundled, hub or origin is needed")
         if self.tensors_sha256 is not None:

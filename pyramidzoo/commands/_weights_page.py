@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, WhitenedPreprocessing
 from pyramidzoo.catalog.training_record import describe_training
 from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands._cells import compute_top1_error, get_weights_license
@@ -73,7 +73,7 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
         steps.append(f"resized to {preprocessing.resize} ({preprocessing.interpolation or 'bilinear'})")
     if preprocessing.crop is not None:
         steps.append(f"the middle {preprocessing.crop} cropped")
-    if preprocessing.whitening is not None:
+    if isinstance(preprocessing, WhitenedPreprocessing):
         steps.append("global contrast normalization and ZCA whitening, fitted on the training images")
         return ", ".join(steps)
     mean, std = (" ".join(map(str, values)) for values in (preprocessing.mean, preprocessing.std))
@@ -85,8 +85,6 @@ def make_plain_json(value: Any) -> Any:
 
     `dataclasses.asdict` cannot be used, because it fails for read-only mappings.
     """
-    if isinstance(value, Preprocessing):
-        value = value.as_data()
     if dataclasses.is_dataclass(value):
         return {field.name: make_plain_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import WhitenedPreprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_argument, path_argument
 from pyramidzoo.commands._options import CommandOptions
@@ -258,7 +259,7 @@ class _ModelLoader:
         from pyramidzoo.data.whitening import load_whitening, whiten_split
 
         images = self._open_split(target.dataset)
-        if target.preprocessing.whitening is None:
+        if not isinstance(target.preprocessing, WhitenedPreprocessing):
             return images
         if target.dataset not in self._whitened_splits:
             try:

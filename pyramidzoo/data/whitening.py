@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, WhitenedPreprocessing
 from pyramidzoo.checkpoints.safetensors_file import read_sealed, write_sealed
 from pyramidzoo.data._splits import ImageSet, Split
 from pyramidzoo.errors import IntegrityError, NotWritableError, UnavailableError, UsageError
@@ -197,11 +197,11 @@ def check_whitening(images: Split, preprocessing: Preprocessing, requester: str)
     Raises:
         UsageError: The split is whitened and must not be, or the reverse.
     """
-    is_whitened = isinstance(images, WhitenedSet)
-    if preprocessing.whitening is not None and not is_whitened:
+    is_whitened, needs_whitening = isinstance(images, WhitenedSet), isinstance(preprocessing, WhitenedPreprocessing)
+    if needs_whitening and not is_whitened:
         raise UsageError(
             f"{requester} was trained on whitened images; whiten the {images.split} images first with "
             "pyramidzoo.data.whitening.whiten_split(images, load_whitening(training_images))"
         )
-    if preprocessing.whitening is None and is_whitened:
+    if is_whitened and not needs_whitening:
         raise UsageError(f"{requester} was not trained on whitened images, and these images are whitened")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Iterable
@@ -149,7 +150,7 @@ def _make_record_flags(job: Job) -> dict[str, Any]:
     if job.batch_size != job.settings.batch_size:
         flags["batch_size_asked"] = job.settings.batch_size
     if job.preprocessing != job.target.preprocessing:
-        flags["preprocessing"] = job.preprocessing.as_data()
+        flags["preprocessing"] = dataclasses.asdict(job.preprocessing)
     if job.images.unofficial_reason:
         flags["not_the_split"] = job.images.unofficial_reason
     return flags

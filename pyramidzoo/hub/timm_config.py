@@ -52,6 +52,6 @@ def make_timm_config(entry: WeightsEntry, model: ImageClassifier, timm_name: str
             "architecture": entry.architecture,
             "arguments": dict(entry.arguments),
             "dataset": entry.dataset,
-            "preprocessing": entry.preprocessing.as_data(),
+            "preprocessing": dataclasses.asdict(entry.preprocessing),
         },
     }

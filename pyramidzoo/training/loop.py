@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.preprocessing import WhitenedPreprocessing
 from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data._encoded import EncodedSet
 from pyramidzoo.data._splits import ImageSet, Split
@@ -126,7 +127,7 @@ def train_together(
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
-    if any(task.recipe.preprocessing.whitening is not None for task in tasks):
+    if any(isinstance(task.recipe.preprocessing, WhitenedPreprocessing) for task in tasks):
         whitening = load_whitening(images)
         images, test = whiten_split(images, whitening), whiten_split(test, whitening)
     training_images, test_images = _open_images(images, test, device, workers)
@@ -197,7 +198,7 @@ def _open_images(
 def _check_tasks(tasks: Sequence[Task], images: Split, test: Split) -> None:
     """Raise UsageError if the tasks cannot be trained together, or if a recipe is not for these images."""
     stems = [task.stem for task in tasks]
-    if len({task.recipe.preprocessing.whitening for task in tasks}) > 1:
+    if len({isinstance(task.recipe.preprocessing, WhitenedPreprocessing) for task in tasks}) > 1:
         raise UsageError(
             "some of these recipes train on whitened images, and others do not; train them in separate commands"
         )
