@@ -7,6 +7,7 @@ Source: lisa-lab/pylearn2, `expr/preprocessing.py`, `datasets/preprocessing.py` 
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -147,6 +148,7 @@ def load_whitening(training_images: Split) -> Whitening:
         content = read_sealed(path)
         if content.metadata.get("version") == _FILE_VERSION:
             return Whitening(content.tensors["mean"], content.tensors["matrix"])
+    print(f"pyramidzoo: fitting the whitening on {len(images)} images of {training_images.name}", file=sys.stderr)
     whitening = Whitening.fit(images)
     with contextlib.suppress(NotWritableError):
         write_sealed(path, {"mean": whitening.mean, "matrix": whitening.matrix}, {"version": _FILE_VERSION})
