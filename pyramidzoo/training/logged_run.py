@@ -32,6 +32,7 @@ from pyramidzoo.training.augmentation import Draws
 from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
+from pyramidzoo.training.padded_widths import WIDTH_MULTIPLE, PadWidths, can_pad_widths
 from pyramidzoo.training.step import Precision, TrainingRun
 
 # A longer text of overrides is replaced by its hash: file systems allow 255 bytes in a name.
@@ -133,6 +134,8 @@ class RunSettings:
         checkpoint_seconds: Shortest time between two checkpoints of a run, in seconds.
         accumulate: Number of parts into which each batch is divided.
         grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass, to save memory.
+        pad_widths: Whether the widths of PyramidNets are rounded up while they are trained. "auto" means: only where
+            this was measured to be faster, in bf16 on a CPU.
     """
 
     device: torch.device
@@ -142,9 +145,17 @@ class RunSettings:
     checkpoint_seconds: float = 0.0
     accumulate: int = 1
     grad_checkpointing: bool = False
+    pad_widths: PadWidths = "off"
 
-    def as_data(self) -> dict[str, Any]:
-        """Return the settings that change the result, as JSON values. Default values are left out."""
+    def are_widths_padded(self, task: Task) -> bool:
+        """Return whether the widths of this network are rounded up while it is trained."""
+        if self.pad_widths != "auto":
+            return self.pad_widths == "on"
+        was_measured_faster = self.precision == "bf16" and self.device.type == "cpu"
+        return was_measured_faster and can_pad_widths(task.architecture, task.recipe.arguments)
+
+    def as_data(self, task: Task) -> dict[str, Any]:
+        """Return the settings that change the result of a task, as JSON values. Default values are left out."""
         data: dict[str, Any] = {}
         if self.precision != "fp32":
             data["precision"] = self.precision
@@ -152,6 +163,8 @@ class RunSettings:
             data["algorithms"] = "fastest"
         if self.accumulate > 1:
             data["accumulate"] = self.accumulate
+        if self.are_widths_padded(task):
+            data["pad_widths"] = WIDTH_MULTIPLE  # sums are computed in another order, so the last bits differ
         return data
 
 
@@ -185,7 +198,7 @@ class LoggedRun:
             "seed": task.seed,
             "data": data.fingerprint,
             **task.recipe.as_data(),
-            **settings.as_data(),
+            **settings.as_data(task),
         }
         self.result = self._find_result()
         self.epochs: list[Epoch] = []
@@ -209,6 +222,7 @@ class LoggedRun:
             self.settings.precision,
             accumulate=self.settings.accumulate,
             grad_checkpointing=self.settings.grad_checkpointing,
+            pad_widths=self.settings.are_widths_padded(task),
         )
         if checkpoint := load_checkpoint(self.checkpoint, self.identity):
             self._restore(*checkpoint)
@@ -303,7 +317,7 @@ class LoggedRun:
         self.result = self._find_result()  # Another process with the same command may have ended first.
         if self.result is not None:
             return
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.model.state_dict().items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.training.network_state().items()}
         check_finite(tensors, error_start=f"{self.task.stem} after epoch {len(self.epochs)}")
         description = Description(
             architecture=self.task.architecture,

@@ -22,6 +22,7 @@ from pyramidzoo.models import get_model_class
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
+from pyramidzoo.training.padded_widths import PadWidths, can_pad_widths
 from pyramidzoo.training.progress import TrainingProgress
 from pyramidzoo.training.step import Precision
 
@@ -89,6 +90,7 @@ def train_together(
     checkpoint_seconds: float = 0.0,
     accumulate: int = 1,
     grad_checkpointing: bool = False,
+    pad_widths: PadWidths = "off",
     workers: int = 0,
     report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
 ) -> list[TrainingResult | None]:
@@ -108,6 +110,9 @@ def train_together(
         accumulate: Number of parts into which each batch is divided (see `TrainingRun`). It changes the result.
         grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass instead of being
             kept in memory. The result is the same.
+        pad_widths: Whether the widths of PyramidNets are rounded up while they are trained (see `PaddedWidths`).
+            "auto" means: only where this was measured to be faster, in bf16 on a CPU. The last bits of the result
+            differ.
         workers: Number of processes that decode the images of each run, if the images are too large for memory. 0
             decodes in this process. The result is the same.
         report: Is called with the task and the epoch at the end of each epoch.
@@ -117,7 +122,8 @@ def train_together(
 
     Raises:
         UsageError: `output` has weights or a checkpoint of another run under one of the names, two tasks would write
-            files of the same name, or a recipe is not for these images.
+            files of the same name, a recipe is not for these images, or `pad_widths` is "on" and the widths of a
+            network cannot be padded.
         IntegrityError: A checkpoint or an image is damaged, or a loss or a weight became NaN or infinite. In the last
             case the other runs are completed first.
         NotWritableError: A file cannot be written.
@@ -125,9 +131,10 @@ def train_together(
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
+    _check_widths(tasks, pad_widths)
     training_images, test_images = _open_images(images, test, device, workers)
     settings = RunSettings(
-        device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing
+        device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing, pad_widths
     )
     runs = [LoggedRun(task, training_images, settings) for task in tasks]
     make_folder(output)
@@ -236,3 +243,13 @@ def _check_arguments(task: Task) -> None:
         raise UsageError(
             f"{task.architecture} takes no argument {unknown[0]} from a recipe; it takes {', '.join(sorted(allowed))}"
         )
+
+
+def _check_widths(tasks: Sequence[Task], pad_widths: PadWidths) -> None:
+    """Raise UsageError if widths must be padded, but those of a network cannot be."""
+    for task in tasks:
+        if pad_widths == "on" and not can_pad_widths(task.architecture, task.recipe.arguments):
+            raise UsageError(
+                f"the widths of {task.architecture} with recipe {task.recipe.name} cannot be padded; "
+                "only those of PyramidNets without dropout can"
+            )
