@@ -15,7 +15,7 @@ import torch
 from imagenet_tree import encode, make_picture, write_shards, write_tree
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
-from training_tools import Watch, load_few_digits
+from training_tools import Watch, load_few_digits, require_two_steps
 
 from pyramidzoo import cli
 from pyramidzoo.catalog import recipes
@@ -149,6 +149,22 @@ def read_epoch(folder: Path, recipe: Recipe, seed: int, epoch: int) -> dict[int,
         inputs = stream.next_inputs(lambda pixels: pixels)  # type: ignore[arg-type]
         found.update(zip(batch.index.tolist(), inputs, strict=True))
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        (recipe.name, architecture)
+        for recipe in recipes.RECIPES.values()
+        if recipe.dataset == "imagenet1k"
+        for architecture in recipe.rows.values()
+    ],
+)
+def test_two_steps_of_each_recipe(folder: Path, name: str, architecture: str) -> None:
+    """With images of 224 pixels, in batches of four."""
+    recipe = get_recipe(name).replace(batch_size=4)
+    require_two_steps(TrainingRun(architecture, recipe, StreamedImages(open_few(folder, "train"), CPU, 0), 0, CPU))
 
 
 @pytest.mark.parametrize("color_jitter", [0.0, 0.4])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_tools import require_two_steps
 
 from pyramidzoo.catalog.architectures import get_architecture
 from pyramidzoo.catalog.published_tables import PublishedNumber, load_published_tables
@@ -53,17 +54,7 @@ PAIRS = [
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_two_steps(name: str, architecture: str) -> None:
     recipe = dataclasses.replace(get_recipe(name), batch_size=4, hold_out=0)
-    run = TrainingRun(architecture, recipe, TrainingImages(random_images(recipe, 9), CPU), 0, CPU)
-    before = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
-    run.start_epoch(run.draw_epoch())
-    for step in range(2):
-        run.run_step(step)
-    loss, wrong = run.read_sums()
-    assert 0 < loss < float("inf")
-    assert 0 <= wrong <= 8
-    # weight decay alone changes every weight
-    changed = [not torch.equal(parameter, before[name]) for name, parameter in run.model.named_parameters()]
-    assert all(changed)
+    require_two_steps(TrainingRun(architecture, recipe, TrainingImages(random_images(recipe, 9), CPU), 0, CPU))
 
 
 def easy_images(recipe: Recipe, images: int) -> ImageSet:

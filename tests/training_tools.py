@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 from pyramidzoo.data._splits import ImageSet
 from pyramidzoo.data.datasets import load_dataset
+from pyramidzoo.training.step import TrainingRun
 
 
 def load_few_digits() -> ImageSet:
@@ -31,3 +34,16 @@ class Watch:
         self.epochs.append(epoch.epoch)
         if epoch.epoch == self.stop_after:
             raise KeyboardInterrupt
+
+
+def require_two_steps(training: TrainingRun) -> None:
+    """Train two steps of four images, and require finite losses and that every weight changed."""
+    before = {name: parameter.detach().clone() for name, parameter in training.model.named_parameters()}
+    training.start_epoch(training.draw_epoch())
+    for step in range(2):
+        training.run_step(step)
+    loss, wrong = training.read_sums()
+    assert 0 < loss < float("inf")
+    assert 0 <= wrong <= 8
+    # Weight decay alone changes every weight.
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in training.model.named_parameters())

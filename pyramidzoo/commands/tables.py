@@ -13,7 +13,7 @@ from pyramidzoo.commands._arguments import path_argument
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._records import read_records_argument
 from pyramidzoo.errors import UsageError
-from pyramidzoo.text_output import render
+from pyramidzoo.text_output import line_width, render, wrap_text
 
 if TYPE_CHECKING:
     from pyramidzoo.evaluation.tables import Measurement
@@ -47,16 +47,16 @@ def run(args: argparse.Namespace) -> int:
 
     options = TablesOptions.from_args(args)
     manifest = load_manifest()
-    measurements = _measurements(options.records)
+    measurements = _read_measurements(options.records)
     tables = {table: make_table_rows(table, manifest, measurements) for table in options.tables or list_table_ids()}
     if options.format in ("json", "csv"):
-        print(render(_in_one_shape(tables), options.format))
+        print(render(_join_tables(tables), options.format))
     else:
-        print(_with_titles(tables, options.format))
+        print(_write_tables_with_titles(tables, options.format))
     return 0
 
 
-def _measurements(records: Path | None) -> list[Measurement]:
+def _read_measurements(records: Path | None) -> list[Measurement]:
     """Read what was measured from a folder of records, or from the manifest."""
     from pyramidzoo.evaluation.tables import measurements_from_manifest, measurements_from_records
 
@@ -68,18 +68,36 @@ def _measurements(records: Path | None) -> list[Measurement]:
     return measurements
 
 
-def _with_titles(tables: Mapping[str, _Rows], format: str) -> str:
+def _write_tables_with_titles(tables: Mapping[str, _Rows], format: str) -> str:
     """Write each table under its title."""
     from pyramidzoo.catalog.published_tables import get_table_title
 
     mark = "## " if format == "markdown" else ""
-    return "\n\n".join(
-        f"{mark}{table}. {get_table_title(table)}\n\n{render(rows, format) or 'none'}" for table, rows in tables.items()
-    )
+    texts = []
+    for table, rows in tables.items():
+        shown_rows = _leave_out_repeated(rows) if format == "human" else rows
+        text = f"{mark}{table}. {get_table_title(table)}\n\n{render(shown_rows, format) or 'none'}"
+        if left_out := len(rows) - len(shown_rows):
+            note = (
+                f"{left_out} lines are left out: each of these networks is counted in one row, and is another training "
+                "of the same network for the other rows. --format csv shows all lines."
+            )
+            text += f"\n\n{wrap_text(note, width=line_width())}"
+        texts.append(text)
+    return "\n\n".join(texts)
 
 
-def _in_one_shape(tables: Mapping[str, _Rows]) -> list[dict[str, Any]]:
-    """Give the rows of all tables the same columns: one column holds what everybody published."""
+def _leave_out_repeated(rows: _Rows) -> _Rows:
+    """Leave out the uncounted lines of networks that have a counted line in this table."""
+    counted_weights = {row["weights"] for row in rows if row.get("counted")}
+    return [row for row in rows if row.get("counted") or row["weights"] not in counted_weights]
+
+
+def _join_tables(tables: Mapping[str, _Rows]) -> list[dict[str, Any]]:
+    """Join the rows of all tables into one list with the same columns for all.
+
+    The columns of the people who published errors become one column, "published".
+    """
     from pyramidzoo.catalog.published_tables import load_published_tables
 
     people = list(dict.fromkeys(target["by"] for target in load_published_tables()["targets"]))

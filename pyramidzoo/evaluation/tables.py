@@ -109,7 +109,7 @@ def measurements_from_manifest(manifest: Manifest) -> list[Measurement]:
     """
     measurements = []
     for entry in manifest.entries.values():
-        split = _published_split(entry.dataset)
+        split = _get_published_split(entry.dataset)
         result = find_recorded_result(entry, split)
         if result is None:
             continue
@@ -177,14 +177,14 @@ def _make_lines_of_table(table: str, manifest: Manifest, measurements: Sequence[
     for (_, dataset), row in rows.items():
         first_cells: dict[str, Any] = {"row": row[0]["label"], "data set": dataset}
         for person in people:
-            first_cells[person] = _print_numbers([number for number in row if number["by"] == person])
+            first_cells[person] = _format_published_numbers([number for number in row if number["by"] == person])
         for architecture in dict.fromkeys(number["architecture"] for number in row):
             of_network = [number for number in row if number["architecture"] == architecture]
-            lines += [first_cells | cells for cells in _network_cells(of_network, manifest, measurements)]
+            lines += [first_cells | cells for cells in _make_network_lines(of_network, manifest, measurements)]
     return lines
 
 
-def _network_cells(
+def _make_network_lines(
     numbers: list[PublishedNumber], manifest: Manifest, measurements: Sequence[Measurement]
 ) -> list[dict[str, Any]]:
     """Return the cells for one network in one row.
@@ -198,13 +198,13 @@ def _network_cells(
             continue
         answered = _find_answered(measurement, numbers)
         if answered:
-            counted.append(_measured_cells(measurement, answered))
+            counted.append(_make_measured_cells(measurement, answered))
         else:
-            others.append(_other_training_cells(measurement, numbers))
+            others.append(_make_other_training_cells(measurement, numbers))
     if not counted:
         network = numbers[0]["architecture"], numbers[0]["dataset"]
         entries = [entry for entry in manifest.entries.values() if (entry.architecture, entry.dataset) == network]
-        counted = [_unmeasured_cells(numbers, entries)]
+        counted = [_make_unmeasured_cells(numbers, entries)]
     return counted + others
 
 
@@ -223,12 +223,12 @@ def _has_published(measurement: Measurement, numbers: Iterable[PublishedNumber])
     """Return whether any of the published numbers is about this network on these images."""
     measured = measurement.architecture, measurement.dataset, measurement.split
     return measurement.is_whole_split and any(
-        (number["architecture"], number["dataset"], _published_split(number["dataset"])) == measured
+        (number["architecture"], number["dataset"], _get_published_split(number["dataset"])) == measured
         for number in numbers
     )
 
 
-def _published_split(dataset: str) -> str:
+def _get_published_split(dataset: str) -> str:
     """Return the split that the published numbers of a dataset were measured on.
 
     For ImageNet it is the validation.
@@ -242,7 +242,7 @@ def _make_lines_without_published_row(measurements: Sequence[Measurement]) -> li
         if not _has_published(measurement, load_published_tables()["targets"]):
             images = "" if measurement.is_whole_split else f", {measurement.images:,} images"
             first_cells = {"row": None, "data set": f"{measurement.dataset} {measurement.split}{images}"}
-            lines.append(first_cells | _measured_cells(measurement, []) | {"counted": None})
+            lines.append(first_cells | _make_measured_cells(measurement, []) | {"counted": None})
     return lines
 
 
@@ -271,7 +271,7 @@ def _count_without_classifier(architecture: str, arguments: tuple[tuple[str, Any
     return sum(parameter.numel() for parameter in model.parameters()), model.head_hidden_size
 
 
-def _print_numbers(numbers: list[PublishedNumber]) -> str:
+def _format_published_numbers(numbers: list[PublishedNumber]) -> str:
     """Return what one person published in one row, as top-1 / top-5.
 
     Several top-1 errors are printed with their spread.
@@ -287,7 +287,8 @@ def _print_numbers(numbers: list[PublishedNumber]) -> str:
     return (", " if has_one_metric else " / ").join(parts)
 
 
-def _measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> dict[str, Any]:
+def _make_measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> dict[str, Any]:
+    """Return the cells of a measurement, with a verdict for each published number that it is compared with."""
     low, high = wilson_interval(measurement.wrong, measurement.images)
     ours = error_percent(measurement.wrong, measurement.images)
     verdicts = [f"{c.by} {c.published}: {c.verdict}, {c.ours:.3f} by its statistic" for c in measurement.claims]
@@ -313,7 +314,7 @@ def _measured_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]
     }
 
 
-def _other_training_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> dict[str, Any]:
+def _make_other_training_cells(measurement: Measurement, numbers: Sequence[PublishedNumber]) -> dict[str, Any]:
     """Return the cells of a line below a row: the same network, but not trained by the recipe of the row."""
     training = measurement.training
     assert training is not None  # Where no training is known, the measurement is compared with all numbers.
@@ -323,17 +324,21 @@ def _other_training_cells(measurement: Measurement, numbers: Sequence[PublishedN
     quoted = [find_quoted_number(number, measurement.architecture, training) for number in numbers]
     if row := next(filter(None, quoted), None):
         claim = f"not counted: this row quotes row {row}, and the number is counted there"
-    return _measured_cells(measurement, []) | {"claim": claim, "counted": False}
+    return _make_measured_cells(measurement, []) | {"claim": claim, "counted": False}
 
 
-def _unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[WeightsEntry]) -> dict[str, Any]:
-    """Return the cells of a line without a measurement: the reason, and other weights."""
+def _make_unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[WeightsEntry]) -> dict[str, Any]:
+    """Return the cells of a network without a measurement.
+
+    The column "weights" says why there is none. The column "elsewhere" names weights of this network that the manifest
+    does not have, and where they were published.
+    """
     first = numbers[0]
     architecture, dataset = first["architecture"], first["dataset"]
     if architecture is None:
         weights = f"no weights: {first['variant']}"
     elif entries:
-        weights = f"not measured: {', '.join(map(_with_claims, entries))}"
+        weights = f"not measured: {', '.join(map(_name_with_claims, entries))}"
     else:
         weights = "no weights"
     return {
@@ -350,7 +355,7 @@ def _unmeasured_cells(numbers: Sequence[PublishedNumber], entries: list[WeightsE
     }
 
 
-def _with_claims(entry: WeightsEntry) -> str:
+def _name_with_claims(entry: WeightsEntry) -> str:
     """Return an entry's id, and the errors that were published of these very weights."""
     claims = []
     for claim in entry.claims:
