@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import re
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,8 @@ from pyramidzoo.training.checkpoints import load_checkpoint, save_checkpoint
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.padded_widths import WIDTH_MULTIPLE, PadWidths, can_pad_widths
+from pyramidzoo.training.progress import print_line
+from pyramidzoo.training.schedule import Schedule
 from pyramidzoo.training.step import Precision, TrainingRun
 
 # A longer text of overrides is replaced by its hash: file systems allow 255 bytes in a name.
@@ -178,7 +179,8 @@ class LoggedRun:
 
     Attributes:
         result: The files of the finished training; None before its end.
-        training: The run without its files. It exists after `open`.
+        training: The run without its files. It exists from `open` to `close`.
+        steps_in_epoch: Number of steps of the epoch that was started last.
 
     Raises:
         UsageError: The weights file exists, and a run with other settings wrote it.
@@ -203,9 +205,32 @@ class LoggedRun:
         self.result = self._find_result()
         self.epochs: list[Epoch] = []
         self.computed: list[dict[str, Any]] = []  # the device and the versions, each with its first epoch
+        self.steps_in_epoch = 0
+        self._schedule = Schedule(task.recipe, len(data) - task.recipe.hold_out)
+
+    @property
+    def steps_left(self) -> int:
+        """Number of steps until the end of the training."""
+        return self._schedule.total_steps - self._done_steps
+
+    @property
+    def _done_steps(self) -> int:
+        """Number of steps of the epochs that have ended."""
+        return min(len(self.epochs) * self._schedule.steps_per_epoch, self._schedule.total_steps)
+
+    def check_checkpoint(self) -> None:
+        """Read the checkpoint if there is one. So an error is found before the run has its turn.
+
+        Raises:
+            IntegrityError: The checkpoint is damaged.
+            UsageError: The checkpoint belongs to another run.
+        """
+        if checkpoint := load_checkpoint(self.checkpoint, self.identity):
+            _, rest = checkpoint
+            self.epochs = [Epoch(**line) for line in rest["epochs"]]
 
     def open(self) -> None:
-        """Create the network, and continue from the checkpoint if there is one.
+        """Create the network, and continue from the checkpoint if there is one. A closed run can be opened again.
 
         Raises:
             IntegrityError: The checkpoint is damaged.
@@ -213,6 +238,7 @@ class LoggedRun:
             NotWritableError: A file cannot be written.
         """
         task, device = self.task, self.settings.device
+        self.epochs, self.computed = [], []
         self.training = TrainingRun(
             task.architecture,
             task.recipe,
@@ -236,13 +262,22 @@ class LoggedRun:
     def _restore(self, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
         self.epochs = [Epoch(**line) for line in rest["epochs"]]
         self.computed = rest["computed"]
-        schedule = self.training.schedule
-        self.training.restore(tensors, min(len(self.epochs) * schedule.steps_per_epoch, schedule.total_steps))
+        self.training.restore(tensors, self._done_steps)
         self.training.generator.set_state(tensors["order"])
-        print(f"{self.task.stem}: going on after epoch {len(self.epochs)}", file=sys.stderr)
+        print_line(f"{self.task.stem}: going on after epoch {len(self.epochs)}")
 
-    def start_epoch(self, executor: concurrent.futures.Executor) -> int:
-        """Load the draws of the next epoch, and return its number of steps.
+    def close(self) -> None:
+        """Free the memory of the network. What was not saved is lost."""
+        if self.settings.device.type == "cuda":
+            torch.cuda.synchronize(self.settings.device)  # Operations that are still queued need the memory.
+        self._next_draws = None
+        if hasattr(self, "training"):  # It is missing if there was no memory for the network.
+            if self.training.stream is not None:
+                self.training.stream.close()
+            del self.training
+
+    def start_epoch(self, executor: concurrent.futures.Executor) -> None:
+        """Load the draws of the next epoch, and set `steps_in_epoch`.
 
         On a GPU the main thread only queues kernels. So a second thread can already draw the epoch after this one.
 
@@ -254,11 +289,14 @@ class LoggedRun:
         self._rate = round(training.schedule.learning_rate(training.done_steps), 8)
         batches = self._next_draws.result() if self._next_draws else training.draw_epoch()
         self.generator_state = training.generator.get_state()
-        steps = training.start_epoch(batches)
-        self._images = sum(len(batch.index) for batch in batches[:steps])
+        self.steps_in_epoch = training.start_epoch(batches)
+        self._images = sum(len(batch.index) for batch in batches[: self.steps_in_epoch])
         if training.captured is not None:
             self._next_draws = executor.submit(training.draw_epoch)
-        return steps
+
+    def run_step(self, step: int) -> None:
+        """Run one step of the epoch. `step` is its number in this epoch, from 0."""
+        self.training.run_step(step)
 
     def finish_epoch(self, test: TestImages | StreamedTestImages) -> Epoch:
         """Measure the test error, and write the logs and a checkpoint. After the last epoch, write the weights.
