@@ -52,6 +52,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores; their ch
 # read before any test changes the environment
 _ORIGINS = os.environ.get("PYRAMIDZOO_ORIGINS")
 _DATA = os.environ.get("PYRAMIDZOO_DATA")
+
+_LARGE_PROCESS = 2 << 30  # bytes
 _skipped: list[str] = []
 _unpickled: dict[str, dict[str, Tensor]] = {}
 
@@ -68,20 +70,31 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def return_memory_after_compiling(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Forget what PyTorch's compiler has compiled, and give freed memory back to the system.
+def return_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give freed memory back to the system after tests of the compiler, and when the process has become large.
 
-    The networks themselves are freed, but in between the compiler keeps small objects. So the C library returns little
-    of the freed memory by itself, and a worker grows by about the size of each network.
+    Large networks leave cycles that Python frees late, and small objects between them keep the C library from returning
+    freed memory. Without this a worker grows to 6 GB.
     """
     yield
-    if request.node.get_closest_marker("compiler") is None:
+    has_compiled = request.node.get_closest_marker("compiler") is not None
+    if has_compiled:
+        torch.compiler.reset()
+    elif _read_resident_bytes() < _LARGE_PROCESS:
         return
-    torch.compiler.reset()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only the C library of GNU has it
     if trim is not None:
         trim(0)
+
+
+def _read_resident_bytes() -> int:
+    """Return how much memory this process uses; 0 if the system does not say it as Linux does."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pyramidzoo.json_records import InvalidRecordError
+from pyramidzoo.json_records import InvalidRecordError, describe_value, make_record
+
+WHITENINGS = ("gcn_zca",)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,48 @@ class Preprocessing:
         """
         text = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class WhitenedPreprocessing(Preprocessing):
+    """The preprocessing of weights that were trained on whitened images.
+
+    Whitening replaces the normalization. So each mean is 0 and each standard deviation is 1. This is a class of its own
+    and not a field of `Preprocessing`, so that the JSON and the hashes of all other weights have no field for it.
+
+    Attributes:
+        whitening: "gcn_zca": global contrast normalization and ZCA, fitted on the training split (`data/whitening.py`).
+
+    Raises:
+        InvalidRecordError: As for `Preprocessing`. Or if the whitening is unknown, or the other fields do not go with
+            it.
+    """
+
+    whitening: str = "gcn_zca"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.whitening not in WHITENINGS:
+            raise InvalidRecordError(f"whitening {describe_value(self.whitening)} is unknown; known: {WHITENINGS[0]}")
+        if any(self.mean) or set(self.std) != {1.0}:
+            raise InvalidRecordError("whitening replaces the normalization, so each mean must be 0 and each std 1")
+        if self.resize is not None or self.crop is not None:
+            raise InvalidRecordError("images that are resized or cropped cannot be whitened")
+
+
+def make_preprocessing(fields: Mapping[str, Any]) -> Preprocessing:
+    """Make a preprocessing from the fields of a JSON object, whose lists are tuples already.
+
+    Args:
+        fields: The fields. If `whitening` is one of them, the result is a `WhitenedPreprocessing`.
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        InvalidRecordError: A field is missing, unknown or wrong.
+    """
+    return make_record(WhitenedPreprocessing if "whitening" in fields else Preprocessing, fields)
 
 
 def require_plausible_normalization(mean: Sequence[float], std: Sequence[float]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramidzoo import json_records
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, make_preprocessing
 from pyramidzoo.checkpoints.safetensors_file import read_metadata
 from pyramidzoo.errors import IntegrityError
 
@@ -89,9 +89,7 @@ class Description:
                 name: tuple(value) if isinstance(value, list) else value
                 for name, value in content["preprocessing"].items()
             }
-            return json_records.make_record(
-                cls, {**content, "preprocessing": json_records.make_record(Preprocessing, preprocessing_fields)}
-            )
+            return json_records.make_record(cls, {**content, "preprocessing": make_preprocessing(preprocessing_fields)})
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
             raise IntegrityError(
                 f"{path}: its metadata do not describe a network ({error}); convert it again"

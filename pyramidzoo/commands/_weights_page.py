@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from pyramidzoo.catalog.architectures import get_architecture
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, WhitenedPreprocessing
 from pyramidzoo.catalog.training_record import describe_training
 from pyramidzoo.catalog.weights_entry import Claim, Result, WeightsEntry
 from pyramidzoo.commands._cells import compute_top1_error, get_weights_license
@@ -73,6 +73,9 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
         steps.append(f"resized to {preprocessing.resize} ({preprocessing.interpolation or 'bilinear'})")
     if preprocessing.crop is not None:
         steps.append(f"the middle {preprocessing.crop} cropped")
+    if isinstance(preprocessing, WhitenedPreprocessing):
+        steps.append("global contrast normalization and ZCA whitening, fitted on the training images")
+        return ", ".join(steps)
     mean, std = (" ".join(map(str, values)) for values in (preprocessing.mean, preprocessing.std))
     return f"{', '.join(steps)}; less the mean {mean}, divided by the std {std}"
 

@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramidzoo.catalog.manifest import load_manifest
+from pyramidzoo.catalog.preprocessing import WhitenedPreprocessing
 from pyramidzoo.catalog.weights_entry import WeightsEntry
 from pyramidzoo.commands._arguments import add_data_dir_argument, add_device_argument, path_argument
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.commands._record_text import RECORD_COLUMNS, make_record_lines, make_record_row
 from pyramidzoo.commands._select import select_weights
-from pyramidzoo.errors import PyramidzooError, UsageError, worst_exit_code
+from pyramidzoo.errors import PyramidzooError, UnavailableError, UsageError, worst_exit_code
 from pyramidzoo.text_output import render, show
 
 if TYPE_CHECKING:
     from pyramidzoo.data._splits import Split
     from pyramidzoo.evaluation.compute_settings import ComputeSettings
-    from pyramidzoo.evaluation.evaluation_target import LoadedModel
+    from pyramidzoo.evaluation.evaluation_target import EvaluationTarget, LoadedModel
     from pyramidzoo.evaluation.records import Record
     from pyramidzoo.evaluation.workers import Failure, Worker
 
@@ -228,6 +229,7 @@ class _ModelLoader:
         self._override = settings.override
         self._data_dir = options.data_dir or default_data_dir()
         self._splits: dict[str, Split] = {}
+        self._whitened_splits: dict[str, Split] = {}
 
     def download_datasets(self) -> None:
         """Open the datasets of all entries now, so that they are downloaded in the main thread.
@@ -246,10 +248,28 @@ class _ModelLoader:
         target = self._targets[position]
         if isinstance(target, Path):
             file_target = EvaluationTarget.from_file(target)
-            return load_model(file_target, self._open_split(file_target.dataset), self._override)
+            return load_model(file_target, self._open_images(file_target), self._override)
         # The dataset is opened first: if it is missing, the weights need not be fetched.
         images = self._open_split(target.dataset)
         return load_model(EvaluationTarget.from_entry(target), images, self._override)
+
+    def _open_images(self, target: EvaluationTarget) -> Split:
+        """Return the split for some weights, whitened if they need it. Whitening needs the training split too."""
+        from pyramidzoo.data.datasets import open_split
+        from pyramidzoo.data.whitening import load_whitening, whiten_split
+
+        images = self._open_split(target.dataset)
+        if not isinstance(target.preprocessing, WhitenedPreprocessing):
+            return images
+        if target.dataset not in self._whitened_splits:
+            try:
+                training = open_split(target.dataset, "train", self._data_dir, download=self._options.download)
+            except UnavailableError as error:
+                raise UnavailableError(
+                    f"{target.name} needs whitened images, and whitening needs the training images: {error}"
+                ) from error
+            self._whitened_splits[target.dataset] = whiten_split(images, load_whitening(training))
+        return self._whitened_splits[target.dataset]
 
     def _open_split(self, dataset: str) -> Split:
         """Return the split of a dataset that the options name. It is opened at the first call."""

@@ -80,7 +80,8 @@ def _write_page(recipe: Recipe) -> str:
     preprocessing = settings.pop("preprocessing")
     lines = [f"{recipe.name}: trains on {recipe.dataset}", ""]
     lines += [f"{name:20}{_write_value(value)}" for name, value in settings.items()]
-    lines += [f"{name:20}{_write_value(preprocessing[name])}" for name in ("mean", "std")]
+    shown = ("whitening",) if "whitening" in preprocessing else ("mean", "std")
+    lines += [f"{name:20}{_write_value(preprocessing[name])}" for name in shown]
     lines += ["", *(f"{'answers':20}{row}: {architecture}" for row, architecture in recipe.rows.items())]
     lines += [f"{'quoted in':20}{row}: {architecture}" for row, architecture in recipe.quoted.items()]
     lines += ["", wrap_text(f"Source: {recipe.source}", width=min(100, line_width()))]

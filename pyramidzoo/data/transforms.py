@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, WhitenedPreprocessing
 from pyramidzoo.errors import UsageError
 
 INTERPOLATIONS = ("bilinear", "bicubic")  # Published protocols for large images use these two.
@@ -29,7 +29,8 @@ class Normalize(nn.Module):
     """Normalises batches of images. All bits of the result equal those of torchvision's ToTensor and Normalize.
 
     Args:
-        preprocessing: The mean and standard deviation of each channel.
+        preprocessing: The mean and standard deviation of each channel. If it is a `WhitenedPreprocessing`, the images
+            must be whitened already. They are then returned as they are.
     """
 
     mean: Tensor
@@ -38,6 +39,7 @@ class Normalize(nn.Module):
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
+        self.expects_whitened = isinstance(preprocessing, WhitenedPreprocessing)
         # torchvision computes in float32, and divides by 255, subtracts the mean, and divides by the standard
         # deviation. Another type or a combined formula would round in another way.
         self.register_buffer("mean", _make_float32_tensor(preprocessing.mean).view(-1, 1, 1), persistent=False)
@@ -48,6 +50,10 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn uint8 images (N, C, H, W) into normalised float32 images of the same shape."""
+        if self.expects_whitened:
+            if images.dtype != torch.float32:
+                raise UsageError("these images are not whitened; whiten them with pyramidzoo.data.whitening")
+            return images
         return images.to(torch.float32).div_(self.highest_level).sub_(self.mean).div_(self.std)
 
 
@@ -83,9 +89,15 @@ def eval_transform(preprocessing: Preprocessing | nn.Module | None, *, resize: b
         255.
 
     Raises:
-        UsageError: There is no preprocessing, because `preprocessing` is None or a model without weights.
+        UsageError: There is no preprocessing, because `preprocessing` is None or a model without weights. Or the
+            weights were trained on whitened images.
     """
     found_preprocessing = _find_preprocessing(preprocessing)
+    if isinstance(found_preprocessing, WhitenedPreprocessing):
+        raise UsageError(
+            "these weights were trained on whitened images, and whitening needs the training images; whiten uint8 "
+            "images (N, C, H, W) with pyramidzoo.data.whitening.load_whitening(training_images).apply(images)"
+        )
     from torchvision import transforms
 
     steps = [

@@ -20,6 +20,7 @@ from pyramidzoo.checkpoints.safetensors_file import read_metadata
 from pyramidzoo.checkpoints.tensor_hash import tensors_sha256
 from pyramidzoo.data._splits import Split
 from pyramidzoo.data.transforms import Override
+from pyramidzoo.data.whitening import check_whitening
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.factory import assemble
 from pyramidzoo.files import find_weights_file
@@ -167,7 +168,7 @@ def load_model(target: EvaluationTarget, images: Split, override: Override | Non
 
     Raises:
         UsageError: The weights were trained on another dataset, or the images cannot be prepared as
-            the weights need it.
+            the weights need it. Or the weights were trained on whitened images, and these are not.
         IntegrityError: The file does not hold exactly the tensors that the network has, or their
             hash is not that of the manifest's entry.
     """
@@ -175,6 +176,7 @@ def load_model(target: EvaluationTarget, images: Split, override: Override | Non
         raise UsageError(f"{target.name} was trained on {target.dataset}, not on {images.name}")
     preprocessing = (override or Override()).apply_to(target.preprocessing)
     images.check_preprocessing(preprocessing, target.name)
+    check_whitening(images, preprocessing, target.name)
     content = read_weights(target.path, sha256=target.file_sha256)
     model = assemble(
         get_architecture(target.architecture), content, arguments=target.arguments, preprocessing=preprocessing

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pyramidzoo import __version__
 from pyramidzoo.catalog.architectures import Architecture, get_architecture
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, WhitenedPreprocessing
 from pyramidzoo.catalog.training_record import describe_training
 from pyramidzoo.catalog.weights_entry import Claim, License, Result, WeightsEntry
 from pyramidzoo.evaluation.metrics import ERROR, error_percent, wilson_interval
@@ -148,6 +148,11 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
         steps.append(f"the shorter side resized to {preprocessing.resize} pixels ({interpolation})")
     if preprocessing.crop is not None:
         steps.append(f"the central {preprocessing.crop} x {preprocessing.crop} pixels cropped")
+    if isinstance(preprocessing, WhitenedPreprocessing):
+        return (
+            f"{', '.join(steps)}. Global contrast normalization and ZCA whitening prepare the images, as in pylearn2 "
+            "(scale 55, filter bias 0.1). The whitening is fitted on the training images."
+        )
     channel_names = {1: ["gray"], 3: ["red", "green", "blue"]}.get(channels, [str(k) for k in range(channels)])
     constants = render_table(
         ["channel", "mean", "standard deviation"],

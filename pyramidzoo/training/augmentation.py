@@ -180,7 +180,7 @@ def prepare_batch(images: Tensor, draws: Draws, recipe: Recipe, normalize: Norma
     """Gather the images of one batch, change them at random, and normalize them.
 
     Args:
-        images: All training images, uint8 (N, H, W, C).
+        images: All training images, uint8 (N, H, W, C); float32 if they are whitened.
         draws: The draws of this batch of n images, on the device of `images`.
         recipe: Says which changes are made.
         normalize: The normalization of the recipe, on the same device.
@@ -213,8 +213,9 @@ def _shift_and_mirror(images: Tensor, draws: Draws, recipe: Recipe) -> tuple[Ten
     For each pixel of the result, the row and the column are computed from which it is read.
 
     Returns:
-        The pixels, uint8 (n, C, H, W), and a mask of the pixels that were read outside of the image, bool (n, 1, H, W).
-        The mask is None if there is no such pixel. A pixel that lies outside has the value of the nearest pixel inside.
+        The pixels (n, C, H, W), of the type of `images`, and a mask of the pixels that were read outside of the image,
+        bool (n, 1, H, W). The mask is None if there is no such pixel. A pixel that lies outside has the value of the
+        nearest pixel inside.
     """
     height, width = images.shape[1:3]
     rows = torch.arange(height, device=images.device).expand(len(draws.index), -1)

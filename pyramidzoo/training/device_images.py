@@ -23,7 +23,7 @@ class TrainingImages:
         device: The device for the tensors.
 
     Attributes:
-        images: Pixels, uint8 (N, H, W, C).
+        images: Pixels, uint8 (N, H, W, C). Whitened images are float32.
         labels: Class of each image, int64 (N).
         channels: Number of channels C.
         size: Height H and width W in pixels.
@@ -50,7 +50,7 @@ class TestImages:
         device: The device for the tensors.
 
     Attributes:
-        images: Pixels, uint8 (N, C, H, W).
+        images: Pixels, uint8 (N, C, H, W). Whitened images are float32.
         labels: Class of each image, int64 (N).
         batch_size: Number of images in a batch; None for the batch size of the training. On a GPU it is larger,
             because a small batch does not use the whole GPU.
@@ -67,7 +67,7 @@ class TestImages:
             recipe: The recipe whose batch size is used on a CPU.
 
         Yields:
-            uint8 images (n, C, H, W).
+            Images (n, C, H, W), of the type of `images`.
         """
         yield from torch.split(self.images, self.batch_size or recipe.batch_size)
 

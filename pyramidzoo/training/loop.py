@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 from pyramidzoo.catalog.architectures import get_architecture
+from pyramidzoo.catalog.preprocessing import WhitenedPreprocessing
 from pyramidzoo.catalog.recipes import Recipe
 from pyramidzoo.data._encoded import EncodedSet
 from pyramidzoo.data._splits import ImageSet, Split
+from pyramidzoo.data.whitening import load_whitening, whiten_split
 from pyramidzoo.errors import IntegrityError, UsageError
 from pyramidzoo.evaluation.arithmetic import strict_arithmetic
 from pyramidzoo.evaluation.engine import report_out_of_memory
@@ -136,6 +138,9 @@ def train_together(
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
     _check_widths(tasks, pad_widths)
+    if any(isinstance(task.recipe.preprocessing, WhitenedPreprocessing) for task in tasks):
+        whitening = load_whitening(images)
+        images, test = whiten_split(images, whitening), whiten_split(test, whitening)
     training_images, test_images = _open_images(images, test, device, workers)
     settings = RunSettings(
         device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing, pad_widths
@@ -193,8 +198,12 @@ def _open_images(
 
 
 def _check_tasks(tasks: Sequence[Task], images: Split, test: Split) -> None:
-    """Raise UsageError if two tasks would write the same file, or if a recipe is not for these images."""
+    """Raise UsageError if the tasks cannot be trained together, or if a recipe is not for these images."""
     stems = [task.stem for task in tasks]
+    if len({isinstance(task.recipe.preprocessing, WhitenedPreprocessing) for task in tasks}) > 1:
+        raise UsageError(
+            "some of these recipes train on whitened images, and others do not; train them in separate commands"
+        )
     for task in tasks:
         recipe = task.recipe
         if stems.count(task.stem) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, WhitenedPreprocessing
 
 _SMALL = (3, 32, 32)
 
@@ -23,3 +23,6 @@ CIFAR10_FATTORIB = Preprocessing(_SMALL, (0.485, 0.456, 0.406), (0.229, 0.224, 0
 
 # Pixels divided by 255 and nothing else.
 SVHN_UNIT = Preprocessing(_SMALL, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+# lisa-lab/pylearn2, scripts/datasets/make_cifar10_gcn_whitened.py and make_cifar100_gcn_whitened.py.
+CIFAR_WHITENED = WhitenedPreprocessing(_SMALL, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

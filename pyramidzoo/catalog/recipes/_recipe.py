@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyramidzoo.catalog.preprocessing import Preprocessing
+from pyramidzoo.catalog.preprocessing import Preprocessing, WhitenedPreprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +123,8 @@ class Recipe:
             raise ValueError(f"first_cosine_step {self.first_cosine_step} is neither 0 nor 1")
         if not self.splits:
             raise ValueError("splits is empty")
+        if isinstance(self.preprocessing, WhitenedPreprocessing) and self.splits != ("train",):
+            raise ValueError("whitening is fitted on the split train, so splits must be train")
         if self.random_area is not None and not 0 < self.random_area[0] <= self.random_area[1] <= 1:
             raise ValueError(f"random_area {self.random_area} is no range of shares")
 

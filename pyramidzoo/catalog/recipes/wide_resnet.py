@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyramidzoo.catalog.recipes._normalization import CIFAR10_FB, SVHN_UNIT
+from pyramidzoo.catalog.recipes._normalization import CIFAR10_FB, CIFAR_WHITENED, SVHN_UNIT
 from pyramidzoo.catalog.recipes._recipe import Recipe
 
 _SOURCE = "szagoruyko/wide-residual-networks, scripts/train_cifar.sh and train.lua"
@@ -65,6 +65,23 @@ def make_recipes() -> Iterator[Recipe]:
         rows={"W1:4": "wrn_28_10", "W2:2": "wrn_40_10"},
         quoted={},
     )
+    for dataset in ("cifar10", "cifar100"):
+        yield cifar10.replace(
+            name=f"wrn_{dataset}_whitened",
+            dataset=dataset,
+            preprocessing=CIFAR_WHITENED,
+            source="szagoruyko/wide-residual-networks, README.md, scripts/train_cifar.sh and train.lua; "
+            f"lisa-lab/pylearn2, scripts/datasets/make_{dataset}_gcn_whitened.py",
+            notes=(
+                *cifar10.notes[:2],
+                "The README's examples train on whitened images. The printed numbers are of images that were not "
+                "whitened, so this recipe answers no row.",
+                "pylearn2 whitens in the precision that Theano is configured for. This recipe whitens in float64 and "
+                "rounds the result to float32.",
+            ),
+            rows={},
+            quoted={},
+        )
     yield Recipe(
         name="wrn_svhn",
         dataset="svhn",
