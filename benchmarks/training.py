@@ -1,6 +1,6 @@
 """Measure what a training step costs: its time against plain loops, and its memory with `--grad-checkpointing`.
 
-    python benchmarks/training.py [--rounds 7] [--steps 20] [--threads 2] [--device cpu]
+    python benchmarks/training.py [--rounds 7] [--steps 20] [--padded-steps 2] [--threads 2] [--device cpu]
 
 Time: resnet20 in batches of 128 on random images of 32x32 pixels, by the recipe he2015_cifar10. Two plain loops have
 the same network, optimizer and batch size. They compute in fp32, in PyTorch's default memory format. `plain loop`
@@ -8,6 +8,9 @@ changes the images of a batch as tensors. `torchvision loop` changes each image 
 processes of a DataLoader that are started before the clock. `train, fp32, channels_last` is no setting of the command:
 it would round in another way than `fp32` does. All of them keep freed memory (environment.keep_memory), as the command
 does.
+
+Padded widths: pyramidnet110_a48 and pyramidnet164_a48 in the plain loop in fp32, and as the command trains them in
+bf16, with and without padded widths. A step takes seconds, so these epochs have their own number of steps.
 
 Memory: one step of pyramidnet164_a270, with and without `--grad-checkpointing`. On a CPU all tensors that are alive at
 the same time are counted: weights, gradients, momenta, maps, and what a block computes again. Memory grows with the
@@ -44,6 +47,7 @@ from pyramidzoo.training.step import Precision, TrainingRun
 RECIPE = get_recipe("he2015_cifar10")
 BATCH = RECIPE.batch_size
 CPU = torch.device("cpu")
+PADDED_NETWORKS = ("pyramidnet110_a48", "pyramidnet164_a48")
 
 
 def make_images(count: int) -> ImageSet:
@@ -60,10 +64,16 @@ def make_images(count: int) -> ImageSet:
 
 
 def make_train_epoch(
-    images: ImageSet, precision: Precision, *, memory_format: torch.memory_format | None = None
+    images: ImageSet,
+    precision: Precision,
+    *,
+    architecture: str = "resnet20",
+    memory_format: torch.memory_format | None = None,
+    pad_widths: bool = False,
 ) -> Callable[[], object]:
     """Return a function that trains one epoch as the command does, in another memory format if one is given."""
-    run = TrainingRun("resnet20", RECIPE, TrainingImages(images, CPU), 0, CPU, precision)
+    data = TrainingImages(images, CPU)
+    run = TrainingRun(architecture, RECIPE, data, 0, CPU, precision, pad_widths=pad_widths)
     if memory_format is not None:
         run.memory_format = memory_format
         run.model.to(memory_format=memory_format)
@@ -77,9 +87,11 @@ def make_train_epoch(
     return train_epoch
 
 
-def make_plain_epoch(make_batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Callable[[], object]:
+def make_plain_epoch(
+    make_batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], architecture: str = "resnet20"
+) -> Callable[[], object]:
     """Return a function that trains one epoch in a plain loop, on the batches of inputs and labels that it is given."""
-    model = create_model("resnet20", num_classes=10).train()
+    model = create_model(architecture, num_classes=10).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=RECIPE.learning_rate, momentum=RECIPE.momentum, weight_decay=RECIPE.weight_decay
     )
@@ -159,6 +171,31 @@ def measure_time(steps: int, rounds: int) -> list[dict[str, Any]]:
             f"{row['times_as_fast_as_plain']:.2f} times as fast as the plain loop (by round "
             f"{1 / row['by_round']:.2f}), {row['times_as_fast_as_torchvision']:.2f} as the torchvision loop (by round "
             f"{1 / torchvision['by_round']:.2f})",
+            flush=True,
+        )
+        rows.append(row)
+    return rows
+
+
+def measure_padded_widths(architecture: str, steps: int, rounds: int) -> list[dict[str, Any]]:
+    """Time epochs of so many steps of a PyramidNet in turns, with and without padded widths."""
+    images = make_images(steps * BATCH)
+    variants = {
+        "plain loop": make_plain_epoch(lambda: make_tensor_batches(images), architecture),
+        "train, bf16": make_train_epoch(images, "bf16", architecture=architecture),
+        "train, bf16, padded widths": make_train_epoch(images, "bf16", architecture=architecture, pad_widths=True),
+    }
+    rows: list[dict[str, Any]] = []
+    for compared in compare_runs(time_in_turns(variants, rounds=rounds), "plain loop"):
+        row = {
+            "subject": f"{architecture}, batch {BATCH}",
+            **compared,
+            "times_as_fast_as_plain": round(1 / compared["ratio"], 3),
+            "images_per_second": round(len(images) / compared["median"], 1),
+        }
+        print(
+            f"{architecture}, {row['variant']:28} {row['median']:8.3f} s ({row['min']:.3f} to {row['max']:.3f}), "
+            f"{row['times_as_fast_as_plain']:.2f} times as fast as the plain loop (by round {1 / row['by_round']:.2f})",
             flush=True,
         )
         rows.append(row)
@@ -257,10 +294,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=20, help="steps of each run (default: %(default)s)")
+    parser.add_argument(
+        "--padded-steps", type=int, default=2, help="steps of each run of a PyramidNet (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="where the memory is measured (default: %(default)s)")
     parser.add_argument("--network", default="pyramidnet164_a270", help="whose memory is measured")
-    parser.add_argument("--parts", nargs="+", default=["time", "memory"], choices=("time", "memory"))
+    parts = ("time", "padded", "memory")
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     options = parser.parse_args(arguments)
     keep_memory()
     torch.set_num_threads(options.threads)
@@ -268,6 +309,9 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     if "time" in options.parts:
         rows += measure_time(options.steps, options.rounds)
+    if "padded" in options.parts:
+        for architecture in PADDED_NETWORKS:
+            rows += measure_padded_widths(architecture, options.padded_steps, options.rounds)
     if "memory" in options.parts:
         rows += measure_memory(options.network, device, (BATCH,) if device.type == "cuda" else (2, 4))
     save_results("training", rows, device=str(device))

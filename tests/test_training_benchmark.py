@@ -49,8 +49,11 @@ def test_checkpointing_needs_less_memory(benchmark: Any) -> None:
 def test_the_whole_script(benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     monkeypatch.setattr(benchmark, "keep_memory", lambda: True)  # it could not be undone
+    monkeypatch.setattr(benchmark, "BATCH", 8)
+    monkeypatch.setattr(benchmark, "RECIPE", benchmark.RECIPE.replace(batch_size=8))
     try:
-        benchmark.main(["--rounds", "1", "--steps", "1", "--threads", "1", "--network", "wrn_16_1"])
+        arguments = ["--rounds", "1", "--steps", "1", "--padded-steps", "1", "--threads", "1", "--network", "wrn_16_1"]
+        benchmark.main(arguments)
     finally:
         torch.set_num_threads(threads)
     rows = json.loads((tmp_path / "training.json").read_text())["rows"]
@@ -60,7 +63,8 @@ def test_the_whole_script(benchmark: Any, tmp_path: Path, monkeypatch: pytest.Mo
         "train, bf16",
         "train, fp32",
         "train, fp32, channels_last",
+        *["plain loop", "train, bf16", "train, bf16, padded widths"] * 2,
         "plain",
         "with --grad-checkpointing",
     ]
-    assert all(len(row["runs"]) == 1 for row in rows[:5])
+    assert all(len(row["runs"]) == 1 for row in rows[:11])

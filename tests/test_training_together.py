@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from pyramidzoo.catalog.recipes import RECIPES, Recipe, get_recipe
 from pyramidzoo.checkpoints.description import Description
 from pyramidzoo.checkpoints.safetensors_file import read_metadata, read_tensors
 from pyramidzoo.data._splits import ImageSet
-from pyramidzoo.errors import IntegrityError, UsageError
+from pyramidzoo.errors import IntegrityError, UnavailableError, UsageError
 from pyramidzoo.training import logged_run, loop
 from pyramidzoo.training.logged_run import METADATA_KEY, Epoch, Task, TrainingResult
 from pyramidzoo.training.loop import train, train_together
+from pyramidzoo.training.step import TrainingRun
 
 CPU = torch.device("cpu")
 SHORT = dataclasses.replace(get_recipe("digits"), epochs=3)
@@ -335,3 +337,102 @@ def test_the_command_with_precision_and_algorithms(tmp_path: Path, capsys: Any) 
     assert (run["precision"], run["algorithms"]) == ("bf16", "fastest")
     assert cli.main(arguments) == 2
     assert "with these settings" in capsys.readouterr().err
+
+
+# --- fewer at once: `together` ---
+
+
+FOUR = [
+    Task("wrn_16_1", SHORT, 0),
+    Task("wrn_16_1", LONGER, 0),
+    Task("wrn_16_1", LONGER, 1),
+    Task("resnet20", dataclasses.replace(SHORT, name="brief", epochs=1), 7),
+]
+
+
+@pytest.fixture(scope="module")
+def all_at_once(few: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The bytes of the files of four trainings side by side."""
+    return [path.read_bytes() for path in paths(together(few, tmp_path_factory.mktemp("all"), *FOUR))]
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_the_number_at_once_changes_no_result(
+    few: ImageSet, tmp_path: Path, all_at_once: list[bytes], number: int
+) -> None:
+    seen: list[str] = []
+    done = together(few, tmp_path, *FOUR, together=number, report=lambda task, epoch: seen.append(task.stem))
+    assert [path.read_bytes() for path in paths(done)] == all_at_once
+    order = {
+        # one after the other
+        1: [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3],
+        # the third one starts when the first one has ended, and the fourth one when the second one has ended
+        2: [0, 1, 0, 1, 0, 1, 1, 2, 2, 3, 2, 2],
+        5: [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 1, 2],
+    }[number]
+    assert seen == [FOUR[place].stem for place in order]
+
+
+@pytest.mark.parametrize("method", ["__init__", "start_epoch", "run_step", "count_wrong"])
+def test_a_training_without_memory_waits(
+    few: ImageSet,
+    tmp_path: Path,
+    all_at_once: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+) -> None:
+    """There is memory for two networks. A third one waits, and those that have ended take no memory."""
+    existing: weakref.WeakSet[TrainingRun] = weakref.WeakSet()
+    real = getattr(TrainingRun, method)
+
+    def need_memory(run: TrainingRun, *arguments: Any, **options: Any) -> Any:
+        existing.add(run)
+        if len(existing) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(run, *arguments, **options)
+
+    monkeypatch.setattr(TrainingRun, method, need_memory)
+    done = together(few, tmp_path / "some", *FOUR)
+    assert [path.read_bytes() for path in paths(done)] == all_at_once
+    assert "it waits until another training has ended" in capsys.readouterr().err
+    with pytest.raises(UnavailableError, match="--together"):
+        together(few, tmp_path / "fixed", *FOUR, together=3)
+
+
+def test_the_time_is_over_before_all_have_started(
+    few: ImageSet, tmp_path: Path, clock: Clock, all_at_once: list[bytes]
+) -> None:
+    def report(task: Task, epoch: Epoch) -> None:
+        clock.now += 60
+
+    first, *others = together(few, tmp_path, *FOUR, together=1, minutes=3.5, report=report)
+    assert first is not None
+    assert others == [None] * 3
+    assert clock.now == 180
+    assert [path.read_bytes() for path in paths(together(few, tmp_path, *FOUR, together=1))] == all_at_once
+
+
+def test_a_wrong_checkpoint_is_found_before_its_training_has_its_turn(few: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        together(few, tmp_path, FOUR[1], report=Watch(stop_after=1))
+    watch = Watch()
+    with pytest.raises(UsageError, match=f"{FOUR[1].stem}.checkpoint belongs to a training with other settings"):
+        together(few, tmp_path, *FOUR, together=1, precision="bf16", report=watch)
+    assert watch.epochs == []
+
+
+def test_one_that_diverges_gives_its_place_to_the_next(few: ImageSet, tmp_path: Path) -> None:
+    tasks = [Task("wrn_16_1", WILD, 0), Task("wrn_16_1", LONGER, 1)]
+    with pytest.raises(IntegrityError, match="loss of epoch 1"):
+        together(few, tmp_path, *tasks, together=1)
+    assert (tmp_path / f"{tasks[1].stem}.safetensors").exists()
+
+
+def test_the_command_with_few_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "wrn_16_1", "resnet20", "--epochs", "1", "--output", str(tmp_path), "--together"]
+    assert cli.main([*arguments, "1"]) == 0
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    capsys.readouterr()
+    assert cli.main([*arguments, "0"]) == 2
+    assert "--together 0" in capsys.readouterr().err

@@ -18,7 +18,16 @@ from pyramidzoo.json_records import InvalidRecordError, describe_value, make_rec
 METADATA_KEY = "training"  # of the metadata of a weights file
 
 # The settings of a run that are not settings of its recipe. Everything else in `run` is the recipe.
-_NOT_OF_THE_RECIPE = {"architecture", "seed", "data", "precision", "algorithms", "accumulate", "overrides"}
+_NOT_OF_THE_RECIPE = {
+    "architecture",
+    "seed",
+    "data",
+    "precision",
+    "algorithms",
+    "accumulate",
+    "pad_widths",
+    "overrides",
+}
 
 
 @dataclass(frozen=True)

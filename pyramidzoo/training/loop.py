@@ -24,13 +24,15 @@ from pyramidzoo.models import get_model_class
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import StreamedImages, StreamedTestImages
 from pyramidzoo.training.logged_run import Epoch, LoggedRun, RunSettings, Task, TrainingResult
+from pyramidzoo.training.padded_widths import PadWidths, can_pad_widths
 from pyramidzoo.training.progress import TrainingProgress
+from pyramidzoo.training.run_queue import RunQueue
 from pyramidzoo.training.step import Precision
 
 # Completes the sentence "cuda:0 has no memory for ...".
 _MEMORY_ADVICE = (
-    "these trainings; train fewer of them at once, or use --grad-checkpointing (the result is the same) or "
-    "--accumulate N (the result is another one). The same command continues from the last checkpoints"
+    "these trainings; train fewer of them at once (--together N), or use --grad-checkpointing (the result is the same) "
+    "or --accumulate N (the result is another one). The same command continues from the last checkpoints"
 )
 
 
@@ -87,14 +89,16 @@ def train_together(
     output: Path,
     precision: Precision = "fp32",
     fixed_algorithms: bool = True,
+    together: int | None = None,
     minutes: float | None = None,
     checkpoint_seconds: float = 0.0,
     accumulate: int = 1,
     grad_checkpointing: bool = False,
+    pad_widths: PadWidths = "off",
     workers: int = 0,
     report: Callable[[Task, Epoch], None] = lambda task, epoch: None,
 ) -> list[TrainingResult | None]:
-    """Train several networks on the same images, side by side. On a GPU each has its own stream.
+    """Train several networks on the same images, side by side. On a GPU each network has its own stream.
 
     Args:
         tasks: The networks to train. The result of each does not depend on the others.
@@ -105,11 +109,16 @@ def train_together(
         precision: "fp32", or "bf16" for autocast to bfloat16.
         fixed_algorithms: Whether cuDNN uses the same algorithms each time. If not, it uses the fastest ones that it
             finds, and two runs of the same command differ in their last bits.
+        together: The largest number of networks that are trained side by side. The others wait until one has ended.
+            None means: as many as the device has memory for. The result of each network is the same.
         minutes: The time limit. No epoch begins that would probably end after it. The same call continues later.
         checkpoint_seconds: Shortest time between two checkpoints of a run, in seconds.
         accumulate: Number of parts into which each batch is divided (see `TrainingRun`). It changes the result.
         grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass instead of being
             kept in memory. The result is the same.
+        pad_widths: Whether the widths of PyramidNets are rounded up while they are trained (see `PaddedWidths`).
+            "auto" means: only where this was measured to be faster, in bf16 on a CPU. The last bits of the result
+            differ.
         workers: Number of processes that decode the images of each run, if the images are too large for memory. 0
             decodes in this process. The result is the same.
         report: Is called with the task and the epoch at the end of each epoch.
@@ -119,7 +128,8 @@ def train_together(
 
     Raises:
         UsageError: `output` has weights or a checkpoint of another run under one of the names, two tasks would write
-            files of the same name, or a recipe is not for these images.
+            files of the same name, a recipe is not for these images, or `pad_widths` is "on" and the widths of a
+            network cannot be padded.
         IntegrityError: A checkpoint or an image is damaged, or a loss or a weight became NaN or infinite. In the last
             case the other runs are completed first.
         NotWritableError: A file cannot be written.
@@ -127,16 +137,17 @@ def train_together(
     """
     began = time.perf_counter()
     _check_tasks(tasks, images, test)
+    _check_widths(tasks, pad_widths)
     if any(isinstance(task.recipe.preprocessing, WhitenedPreprocessing) for task in tasks):
         whitening = load_whitening(images)
         images, test = whiten_split(images, whitening), whiten_split(test, whitening)
     training_images, test_images = _open_images(images, test, device, workers)
     settings = RunSettings(
-        device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing
+        device, output, precision, fixed_algorithms, checkpoint_seconds, accumulate, grad_checkpointing, pad_widths
     )
     runs = [LoggedRun(task, training_images, settings) for task in tasks]
+    queue = RunQueue(runs, together)
     make_folder(output)
-    failures: list[IntegrityError] = []
     with (
         strict_arithmetic(deterministic=fixed_algorithms),
         torch.enable_grad(),
@@ -144,44 +155,35 @@ def train_together(
         contextlib.ExitStack() as stack,
     ):
         stack.enter_context(report_out_of_memory(device, _MEMORY_ADVICE))
-        active = [run for run in runs if run.result is None]
-        for run in active:
-            run.open()
-        # A run may have been interrupted after its last step, before its weights were written.
-        active = _apply(LoggedRun.write_weights_if_done, active, failures)
+        queue.start_waiting_runs()
+        for run in queue.waiting:
+            run.check_checkpoint()
         slowest_epoch = 0.0
-        progress = stack.enter_context(TrainingProgress(sum(run.training.steps_left for run in active)))
-        while active and (minutes is None or time.perf_counter() - began + slowest_epoch <= minutes * 60):
+        progress = stack.enter_context(TrainingProgress(queue.steps_left))
+        while queue.active and (minutes is None or time.perf_counter() - began + slowest_epoch <= minutes * 60):
             epoch_began = time.perf_counter()
-            steps = [run.start_epoch(executor) for run in active]
-            for step in range(max(steps)):
-                for run, count in zip(active, steps, strict=True):
-                    if step < count:
-                        run.training.run_step(step)
-                        progress.advance(1)
-            active = _apply(lambda run: report(run.task, run.finish_epoch(test_images)), active, failures)
+            _train_epoch(queue, executor, progress)
+            for run in tuple(queue.active):
+                queue.finish(run, lambda run: report(run.task, run.finish_epoch(test_images)))
             slowest_epoch = max(slowest_epoch, time.perf_counter() - epoch_began)
-        for run in active:  # the time is over
+            queue.start_waiting_runs()
+            progress.set_steps_left(queue.steps_left)  # Runs that failed have no steps left.
+        for run in queue.active:  # the time is over
             run.save()
-    if failures:
+    if failures := queue.failures:
         raise failures[0] if len(failures) == 1 else IntegrityError("; ".join(map(str, failures)))
     return [run.result for run in runs]
 
 
-def _apply(
-    action: Callable[[LoggedRun], None], runs: Sequence[LoggedRun], failures: list[IntegrityError]
-) -> list[LoggedRun]:
-    """Apply an action to each run, and collect the failures. Return the runs that neither failed nor ended."""
-    active = []
-    for run in runs:
-        try:
-            action(run)
-        except IntegrityError as error:
-            failures.append(error)
-        else:
-            if run.result is None:
-                active.append(run)
-    return active
+def _train_epoch(queue: RunQueue, executor: concurrent.futures.Executor, progress: TrainingProgress) -> None:
+    """Train one epoch of each active run: the first step of each run, then the second one of each, and so on."""
+    # A run for which there is no memory leaves `queue.active`. So these loops go over copies of it.
+    for run in tuple(queue.active):
+        queue.run_or_postpone(run, LoggedRun.start_epoch, executor)
+    for step in range(max(run.steps_in_epoch for run in queue.active)):
+        for run in tuple(queue.active):
+            if step < run.steps_in_epoch and queue.run_or_postpone(run, LoggedRun.run_step, step):
+                progress.advance(1)
 
 
 def _open_images(
@@ -245,3 +247,13 @@ def _check_arguments(task: Task) -> None:
         raise UsageError(
             f"{task.architecture} takes no argument {unknown[0]} from a recipe; it takes {', '.join(sorted(allowed))}"
         )
+
+
+def _check_widths(tasks: Sequence[Task], pad_widths: PadWidths) -> None:
+    """Raise UsageError if widths must be padded, but those of a network cannot be."""
+    for task in tasks:
+        if pad_widths == "on" and not can_pad_widths(task.architecture, task.recipe.arguments):
+            raise UsageError(
+                f"the widths of {task.architecture} with recipe {task.recipe.name} cannot be padded; "
+                "only those of PyramidNets without dropout can"
+            )

@@ -27,6 +27,10 @@ class TrainingProgress:
     ) -> None:
         self._bar.close()
 
+    def set_steps_left(self, steps: int) -> None:
+        """Change the number of steps that all trainings together still need."""
+        self._bar.total = self._bar.n + steps
+
     def advance(self, steps: int) -> None:
         """Add steps that were done."""
         self._bar.update(steps)

@@ -31,6 +31,7 @@ from pyramidzoo.training.augmentation import (
 from pyramidzoo.training.captured_step import CapturedStep
 from pyramidzoo.training.device_images import TestImages, TrainingImages
 from pyramidzoo.training.image_stream import ImageStream, StreamedImages, StreamedTestImages
+from pyramidzoo.training.padded_widths import PaddedWidths
 from pyramidzoo.training.schedule import Schedule
 
 Precision = Literal["fp32", "bf16"]
@@ -54,9 +55,12 @@ class TrainingRun:
             the same as with whole batches.
         grad_checkpointing: Whether the outputs inside blocks are computed again in the backward pass instead of being
             kept in memory. The result is the same.
+        pad_widths: Whether the widths of the network are rounded up while it is trained (see `PaddedWidths`). The
+            result is the same, except for rounding.
 
     Attributes:
-        model: The network.
+        model: The network. With `pad_widths` it is the padded one.
+        padded_widths: The padding of its widths; None without `pad_widths`.
         optimizer: SGD, with its momenta.
         generator: The random generator of all draws, on the CPU.
         schedule: The learning rates.
@@ -79,6 +83,7 @@ class TrainingRun:
         *,
         accumulate: int = 1,
         grad_checkpointing: bool = False,
+        pad_widths: bool = False,
     ) -> None:
         self.recipe, self.data, self.device, self.precision, self.dtype = recipe, data, device, precision, dtype
         self.seed, self.accumulate = seed, accumulate
@@ -90,6 +95,7 @@ class TrainingRun:
             torch.manual_seed(seed)
             model = create_model(architecture, num_classes=data.classes, in_chans=data.channels, **recipe.arguments)
         model.set_grad_checkpointing(grad_checkpointing)
+        self.padded_widths = PaddedWidths(model) if pad_widths else None
         self.model = model.to(device, dtype).to(memory_format=self.memory_format)
         self.stream = ImageStream(data, recipe, seed) if isinstance(data, StreamedImages) else None
         # A captured graph cannot wait for images that are still being decoded. Graphs that draw random numbers share
@@ -249,11 +255,21 @@ class TrainingRun:
             predicted = torch.cat([self.model(pixels).argmax(1) for pixels in inputs])
             return int((predicted != test.labels).sum())
 
+    def network_state(self) -> dict[str, Tensor]:
+        """Return the tensors of the network by name. They have the true widths, also if the network is padded."""
+        return {name: self._cut(name, tensor) for name, tensor in self.model.state_dict().items()}
+
     def state(self) -> dict[str, Tensor]:
-        """Return all tensors that are needed to continue the run, by name: those of the network, and the momenta."""
-        momenta = self.optimizer.state_dict()["state"]
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        return tensors | {f"momentum.{place}": state["momentum_buffer"] for place, state in momenta.items()}
+        """Return all tensors that are needed to continue the run, by name: those of the network, and the momenta.
+
+        They have the true widths, also if the network is padded.
+        """
+        tensors = {f"model.{name}": tensor for name, tensor in self.network_state().items()}
+        for place, (name, parameter) in enumerate(self.model.named_parameters()):
+            if parameter in self.optimizer.state:
+                momentum = self.optimizer.state[parameter]["momentum_buffer"]
+                tensors[f"momentum.{place}"] = self._cut(name, momentum)
+        return tensors
 
     def restore(self, tensors: Mapping[str, Tensor], done_steps: int) -> None:
         """Continue from the tensors that `state` returned.
@@ -262,13 +278,21 @@ class TrainingRun:
             tensors: The tensors by name.
             done_steps: Number of steps that were done when they were saved.
         """
-        self.model.load_state_dict(_select(tensors, "model."))
-        parameters = list(self.model.parameters())
+        network = {name: self._pad(name, tensor) for name, tensor in _select(tensors, "model.").items()}
+        self.model.load_state_dict(network)
+        parameters = list(self.model.named_parameters())
         for place, momentum in _select(tensors, "momentum.").items():
-            parameter = parameters[int(place)]
+            name, parameter = parameters[int(place)]
             # the fused optimizer needs the momentum in the parameter's memory format
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum).detach()
+            restored = torch.empty_like(parameter).copy_(self._pad(name, momentum)).detach()
+            self.optimizer.state[parameter]["momentum_buffer"] = restored
         self.done_steps = done_steps
+
+    def _cut(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor if self.padded_widths is None else self.padded_widths.cut(name, tensor)
+
+    def _pad(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor if self.padded_widths is None else self.padded_widths.pad(name, tensor)
 
 
 def has_random_layers(model: nn.Module) -> bool:
