@@ -60,7 +60,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file(contiguous_tensors, temporary_file, dict(metadata))
             _sort_metadata(temporary_file)
         except SafetensorError as error:  # The library raises it for errors of the system too, as "disk full".
-            raise NotWritableError(f"cannot write {path}: {error}; nothing was left there") from error
+            raise NotWritableError(f"cannot write {path}: {error}; no partly written file was left") from error
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
