@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -301,8 +302,12 @@ def test_a_record_holds_the_training_of_its_file(trained_file: Path, tmp_path: P
     assert training is not None
     assert document["records"][0]["training"] == json.loads(json.dumps(training.to_json()))
     assert (training.recipe, training.seed, training.precision) == ("digits", 3, "fp32")
-    assert (training.overrides, training.hours) == ({}, None)
+    assert training.overrides == {}
     assert training.recipe_data["epochs"] == 2
+    with trained_file.with_suffix(".csv").open(newline="") as stream:
+        seconds = [float(line["seconds"]) for line in csv.DictReader(stream)]
+    assert len(seconds) == 2
+    assert training.hours == pytest.approx(sum(seconds) / 3600, abs=5e-5)
     assert training.parts[0].versions["torch"]
     (line,) = run_command("tables", "Z", "--records", tmp_path, "--format", "json").json()
     assert (line["training"], line["counted"]) == ("digits, seed 3", None)
@@ -318,6 +323,24 @@ def test_info_shows_the_training_of_a_file(trained_file: Path, run_command: RunC
     facts = run_command("info", trained_file, "--format", "json").json()
     assert make_training(facts["training"]) == read_training(read_metadata(trained_file), trained_file)
     assert "recipe digits, seed 3, fp32, on cpu" in " ".join(run_command("info", trained_file).out.split())
+
+
+@pytest.mark.parametrize("change", ["no log", "the log of another training", "no numbers"])
+def test_hours_are_unknown_without_the_log(change: str, trained_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / trained_file.name
+    shutil.copy(trained_file, path)
+    log = trained_file.with_suffix(".csv").read_text()
+    if change != "no log":
+        lines = log.splitlines()
+        text = "\n".join(lines[:-1]) if change == "the log of another training" else "epoch,seconds\n2,long"
+        path.with_suffix(".csv").write_text(text)
+    training = read_training(read_metadata(path), path)
+    assert training is not None
+    assert training.hours is None
+    path.with_suffix(".csv").write_text(log)
+    known = read_training(read_metadata(path), path)
+    assert known is not None
+    assert known.hours is not None
 
 
 def rewrite_metadata(source: Path, target: Path, **changes: Any) -> Path:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -59,7 +60,8 @@ class Training:
         accumulate: In how many parts each batch went through the network.
         data_fingerprint: Hash of the training images and their labels.
         parts: The devices and versions, in the order of the epochs.
-        hours: How long the training took; None if it is not known.
+        hours: Time of all epochs in hours; None if it is not known. If several trainings ran side by side, it is the
+            time of all of them together.
     """
 
     recipe: str
@@ -141,6 +143,8 @@ def read_training(metadata: Mapping[str, str], path: Path) -> Training | None:
     """Read how a network was trained from the metadata of its weights file.
 
     Older files do not have all settings. They were written when a setting that they lack could only have its default.
+    The hours are not in the metadata, because two runs of a command must give the same bytes. They are taken from the
+    log beside the file, if the log is there.
 
     Args:
         metadata: The metadata of a safetensors file.
@@ -169,10 +173,29 @@ def read_training(metadata: Mapping[str, str], path: Path) -> Training | None:
                 "accumulate": run.get("accumulate", 1),
                 "data_fingerprint": run["data"],
                 "parts": history["computed"],
-                "hours": history.get("hours"),
+                "hours": history["hours"] if "hours" in history else _sum_hours(path.with_suffix(".csv"), history),
             }
         )
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise IntegrityError(
             f"{path}: its metadata do not describe its training ({error}); get the file again"
         ) from error
+
+
+def _sum_hours(log: Path, history: Mapping[str, Any]) -> float | None:
+    """Return the hours of all epochs in a log; None if there is no log of this training.
+
+    Args:
+        log: The CSV file that `train` wrote beside the weights.
+        history: What the metadata of the weights say about the training. The last epoch in it must be the last line of
+            the log.
+    """
+    try:
+        with log.open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.DictReader(stream))
+        is_same_training = all(
+            float(lines[-1][name]) == history["last"][name] for name in ("epoch", "loss", "test_error")
+        )
+        return round(sum(float(line["seconds"]) for line in lines) / 3600, 4) if is_same_training else None
+    except (OSError, ValueError, TypeError, KeyError, IndexError, csv.Error):
+        return None
