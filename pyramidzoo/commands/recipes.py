@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from pyramidzoo.catalog.recipes import Recipe, find_recipes
+from pyramidzoo.catalog.recipes import OVERRIDABLE_FIELDS, Recipe, find_recipes
 from pyramidzoo.commands._options import CommandOptions
 from pyramidzoo.text_output import line_width, render, show, wrap_text
 
@@ -76,16 +77,21 @@ def _write_page(recipe: Recipe) -> str:
     There are two kinds of rows. "answers" are the rows of the published tables that this recipe reproduces. "quoted in"
     are rows of other tables, which print the same published numbers once more.
     """
-    settings = _make_json_object(recipe)["settings"]
-    preprocessing = settings.pop("preprocessing")
-    lines = [f"{recipe.name}: trains on {recipe.dataset}", ""]
-    lines += [f"{name:20}{_write_value(value)}" for name, value in settings.items()]
+    settings = {name: getattr(recipe, name) for name in OVERRIDABLE_FIELDS}
+    preprocessing = recipe.as_data()["preprocessing"]
     shown = ("whitening",) if "whitening" in preprocessing else ("mean", "std")
-    lines += [f"{name:20}{_write_value(preprocessing[name])}" for name in shown]
-    lines += ["", *(f"{'answers':20}{row}: {architecture}" for row, architecture in recipe.rows.items())]
-    lines += [f"{'quoted in':20}{row}: {architecture}" for row, architecture in recipe.quoted.items()]
-    lines += ["", wrap_text(f"Source: {recipe.source}", width=min(100, line_width()))]
-    lines += [wrap_text(f"- {note}", width=min(100, line_width())) for note in recipe.notes]
+    facts = [(name, value) for name, value in settings.items() if value]
+    facts += [("not used", ", ".join(name for name, value in settings.items() if not value))]
+    facts += [(name, preprocessing[name]) for name in shown]
+    facts += [("answers", f"{row}: {architecture}") for row, architecture in recipe.rows.items()]
+    facts += [("quoted in", f"{row}: {architecture}") for row, architecture in recipe.quoted.items()]
+    width = min(100, line_width())
+    lines = [f"{recipe.name}: trains on {recipe.dataset}", ""]
+    for name, value in facts:
+        text = f"{name:20}{_write_value(value)}"
+        lines.append(textwrap.fill(text, width=width, subsequent_indent=" " * 20, break_on_hyphens=False))
+    lines += ["", wrap_text(f"Source: {recipe.source}", width=width)]
+    lines += [textwrap.fill(f"- {note}", width=width, subsequent_indent="  ") for note in recipe.notes]
     lines += ["", f"To use it: `pyramidzoo train ARCH --recipe {recipe.name} --output DIR`"]
     return "\n".join(lines)
 

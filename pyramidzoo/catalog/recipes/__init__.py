@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from pyramidzoo.catalog.recipes import hysts, other_authors, own, pyramidnet, resnet, wide_resnet
-from pyramidzoo.catalog.recipes._overrides import apply_overrides, parse_overrides
+from pyramidzoo.catalog.recipes._overrides import OVERRIDABLE_FIELDS, apply_overrides, parse_overrides
 from pyramidzoo.catalog.recipes._recipe import Recipe
 from pyramidzoo.errors import UsageError
 
-__all__ = ["RECIPES", "Recipe", "apply_overrides", "find_recipes", "get_recipe", "parse_overrides"]
+__all__ = [
+    "OVERRIDABLE_FIELDS",
+    "RECIPES",
+    "Recipe",
+    "apply_overrides",
+    "find_recipes",
+    "get_recipe",
+    "parse_overrides",
+]
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
