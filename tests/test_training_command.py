@@ -247,7 +247,10 @@ def test_trainings_that_have_not_ended_are_left_out() -> None:
 
 
 @pytest.mark.usefixtures("short_recipe")
-def test_the_command_ends_with_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_ends_with_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # In a narrow terminal the columns are shortened.
     command = ["train", "wrn_16_1", "--recipe", "short", "--seeds", "0", "1", "--output", str(tmp_path)]
     assert main([*command, "--set", "cutout=2"]) == 0
     header, line = capsys.readouterr().out.splitlines()[-2:]
