@@ -91,7 +91,7 @@ def _write_page(recipe: Recipe) -> str:
         text = f"{name:20}{_write_value(value)}"
         lines.append(textwrap.fill(text, width=width, subsequent_indent=" " * 20, break_on_hyphens=False))
     lines += ["", wrap_text(f"Source: {recipe.source}", width=width)]
-    lines += [textwrap.fill(f"- {note}", width=width, subsequent_indent="  ") for note in recipe.notes]
+    lines += [wrap_text(f"- {note}", width=width) for note in recipe.notes]
     lines += ["", f"To use it: `pyramidzoo train ARCH --recipe {recipe.name} --output DIR`"]
     return "\n".join(lines)
 
