@@ -144,4 +144,4 @@ def require_hex(value: Any, digits: int | range) -> None:
     if not isinstance(value, str) or not _HEX_DIGITS.fullmatch(value) or len(value) not in allowed_lengths:
         shortest, longest = allowed_lengths[0], allowed_lengths[-1]
         number = str(shortest) if shortest == longest else f"{shortest} to {longest}"
-        raise InvalidRecordError(f"{describe_value(value)} is not a string of {number} lower-case hex digits")
+        raise InvalidRecordError(f"{describe_value(value)} is not {number} hex digits in lower case")

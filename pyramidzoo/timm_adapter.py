@@ -304,7 +304,7 @@ def _choose_weights(row: Architecture, cfg: PretrainedCfg, in_chans: int) -> str
     channels = entry.preprocessing.input_size[0]
     if in_chans != channels:
         raise UsageError(
-            f"{entry.id} reads images of {channels} channels, not in_chans={in_chans}, and pyramidzoo does not change "
+            f"{entry.id} reads {channels} channels, not in_chans={in_chans}, and pyramidzoo does not change "
             f"the stem of pretrained weights: give images of {channels} channels, or create the network without "
             "weights (pretrained=False)"
         )

@@ -195,7 +195,7 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda w: w[ID].update(architecture="resnet21"), f"{ID}: the id must be resnet21.cifar10"),
     (
         lambda w: w[ID]["origin"]["hash"].update(value="abc"),
-        "origin: hash: 'abc' is not a string of 64 lower-case hex digits",
+        "origin: hash: 'abc' is not 64 hex digits",
     ),
     (lambda w: w[ID]["origin"]["hash"].update(algorithm="crc"), "algorithm 'crc' is none of"),
     *[
@@ -235,16 +235,16 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda w: w[ID]["origin"]["hash"].update(of="folder"), "of the 'file' itself or of the 'member' of a zip"),
     (
         lambda w: w[ID]["origin"]["hash"].update(algorithm="sha256_prefix"),
-        "is not a string of 8 to 63 lower-case hex digits",
+        "is not 8 to 63 hex digits",
     ),
     (
         lambda w: w[ID]["origin"]["hash"].update(algorithm="git_blob_sha1"),
-        "is not a string of 40 lower-case hex digits",
+        "is not 40 hex digits",
     ),
     (lambda w: w[ID]["origin"].update(url="ftp://x/y"), "origin: url: 'ftp://x/y' is no address"),
     (lambda w: w[ID]["origin"].pop("manual"), r"origin: Origin lacks \['manual'\]"),
-    (lambda w: w[HUB]["hub"].update(revision="main"), "hub: 'main' is not a string of 40 lower-case hex digits"),
-    (lambda w: w[HUB]["hub"].update(sha256="0" * 63), "hub: '0+' is not a string of 64 lower-case hex digits"),
+    (lambda w: w[HUB]["hub"].update(revision="main"), "hub: 'main' is not 40 hex digits"),
+    (lambda w: w[HUB]["hub"].update(sha256="0" * 63), "hub: '0+' is not 64 hex digits"),
     (lambda w: w[ID]["origin"].update(bytes="1"), "origin: bytes: '1' is not of the type int"),
     (lambda w: w[ID].update(num_classes="ten"), "num_classes: 'ten' is not of the type int"),
     (lambda w: w[ID].update(default="no"), "default: 'no' is not of the type bool"),

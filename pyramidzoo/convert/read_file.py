@@ -235,7 +235,7 @@ def _make_sandbox_error(outcome: sandbox.Outcome, source: Path, kind: str, limit
         return UnavailableError(f"cannot read {source}: {reason}")
     if outcome.kind == "start":
         return UnavailableError(
-            f"cannot start the process that opens {source}: {reason}; is the installation of torch complete?"
+            f"cannot start the process that opens {source}: {reason}; is torch installed completely?"
         )
     exceeded_limit = {
         "memory": f"more than {limits.memory >> 20} MiB of memory",
