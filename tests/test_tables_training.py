@@ -98,8 +98,9 @@ def read_table(text: str, format: str) -> list[Json]:
         return lines
     if format == "csv":
         return list(csv.DictReader(io.StringIO(text)))
-    header, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    return [dict(zip(header, row, strict=False)) for row in rows]
+    lines_of_table = [line for line in text.splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines_of_table]
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 # --- one trained network fills one row ---
